@@ -1,0 +1,216 @@
+"""Write a checkpoint with random weights in the published MLX format, of any size, tensor by tensor.
+
+    python benchmarks/random_checkpoint.py DIR --preset moshi-7b -q 4      # 4.8 GB language model + 385 MB codec
+    python benchmarks/random_checkpoint.py DIR --preset tiny               # a few MB, runs anywhere in real time
+
+Weights are drawn so that activations keep their size; packed weights are drawn packed, so nothing larger is ever held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import zlib
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from moshi_mlx import presets
+from moshi_mlx.checkpoint_config import CheckpointConfig
+from moshi_mlx.models.lm import Lm
+from moshi_mlx.weights_writer import TYPE_NAMES, WeightsWriter
+
+TINY_LM = {
+    **presets.MOSHI_7B,
+    "dim": 128, "num_heads": 4, "num_layers": 2, "context": 250, "card": 256, "text_card": 200,
+    "depformer_dim": 64, "depformer_num_heads": 2, "depformer_num_layers": 1, "depformer_dim_feedforward": 288,
+    "hidden_scale": 4.5,
+}  # fmt: skip
+TINY_MIMI = {
+    **presets.MIMI_V0_1,
+    "seanet": {**presets.MIMI_V0_1["seanet"], "dimension": 64, "n_filters": 8},
+    "transformer": {
+        **presets.MIMI_V0_1["transformer"],
+        "d_model": 64,
+        "num_heads": 2,
+        "num_layers": 2,
+        "dim_feedforward": 128,
+    },
+    "quantizer": {"dimension": 32, "n_q": 8, "bins": 256},
+}
+PRESETS = {
+    "tiny": (TINY_LM, TINY_MIMI),
+    "moshi-7b": (presets.MOSHI_7B, None),
+    "personaplex-7b": (presets.PERSONAPLEX_7B, None),
+    "hibiki-1b": (presets.HIBIKI_1B, None),
+}
+GROUP_SIZES = {4: 32, 8: 64}
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def draw(seed: int, name: str, array: mx.array, bits: int | None) -> mx.array:
+    """Random values for one parameter; `array` gives shape and type and is never evaluated."""
+    rng, shape = generator(seed, name), tuple(array.shape)
+    if array.dtype == mx.uint32:
+        return mx.array(rng.integers(0, 2**32, shape, dtype=np.uint32))
+    if name.endswith((".scales", ".biases")) and bits is not None:
+        # Uniform integers of `bits` bits have this deviation; one standard normal per row needs the inverse root of its length.
+        inputs = shape[-1] * GROUP_SIZES[bits]
+        scale = 1 / (np.sqrt((4**bits - 1) / 12) * np.sqrt(inputs))
+        value = scale if name.endswith(".scales") else -scale * (2**bits - 1) / 2
+        return (mx.array(rng.uniform(0.9, 1.1, shape).astype(np.float32)) * value).astype(mx.bfloat16)
+    if "norm" in name:
+        return mx.ones(shape, mx.bfloat16)
+    deviation = 0.5 if "emb" in name else 1 / np.sqrt(shape[-1])
+    return mx.array(rng.standard_normal(shape, dtype=np.float32) * np.float32(deviation)).astype(mx.bfloat16)
+
+
+def write_lm(path: Path, config: dict, bits: int | None, seed: int) -> None:
+    lm = Lm(CheckpointConfig.from_dict(config).lm)
+    lm.set_dtype(mx.bfloat16)
+    if bits is not None:
+        nn.quantize(lm, group_size=GROUP_SIZES[bits], bits=bits)
+    parameters = tree_flatten(lm.parameters())
+    specs = [(name, TYPE_NAMES[p.dtype], tuple(p.shape)) for name, p in parameters]
+    with WeightsWriter(path, specs) as writer:
+        for name, p in parameters:
+            writer.write(name, draw(seed, name, p, bits))
+        writer.commit()
+
+
+def mimi_tensors(config: dict) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the published codec file (spec: mimi.md 8.1)."""
+    s, t, q = config["seanet"], config["transformer"], config["quantizer"]
+    out: list[tuple[str, tuple[int, ...]]] = []
+
+    def conv(name: str, cout: int, cin: int, k: int, kind: str = "conv") -> None:
+        shape = (cout, cin, k) if kind == "conv" else (cin, cout, k)
+        out.extend([(f"{name}.{kind}.{kind}.weight", shape), (f"{name}.{kind}.{kind}.bias", (cout,))])
+
+    def block(name: str, channels: int) -> None:
+        conv(f"{name}.block.1", channels // s["compress"], channels, s["residual_kernel_size"])
+        conv(f"{name}.block.3", channels, channels // s["compress"], 1)
+
+    channels, i = s["n_filters"], 1
+    conv("encoder.model.0", channels, 1, s["kernel_size"])
+    for ratio in reversed(s["ratios"]):
+        block(f"encoder.model.{i}", channels)
+        conv(f"encoder.model.{i + 2}", 2 * channels, channels, 2 * ratio)
+        channels, i = 2 * channels, i + 3
+    conv(f"encoder.model.{i + 1}", s["dimension"], channels, s["last_kernel_size"])
+    conv("decoder.model.0", channels, s["dimension"], s["kernel_size"])
+    i = 1
+    for ratio in s["ratios"]:
+        conv(f"decoder.model.{i + 1}", channels // 2, channels, 2 * ratio, "convtr")
+        channels //= 2
+        block(f"decoder.model.{i + 2}", channels)
+        i += 3
+    conv(f"decoder.model.{i + 1}", 1, channels, s["last_kernel_size"])
+    d, ff = t["d_model"], t["dim_feedforward"]
+    for side in ("encoder", "decoder"):
+        for layer in range(t["num_layers"]):
+            p = f"{side}_transformer.transformer.layers.{layer}"
+            out.extend([(f"{p}.self_attn.in_proj_weight", (3 * d, d)), (f"{p}.self_attn.out_proj.weight", (d, d))])
+            out.extend([(f"{p}.linear1.weight", (ff, d)), (f"{p}.linear2.weight", (d, ff))])
+            for n in (1, 2):
+                out.extend(
+                    [(f"{p}.norm{n}.weight", (d,)), (f"{p}.norm{n}.bias", (d,)), (f"{p}.layer_scale_{n}.scale", (d,))]
+                )
+    out.extend([("downsample.conv.conv.conv.weight", (d, d, 4)), ("upsample.convtr.convtr.convtr.weight", (d, 1, 4))])
+    for name, levels in (("first", 1), ("rest", q["n_q"] - 1)):
+        p = f"quantizer.rvq_{name}"
+        out.extend(
+            [(f"{p}.input_proj.weight", (q["dimension"], d, 1)), (f"{p}.output_proj.weight", (d, q["dimension"], 1))]
+        )
+        for level in range(levels):
+            c = f"{p}.vq.layers.{level}._codebook"
+            out.extend([(f"{c}._initialized", (1,)), (f"{c}.cluster_usage", (q["bins"],))])
+            out.append((f"{c}.embedding_sum", (q["bins"], q["dimension"])))
+    return out
+
+
+def write_mimi(path: Path, config: dict, seed: int) -> None:
+    tensors = mimi_tensors(config)
+    with WeightsWriter(path, [(name, "F32", shape) for name, shape in tensors]) as writer:
+        for name, shape in tensors:
+            rng = generator(seed, name)
+            fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1
+            if (
+                name.endswith("_initialized")
+                or name.endswith("cluster_usage")
+                or name.endswith(("norm1.weight", "norm2.weight"))
+            ):
+                value = np.ones(shape, np.float32)
+            elif name.endswith("bias"):
+                value = np.zeros(shape, np.float32)
+            elif name.endswith(".scale"):
+                value = np.full(shape, 0.1, np.float32)
+            elif "_codebook" in name:
+                value = rng.standard_normal(shape, dtype=np.float32)
+            else:
+                value = rng.standard_normal(shape, dtype=np.float32) * np.float32(1.2 / np.sqrt(fan_in))
+            writer.write(name, mx.array(value))
+        writer.commit()
+
+
+def write_tokenizer(path: Path, size: int) -> None:
+    """A sentencepiece model of exactly `size` pieces: letters, then numbered words."""
+    from sentencepiece import sentencepiece_model_pb2 as pb  # type: ignore[attr-defined]
+
+    model = pb.ModelProto()
+    model.trainer_spec.model_type = pb.TrainerSpec.BPE
+    model.trainer_spec.vocab_size = size
+    kinds = pb.ModelProto.SentencePiece
+    for i, (piece, kind) in enumerate(
+        [("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL), ("<pad>", kinds.CONTROL)]
+    ):
+        model.pieces.add(piece=piece, score=-float(i), type=kind)
+    words = ["\u2581"] + [f"\u2581{w}" for w in _syllables()] if size > 5 else []
+    for i, piece in enumerate(words[: size - 4]):
+        model.pieces.add(piece=piece, score=-float(i), type=kinds.NORMAL)
+    path.write_bytes(model.SerializeToString())
+
+
+def _syllables() -> list[str]:
+    pairs = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
+    return pairs + [a + b for a in pairs for b in pairs] + [a + b + c for a in pairs for b in pairs for c in pairs[:10]]
+
+
+def write(folder: Path, preset: str, bits: int | None, seed: int) -> None:
+    """A complete checkpoint folder."""
+    lm, mimi = PRESETS[preset]
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        **lm,
+        "model_type": "moshi",
+        "moshi_name": "model.safetensors" if bits is None else f"model.q{bits}.safetensors",
+    }
+    config["mimi_name"], config["tokenizer_name"] = presets.MIMI_NAME, presets.TOKENIZER_NAME
+    if mimi is not None:
+        config["mimi_config_name"] = "mimi.json"
+        (folder / "mimi.json").write_text(json.dumps(mimi, indent=1) + "\n")
+    write_lm(folder / config["moshi_name"], lm, bits, seed)
+    write_mimi(folder / config["mimi_name"], mimi or presets.MIMI_V0_1, seed)
+    write_tokenizer(folder / config["tokenizer_name"], lm["text_card"])
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny")
+    parser.add_argument("-q", "--bits", type=int, choices=sorted(GROUP_SIZES))
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    write(args.folder, args.preset, args.bits, args.seed)
+    print(f"wrote {args.folder}")
+
+
+if __name__ == "__main__":
+    main()

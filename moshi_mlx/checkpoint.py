@@ -1,0 +1,444 @@
+"""A checkpoint folder or Hub repository made into models: finding the files, checking them, loading them.
+
+Precision is read from the files, never from a flag. Loading is lazy: nothing of a file is read before its header, the
+configuration and the memory have been checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from . import hub, loading, memory
+from .checkpoint_config import CheckpointConfig, read_json
+from .config import MimiConfig
+from .errors import CheckpointError, ConfigError, InputError
+from .layouts import lm as lm_layouts
+from .layouts import mimi as mimi_layouts
+from .loading import Progress, Quantization
+from .presets import MIMI_V0_1, MOSHI_7B
+from .weights_file import WeightsFile
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+    from .models.lm import Lm
+    from .models.mimi_model import MimiModel
+
+DTYPES = {"bf16": mx.bfloat16, "f16": mx.float16, "f32": mx.float32}
+# Names a folder without config.json may use for its weights, by the bits that `-q` asks for.
+LEGACY_WEIGHTS = {None: "model.safetensors", 8: "model.q8.safetensors", 4: "model.q4.safetensors"}
+DEFAULT_REPOS = {None: "kyutai/moshiko-mlx-bf16", 8: "kyutai/moshiko-mlx-q8", 4: "kyutai/moshiko-mlx-q4"}
+# Eighths of a gigabyte of slack for activations, kernels and Python itself.
+OVERHEAD_BYTES = 250_000_000
+
+
+def default_dtype() -> mx.Dtype:
+    """bfloat16 on a GPU. The CPU backend multiplies quantised weights by bfloat16 slowly and inexactly: float32 there."""
+    return mx.float32 if mx.default_device() == mx.cpu else mx.bfloat16
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Single files into single modules
+# ----------------------------------------------------------------------------------------------------------------
+
+
+def lm_plan(lm: Lm, file: WeightsFile) -> dict:
+    """Expressions of all parameters of `lm` over `file`, whose layout is recognised. Packed layers are made packed."""
+    layout = lm_layouts.detect(file.tensors)
+    loading.quantize_like(lm, file)
+    return lm_layouts.sources(loading.parameter_shapes(lm), lm.cfg, file.tensors, layout)
+
+
+def load_lm_file(
+    lm: Lm,
+    path: str | Path,
+    *,
+    dtype: mx.Dtype | None = None,
+    strict: bool = True,
+    progress: Progress | None = None,
+) -> None:
+    """Fill `lm` from a file in the MLX, PyTorch or Candle layout, packed or not.
+
+    `dtype` is the type of activations and of dense weights; None leaves weights as stored. With `strict` false,
+    parameters the file lacks keep their values and unknown tensors are ignored.
+    """
+    file = WeightsFile(path)
+    plan = lm_plan(lm, file)
+    if not strict:
+        plan = {name: e for name, e in plan.items() if all(s in file for s in e.sources())}
+    loading.check_plan(lm, plan, file, unused_ok=lambda name: not strict)
+
+    def dtype_of(name: str, stored: mx.Dtype) -> mx.Dtype:
+        if name.startswith("condition_provider."):
+            return mx.float32
+        return stored if dtype is None or name.endswith((".scales", ".biases")) else dtype
+
+    loading.fill(lm, plan, file, dtype_of, progress, strict=strict)
+    _share_depth_sets(lm)
+    lm.set_compute_dtype(dtype)
+
+
+def load_mimi_file(mimi: MimiModel, path: str | Path, *, strict: bool = True, progress: Progress | None = None) -> None:
+    """Fill `mimi` (float32) from a Kyutai or transformers file. Codebooks beyond those it holds are left unread."""
+    file = WeightsFile(path)
+    parameters = loading.parameter_shapes(mimi)
+    layout = mimi_layouts.detect(file.tensors)
+    plan = mimi_layouts.sources(parameters, mimi.cfg, file.tensors, layout, mimi.transposed_parameters())
+    if not strict:
+        plan = {name: e for name, e in plan.items() if all(s in file for s in e.sources())}
+
+    def unused_ok(name: str) -> bool:
+        level = re.search(r"quantizer\..*\.layers\.(\d+)\.", name)
+        return not strict or mimi_layouts.unused_ok(name) or level is not None
+
+    loading.check_plan(mimi, plan, file, unused_ok)
+    loading.fill(mimi, plan, file, lambda name, stored: mx.float32, progress, strict=strict)
+
+
+def _share_depth_sets(lm: Lm) -> None:
+    """Files of the MLX layout repeat the weights of a depth set in every slice that uses it: keep them once."""
+    dep = lm.cfg.depformer
+    for sets, pick in ((dep.weight_sets, lambda s: s.transformer), (dep.input_sets, lambda s: s.linear_in)):
+        first: dict[int, nn.Module] = {}
+        for k, w in enumerate(sets):
+            part = pick(lm.depformer.slices[k])
+            if w not in first:
+                first[w] = part
+                continue
+            shared = dict(tree_flatten(first[w].parameters()))
+            own = dict(tree_flatten(part.parameters()))
+            same = [mx.array_equal(own[n], shared[n]) for n in own if own[n] is not shared[n]]
+            if same and not all(x.item() for x in same):
+                raise CheckpointError(
+                    f"depth slice {k} should repeat the weights of slice {sets.index(w)} by "
+                    "'depformer_weights_per_step_schedule', but holds others."
+                )
+            part.update(first[w].parameters())
+
+
+def read_eos_as_pad(lm: Lm) -> None:
+    """Hibiki reads an early end of sequence (row 2) as padding (row 3); the depth embedding is left alone (lm.md 1.1)."""
+    for name in ("weight", "scales", "biases"):
+        table = lm.text_emb.get(name)
+        if table is not None:
+            lm.text_emb[name] = mx.concatenate([table[:2], table[3:4], table[3:]])
+    mx.eval(lm.text_emb.parameters())
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Whole checkpoints
+# ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Files:
+    """Where the parts of a checkpoint are on disk. `mimi` and `tokenizer` may be missing until they are asked for."""
+
+    source: str
+    config: CheckpointConfig
+    moshi: Path
+    mimi: Path | None
+    mimi_config: Path | None
+    tokenizer: Path | None
+    licence: str | None = None
+
+
+@dataclass
+class Overrides:
+    """Single files given by hand in place of the checkpoint's own; each a path or `hf://owner/repo/file`."""
+
+    moshi: str | None = None
+    mimi: str | None = None
+    tokenizer: str | None = None
+    config: str | None = None
+
+
+def locate(
+    model: str | Path | None = None,
+    hf_repo: str | None = None,
+    quantized: int | None = None,
+    overrides: Overrides | None = None,
+) -> Files:
+    """Find (and on the Hub, fetch) the files of a checkpoint: a local folder `model`, or a repository `hf_repo`.
+
+    `quantized` (4 or 8) only chooses the default repository, or among the files of a folder without `config.json`.
+    """
+    overrides = overrides or Overrides()
+    if model is not None and hf_repo is not None:
+        raise InputError(f"give either a folder (--model {model}) or a repository (--hf-repo {hf_repo}), not both.")
+    if model is not None:
+        place: _Place = _Folder(Path(model))
+    elif hf_repo is None and overrides.moshi is not None and overrides.config is not None:
+        place = _Folder(Path(overrides.config).parent)
+    else:
+        place = _Repo(hf_repo or DEFAULT_REPOS[quantized])
+
+    config_path: Path | None
+    if overrides.config is not None:
+        config_path = _override(overrides.config)
+    else:
+        config_path = place.find("config.json", optional=True)
+    config = CheckpointConfig.from_dict(MOSHI_7B if config_path is None else read_json(config_path))
+    legacy = config_path is None or "moshi_name" not in config.raw
+    moshi = _override(overrides.moshi) if overrides.moshi else _find_weights(place, config, quantized, legacy)
+    mimi_config = place.named(config.mimi_config_name) if config.mimi_config_name else None
+    return Files(
+        source=str(place),
+        config=config,
+        moshi=moshi,
+        mimi=_override(overrides.mimi) if overrides.mimi else place.named(config.mimi_name, optional=True),
+        mimi_config=mimi_config,
+        tokenizer=_override(overrides.tokenizer)
+        if overrides.tokenizer
+        else place.named(config.tokenizer_name, optional=True),
+        licence=place.licence(),
+    )
+
+
+def _override(name: str) -> Path:
+    path = hub.download(*hub.split_hub_name(name)) if hub.is_hub_name(name) else Path(name)
+    assert path is not None
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist.")
+    return path
+
+
+def _find_weights(place: _Place, config: CheckpointConfig, quantized: int | None, legacy: bool) -> Path:
+    if not legacy:
+        found = place.named(config.moshi_name)
+        assert found is not None
+        return found
+    names = [LEGACY_WEIGHTS[quantized]] if quantized else [*LEGACY_WEIGHTS.values(), "model.safetensors.index.json"]
+    for name in names:
+        candidate = place.find(name, optional=True)
+        if candidate is not None:
+            return candidate
+    raise CheckpointError(f"{place} has no weights; expected {' or '.join(names)}.")
+
+
+class _Place:
+    """Where files are looked up by name."""
+
+    def find(self, name: str, optional: bool = False) -> Path | None:
+        raise TypeError
+
+    def licence(self) -> str | None:
+        readme = self.find("README.md", optional=True)
+        text = readme.read_text(encoding="utf-8", errors="replace")[:4000] if readme else ""
+        match = re.search(r"^license:\s*(\S+)", text, re.MULTILINE) if text.startswith("---") else None
+        return match[1].strip("\"'") if match else None
+
+    def named(self, name: str, optional: bool = False) -> Path | None:
+        """A file named by the configuration: beside it, or anywhere on the Hub."""
+        if hub.is_hub_name(name):
+            return hub.download(*hub.split_hub_name(name))
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ConfigError(f"config: the file name {name!r} points outside the checkpoint, which is refused.")
+        return self.find(name, optional)
+
+
+class _Folder(_Place):
+    def __init__(self, path: Path):
+        self.path = path
+        if not path.exists():
+            raise CheckpointError(f"the checkpoint folder {path} does not exist.")
+        if not path.is_dir():
+            raise CheckpointError(f"{path} is a file; --model expects the checkpoint's folder.")
+
+    def find(self, name: str, optional: bool = False) -> Path | None:
+        path = self.path / name
+        if path.exists():
+            return path
+        if optional:
+            return None
+        raise CheckpointError(f"the checkpoint {self.path} lacks the file {name!r}.")
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+class _Repo(_Place):
+    def __init__(self, repo: str):
+        self.repo = repo
+
+    def find(self, name: str, optional: bool = False) -> Path | None:
+        return hub.download(self.repo, name, optional=optional)
+
+    def __str__(self) -> str:
+        return self.repo
+
+
+@dataclass
+class Checkpoint:
+    """Loaded parts of a checkpoint, evaluated and ready to step on the thread that loaded them."""
+
+    files: Files
+    lm: Lm
+    mimi: MimiModel | None = None
+    tokenizer: SentencePieceProcessor | None = None
+    quantizations: dict[str, Quantization] = field(default_factory=dict)
+
+    @property
+    def config(self) -> CheckpointConfig:
+        return self.files.config
+
+    @property
+    def precision(self) -> str:
+        return loading.describe(self.quantizations.values(), self.lm.dtype)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What loading will take, known before anything is read. Bytes."""
+
+    weights: int
+    rings: int
+    codec: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.rings + self.codec + OVERHEAD_BYTES
+
+
+class Loader:
+    """Loads a located checkpoint. `plan` checks everything that can be checked without reading weights."""
+
+    def __init__(
+        self,
+        files: Files,
+        *,
+        quantized: int | None = None,
+        dtype: mx.Dtype | None = None,
+        batch: int = 1,
+        with_codec: bool = True,
+        context: int | None = None,
+    ):
+        from .models.lm import Lm
+
+        self.files, self.dtype = files, dtype or default_dtype()
+        self.batch, self.with_codec = batch, with_codec
+        config = files.config
+        if context is not None:
+            limit = config.lm.transformer.context
+            config.lm.transformer.context = context if limit is None else min(context, limit)
+        self.weights = WeightsFile(files.moshi)
+        self.lm = Lm(config.lm)
+        self.quantizations = loading.quantize_like(self.lm, self.weights)
+        self._check_quantization(quantized)
+        self.mimi_cfg = self._mimi_config() if with_codec else None
+
+    def _check_quantization(self, quantized: int | None) -> None:
+        """The file decides; a flag or a config that says otherwise is refused."""
+        bits = sorted({q.bits for q in self.quantizations.values()})
+        if quantized is not None and quantized not in bits:
+            stored = f"{' and '.join(map(str, bits))} bit" if bits else "not quantised"
+            raise InputError(
+                f"-q {quantized} was given, but {self.files.moshi} is {stored}. Leave out -q, or name the other file."
+            )
+        said = self.files.config.quantization
+        if said is None:
+            return
+        for path, q in self.quantizations.items():
+            own = said.get(path)
+            expected = own if isinstance(own, dict) else said
+            if own is False or (expected.get("bits"), expected.get("group_size")) != (q.bits, q.group_size):
+                raise ConfigError(
+                    f"config: 'quantization' says {expected if own is not False else 'dense'} for {path}, but the weights are {q}."
+                )
+        if not self.quantizations:
+            raise ConfigError(
+                f"config: 'quantization' says {said.get('bits')} bits, but {self.files.moshi} is not quantised."
+            )
+
+    def _mimi_config(self) -> MimiConfig:
+        files, lm = self.files, self.files.config.lm
+        if files.mimi is None:
+            raise CheckpointError(
+                f"{files.source} lacks the codec {files.config.mimi_name!r}; name it with --mimi-weights."
+            )
+        cfg = MimiConfig.from_dict(read_json(files.mimi_config) if files.mimi_config else MIMI_V0_1)
+        levels = max(lm.dep_q, lm.n_q - lm.dep_q)
+        if levels > cfg.num_codebooks:
+            raise ConfigError(f"config: the model uses {levels} codebooks each way, the codec has {cfg.num_codebooks}.")
+        if cfg.bins != lm.card:
+            raise ConfigError(f"config: the model's 'card' is {lm.card}, the codec's 'bins' are {cfg.bins}.")
+        return replace(cfg, num_codebooks=max(levels, cfg.n_semantic))
+
+    def estimate(self) -> Estimate:
+        def stored(name: str, nbytes: int, count: int) -> int:
+            dense = self.weights[name].dtype in ("F32", "F16", "BF16") and not name.endswith((".scales", ".biases"))
+            return count * self.dtype.size if dense else nbytes
+
+        total = 0
+        for name, info in self.weights.items():
+            count = 1
+            for n in info.shape:
+                count *= n
+            total += stored(name, info.nbytes, count)
+        codec = 0
+        if self.mimi_cfg is not None and self.files.mimi is not None:
+            codec = self.files.mimi.stat().st_size
+        return Estimate(total, memory.ring_bytes(self.lm.cfg.transformer, self.batch, self.dtype), codec)
+
+    def load(self, progress: Progress | None = None) -> Checkpoint:
+        """Read everything. Raises before reading if the memory cannot be had."""
+        from .models.mimi_model import MimiModel
+
+        memory.refuse_if_too_large(self.estimate().total, str(self.files.moshi))
+        tokenizer = load_tokenizer(self.files) if self.files.tokenizer else None
+        mimi = None
+        if self.mimi_cfg is not None and self.files.mimi is not None:
+            mimi = MimiModel(self.mimi_cfg)
+            load_mimi_file(mimi, self.files.mimi)
+        load_lm_file(self.lm, self.files.moshi, dtype=self.dtype, progress=progress)
+        if self.files.config.model_type == "hibiki":
+            read_eos_as_pad(self.lm)
+        return Checkpoint(self.files, self.lm, mimi, tokenizer, self.quantizations)
+
+
+def load_tokenizer(files: Files) -> SentencePieceProcessor:
+    """The sentencepiece model of a checkpoint, checked against its configuration."""
+    from sentencepiece import SentencePieceProcessor
+
+    path = files.tokenizer
+    if path is None:
+        raise CheckpointError(
+            f"{files.source} lacks the tokenizer {files.config.tokenizer_name!r}; name it with --tokenizer."
+        )
+    processor = SentencePieceProcessor()
+    try:
+        processor.Load(str(path))
+    except (OSError, RuntimeError):
+        raise CheckpointError(f"{path} is not a sentencepiece model.") from None
+    size, expected = processor.vocab_size(), files.config.lm.text_card
+    if size != expected:
+        raise CheckpointError(
+            f"the tokenizer {path} has {size} pieces, the model's 'text_card' is {expected}: they do not belong together."
+        )
+    return processor
+
+
+def load(
+    model: str | Path | None = None,
+    hf_repo: str | None = None,
+    *,
+    quantized: int | None = None,
+    dtype: mx.Dtype | None = None,
+    overrides: Overrides | None = None,
+    batch: int = 1,
+    with_codec: bool = True,
+    context: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Checkpoint:
+    """Locate, check and load a checkpoint in one call."""
+    files = locate(model, hf_repo, quantized, overrides)
+    loader = Loader(files, quantized=quantized, dtype=dtype, batch=batch, with_codec=with_codec, context=context)
+    return loader.load(progress)

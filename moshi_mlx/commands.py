@@ -1,0 +1,166 @@
+"""What every command shares: arguments, loading with progress, and errors told in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import mlx.core as mx
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import checkpoint, memory
+from .checkpoint import DTYPES, Checkpoint, Loader, Overrides
+from .checkpoint_config import Generation
+from .errors import MoshiError
+from .loading import describe
+from .modules.sampling import Sampler
+
+# Results go to standard output, everything about them to standard error.
+console = Console(stderr=True, highlight=False)
+
+
+def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> NoReturn:
+    """Call a command's `main` and exit: 0, 1 for a `MoshiError`, 130 when interrupted, 143 when asked to terminate."""
+
+    def terminate(signum, frame):
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        code = main(argv) or 0
+        sys.stdout.flush()
+    except MoshiError as e:
+        print(f"error: {e}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except MemoryError:
+        print("error: out of memory. Choose a quantised checkpoint (-q 4) or close other programs.", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("checkpoint")
+    group.add_argument("--model", metavar="DIR", help="local checkpoint folder")
+    group.add_argument(
+        "--hf-repo", metavar="REPO", help="Hub repository (default: kyutai/moshiko at the precision of -q)"
+    )
+    group.add_argument(
+        "-q",
+        "--quantized",
+        type=int,
+        choices=[4, 8],
+        help="precision of the default repository; a checkpoint's own is read from its files",
+    )
+    group.add_argument("--moshi-weights", "--moshi-weight", metavar="FILE", help="language model weights")
+    group.add_argument("--mimi-weights", "--mimi-weight", metavar="FILE", help="codec weights")
+    group.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model")
+    group.add_argument("--lm-config", "--config", dest="lm_config", metavar="FILE", help="config.json to use instead")
+    group.add_argument(
+        "--dtype",
+        choices=sorted(DTYPES),
+        help="type of activations and dense weights (default: bf16 on a GPU, f32 on a CPU)",
+    )
+    group.add_argument(
+        "--context", type=_seconds, metavar="SECONDS", help="bound the attention window to save memory and time"
+    )
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--temp",
+        type=_temperature,
+        help="temperature of audio, and of text unless --text-temp is given (default: the checkpoint's)",
+    )
+    group.add_argument("--text-temp", type=_temperature, help="temperature of text")
+    group.add_argument("--top-k", type=_count, help="audio tokens to choose from, 0 for all")
+    group.add_argument("--text-top-k", type=_count, help="text tokens to choose from, 0 for all")
+    group.add_argument("--greedy", action="store_true", help="always take the most probable token")
+    group.add_argument("--seed", type=int, default=299792458, help="seed of the random draws (default: %(default)s)")
+    group.add_argument(
+        "--cfg-coef", type=float, default=1.0, help="guidance coefficient, for models trained with conditions"
+    )
+
+
+def _temperature(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a temperature; expected 0 or more")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return value
+
+
+def samplers(args: argparse.Namespace, defaults: Generation) -> tuple[Sampler, Sampler]:
+    """Text and audio samplers: what the flags say, else what the checkpoint ships with."""
+    text_temp = first(args.text_temp, args.temp, defaults.temp_text)
+    temp = first(args.temp, defaults.temp)
+    if args.greedy:
+        text_temp = temp = 0.0
+    text = Sampler(temp=text_temp, top_p=0, top_k=first(args.text_top_k, defaults.top_k_text))
+    return text, Sampler(temp=temp, top_p=0, top_k=first(args.top_k, defaults.top_k))
+
+
+def first(*values):
+    """The first value that is not None."""
+    return next((v for v in values if v is not None), None)
+
+
+def load(args: argparse.Namespace, *, batch: int = 1, with_codec: bool = True) -> Checkpoint:
+    """Find, announce and load the checkpoint the arguments name."""
+    overrides = Overrides(args.moshi_weights, args.mimi_weights, args.tokenizer, args.lm_config)
+    files = checkpoint.locate(args.model, args.hf_repo, args.quantized, overrides)
+    loader = Loader(
+        files,
+        quantized=args.quantized,
+        dtype=DTYPES[args.dtype] if args.dtype else None,
+        batch=batch,
+        with_codec=with_codec,
+        context=None if args.context is None else max(1, round(args.context * 12.5)),
+    )
+    announce(loader)
+    columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("load", total=None)
+        return loader.load(lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def announce(loader: Loader) -> None:
+    """Say what will be loaded, at which precision and cost, before it is."""
+    files, need = loader.files, loader.estimate()
+    kind = files.config.model_type
+    licence = files.licence or "see the model card"
+    stored = describe(loader.quantizations.values(), loader.dtype)
+    activations = str(loader.dtype).removeprefix("mlx.core.")
+    say(f"{files.source} ({kind}), licence: {licence}")
+    say(f"precision: {stored}, activations {activations} on the {mx.default_device().type.name}")
+    say(f"memory: needs {memory.gigabytes(need.total)}, {memory.gigabytes(memory.available_bytes())} available")
+
+
+def say(text: str) -> None:
+    """One line about the work, as it is: no markup, no wrapping."""
+    console.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,75 @@
+"""One frame of full-duplex talk as one graph: user audio in, reply audio and tokens out.
+
+    (state, pcm) -> (state, pcm, tokens)
+
+Mimi encodes, the language model steps, Mimi decodes; nothing is evaluated in between, so a frame costs one evaluation.
+State: `{"lm": step state, "encoder": ..., "decoder": ...}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+
+from .models.mimi_model import MimiModel
+from .modules import transformer
+from .step import FIRST_CAPACITY, Conditions, Step
+
+
+class FrameStep:
+    """The frame of one model, codec and set of options. Holds no conversation."""
+
+    def __init__(self, step: Step, mimi: MimiModel, conditions: Conditions | None = None, compile: bool = True):
+        self.step, self.mimi, self.conditions = step, mimi, conditions
+        wrap: Callable = mx.compile if compile else lambda f: f
+        self._speaking, self._silent, self._first = wrap(self._frame), wrap(self._listen), wrap(self._lm_only)
+
+    def init_state(self, seeds: Sequence[int]) -> dict:
+        limit = self.step.lm.transformer.capacity()
+        capacity = min(FIRST_CAPACITY, limit) if limit else FIRST_CAPACITY
+        batch = len(seeds)
+        return {
+            "lm": self.step.init_state(seeds, capacity),
+            "encoder": self.mimi.init_encoder(batch),
+            "decoder": self.mimi.init_decoder(batch),
+        }
+
+    def first(self, state: dict) -> dict:
+        """The language model's first step, which reads initial tokens only."""
+        return {**state, "lm": self._first(state["lm"])}
+
+    def __call__(self, state: dict, pcm: mx.array, steps: int) -> tuple[dict, mx.array, mx.array]:
+        """`pcm [B, 1920]` after `steps` steps -> new state, reply `[B, 1920]`, tokens `[B, 1 + dep_q]`; evaluated."""
+        state = self._with_room(state, steps)
+        has_reply = steps + 1 > self.step.clock.max_delay and self.step.generated > 0
+        run = self._speaking if has_reply else self._silent
+        state, out, tokens = run(state, pcm)
+        mx.eval(state, out, tokens)
+        return state, out, tokens
+
+    def _with_room(self, state: dict, steps: int) -> dict:
+        """Double the rings when they are full, up to the model's window."""
+        capacity = state["lm"]["trunk"]["layers"][0]["k"].shape[2]
+        limit = self.step.lm.transformer.capacity()
+        if steps < capacity or (limit is not None and capacity >= limit):
+            return state
+        larger = 2 * capacity if limit is None else min(2 * capacity, limit)
+        return {**state, "lm": {**state["lm"], "trunk": transformer.grow(state["lm"]["trunk"], larger)}}
+
+    def _lm_only(self, state: dict) -> dict:
+        batch = state["tokens"].shape[0]
+        given = mx.full((batch, self.step.clock.given), self.step.lm.cfg.card, mx.int32)
+        return self.step.run(state, given, self.conditions)[0]
+
+    def _listen(self, state: dict, pcm: mx.array) -> tuple[dict, mx.array, mx.array]:
+        """A frame before the first reply is complete: nothing to decode."""
+        given = self.step.clock.given
+        codes, encoder = self.mimi.encode_chunk(pcm[:, None], state["encoder"], max(given, 1))
+        lm, out = self.step.run(state["lm"], codes[:, :given, 0], self.conditions)
+        return {"lm": lm, "encoder": encoder, "decoder": state["decoder"]}, mx.zeros_like(pcm), out.frame
+
+    def _frame(self, state: dict, pcm: mx.array) -> tuple[dict, mx.array, mx.array]:
+        state, _, tokens = self._listen(state, pcm)
+        reply, decoder = self.mimi.decode_chunk(tokens[:, 1:, None], state["decoder"])
+        return {**state, "decoder": decoder}, reply[:, 0], tokens

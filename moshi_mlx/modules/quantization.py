@@ -1,0 +1,59 @@
+"""Split residual vector quantiser (mimi.md section 6). Always float32: near-ties decide codes."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+
+class ResidualQuantizer(nn.Module):
+    """Levels that quantise, one after the other, what the levels before left over of the projected latent."""
+
+    def __init__(self, levels: int, dim: int, codebook_dim: int, bins: int):
+        super().__init__()
+        self.input_proj = nn.Linear(dim, codebook_dim, bias=False)
+        self.output_proj = nn.Linear(codebook_dim, dim, bias=False)
+        # Centroids of each level, [bins, codebook_dim].
+        self.codebooks = [mx.zeros((bins, codebook_dim)) for _ in range(levels)]
+
+    def encode(self, latent: mx.array, levels: int) -> list[mx.array]:
+        """`latent [B, F, dim]` -> codes `[B, F]` of the first `levels` levels; ties go to the lowest index."""
+        residual = self.input_proj(latent)
+        codes = []
+        for e in self.codebooks[:levels]:
+            # argmin |r - e|^2 = argmin |e|^2 / 2 - r.e
+            distance = 0.5 * mx.sum(e * e, axis=-1) - residual @ e.T
+            code = mx.argmin(distance, axis=-1).astype(mx.int32)
+            residual = residual - e[code]
+            codes.append(code)
+        return codes
+
+    def decode(self, codes: mx.array) -> mx.array:
+        """`codes [B, k, F]`, k at most the number of levels -> `[B, F, dim]`."""
+        total = self.codebooks[0][codes[:, 0]]
+        for level in range(1, codes.shape[1]):
+            total = total + self.codebooks[level][codes[:, level]]
+        return self.output_proj(total)
+
+
+class SplitResidualQuantizer(nn.Module):
+    """Semantic and acoustic quantisers side by side on the same latent; the semantic codes come first."""
+
+    def __init__(self, levels: int, n_semantic: int, dim: int, codebook_dim: int, bins: int):
+        super().__init__()
+        self._n_semantic = n_semantic
+        self.rvq_first = ResidualQuantizer(n_semantic, dim, codebook_dim, bins)
+        self.rvq_rest = ResidualQuantizer(levels - n_semantic, dim, codebook_dim, bins)
+
+    def encode(self, latent: mx.array, levels: int) -> mx.array:
+        """`[B, F, dim]` -> codes `[B, levels, F]` int32."""
+        codes = self.rvq_first.encode(latent, min(levels, self._n_semantic))
+        if levels > self._n_semantic:
+            codes = codes + self.rvq_rest.encode(latent, levels - self._n_semantic)
+        return mx.stack(codes, axis=1)
+
+    def decode(self, codes: mx.array) -> mx.array:
+        """`codes [B, K, F]`, any 1 <= K <= levels -> latent `[B, F, dim]`."""
+        n = self._n_semantic
+        y = self.rvq_first.decode(codes[:, :n])
+        return y + self.rvq_rest.decode(codes[:, n:]) if codes.shape[1] > n else y

@@ -1,0 +1,101 @@
+"""Samplers (lm.md section 5): temperature, then top-k, top-p or min-p, then one draw by Gumbel noise.
+
+A draw is `argmax(logits / temperature + noise)` over the kept entries, which is exact sampling from their softmax. The
+noise comes from counters (seed of the row, step), never from a global generator, so a row of a batch draws what it would
+draw alone and a restored conversation goes on identically.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from ..errors import InputError
+
+
+@dataclass
+class Sampler:
+    """How one stream is sampled. Greedy at temperature 0. `top_k` wins over `top_p`, which wins over `min_p`.
+
+    The defaults are those of the published package for a bare `Sampler()`; generation defaults are in `LmGen`.
+    Entries that tie with the last one kept are kept as well.
+    """
+
+    temp: float = 0.8
+    top_p: float = 0.95
+    top_k: int | None = None
+    min_p: float = 0.0
+    min_tokens_to_keep: int = 1
+    logit_bias: dict[int, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temp >= 0:
+            raise InputError(f"the temperature should be 0 (greedy) or more, found {self.temp}.")
+        if self.top_k is not None and self.top_k < 0:
+            raise InputError(f"top_k should be a whole number of at least 0, found {self.top_k}.")
+        if not 0 <= self.top_p <= 1 or not 0 <= self.min_p <= 1:
+            raise InputError(f"top_p and min_p should be between 0 and 1, found {self.top_p} and {self.min_p}.")
+        if self.min_tokens_to_keep < 1:
+            raise InputError(f"min_tokens_to_keep should be at least 1, found {self.min_tokens_to_keep}.")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temp <= 0
+
+    def kept(self, logits: mx.array) -> mx.array:
+        """`logits [..., V]` float32 divided by the temperature, -inf where nothing may be drawn."""
+        scaled = logits / self.temp
+        threshold = self._threshold(scaled)
+        return scaled if threshold is None else mx.where(scaled >= threshold, scaled, -mx.inf)
+
+    def choose(self, logits: mx.array, noise: mx.array | None) -> mx.array:
+        """Tokens `[...]` int32 of `logits [..., V]`; `noise` is standard Gumbel of the same shape (unused when greedy)."""
+        logits = self._biased(logits.astype(mx.float32))
+        if not self.greedy:
+            assert noise is not None
+            logits = self.kept(logits) + noise
+        return mx.argmax(logits, axis=-1).astype(mx.int32)
+
+    def __call__(self, logits: mx.array) -> tuple[mx.array, mx.array]:
+        """Token and log-probabilities with noise from MLX's global generator, for use outside of `LmGen`."""
+        noise = None if self.greedy else mx.random.gumbel(logits.shape)
+        token = self.choose(logits, noise)
+        wide = logits.astype(mx.float32)
+        return token, wide - mx.logsumexp(wide, axis=-1, keepdims=True)
+
+    def _biased(self, logits: mx.array) -> mx.array:
+        if not self.logit_bias:
+            return logits
+        index = mx.array(list(self.logit_bias))
+        return logits.at[..., index].add(mx.array(list(self.logit_bias.values()), mx.float32))
+
+    def _threshold(self, scaled: mx.array) -> mx.array | None:
+        """The smallest value that may be drawn, `[..., 1]`."""
+        vocabulary = scaled.shape[-1]
+        if self.top_k:
+            return _kth_largest(scaled, self.top_k) if self.top_k < vocabulary else None
+        if 0 < self.top_p < 1:
+            ordered = mx.sort(scaled, axis=-1)[..., ::-1]
+            p = mx.softmax(ordered, axis=-1)
+            before = mx.cumsum(p, axis=-1) - p
+            return mx.min(mx.where(before <= self.top_p, ordered, mx.inf), axis=-1, keepdims=True)
+        if self.min_p > 0:
+            threshold = mx.max(scaled, axis=-1, keepdims=True) + mx.log(mx.array(self.min_p))
+            if self.min_tokens_to_keep > 1:
+                threshold = mx.minimum(threshold, _kth_largest(scaled, min(self.min_tokens_to_keep, vocabulary)))
+            return threshold
+        return None
+
+
+def _kth_largest(x: mx.array, k: int) -> mx.array:
+    at = x.shape[-1] - k
+    return mx.partition(x, at, axis=-1)[..., at : at + 1]
+
+
+def gumbel(seeds: mx.array, step: mx.array, count: int) -> mx.array:
+    """Standard Gumbel noise `[B, count]` of step `step` (`[]` or `[B]`) for rows with `seeds` uint32 `[B]`."""
+    keys = mx.stack([seeds, mx.broadcast_to(step.astype(mx.uint32), seeds.shape)], axis=-1)
+    if keys.shape[0] == 1:
+        return mx.random.gumbel((1, count), key=keys[0])
+    return mx.vmap(lambda key: mx.random.gumbel((count,), key=key))(keys)

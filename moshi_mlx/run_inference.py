@@ -1,0 +1,258 @@
+"""`python -m moshi_mlx.run_inference IN [OUT]`: a recording in, the model's reply as sound and text out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import commands
+from .audio.files import AudioReader, AudioWriter, check_writable, write_text
+from .commands import console, say
+from .errors import AudioError, InputError
+from .session import Frame, Session
+from .text import Word, WordTimer
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m moshi_mlx.run_inference", description=__doc__)
+    p.add_argument("files", nargs="+", metavar="IN [OUT]", help="input audio (- for standard input) and output audio")
+    p.add_argument(
+        "--batch", metavar="DIR", help="answer all given files at once; replies go to DIR under the same names"
+    )
+    p.add_argument("--text", metavar="FILE", help="also write the reply's text to FILE")
+    p.add_argument("--stereo", action="store_true", help="write the user on the left and the reply on the right")
+    p.add_argument(
+        "--json", action="store_true", help="print the text, words with times and figures as JSON instead of live text"
+    )
+    p.add_argument(
+        "--tail",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="listen to silence after the input (default: %(default)s)",
+    )
+    p.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
+    p.add_argument("--verbose", action="store_true", help=argparse.SUPPRESS)
+    commands.add_checkpoint_arguments(p)
+    commands.add_sampling_arguments(p)
+    return p
+
+
+@dataclass
+class Job:
+    """One conversation: an input, and what comes of it."""
+
+    source: str
+    reader: AudioReader
+    writer: AudioWriter | None
+    text_file: Path | None = None
+    text: list[str] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
+    samples: int = 0
+    length: int | None = None
+    heard: bool = False
+
+    def close(self) -> None:
+        self.reader.close()
+        if self.writer is not None:
+            self.writer.discard()
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    jobs = open_jobs(args)
+    try:
+        loaded = commands.load(args, batch=len(jobs))
+        text_sampler, audio_sampler = commands.samplers(args, loaded.config.generation)
+        session = Session(
+            loaded,
+            batch=len(jobs),
+            seed=args.seed,
+            text_sampler=text_sampler,
+            audio_sampler=audio_sampler,
+            cfg_coef=args.cfg_coef,
+            compile=args.compile,
+        )
+        live = not args.json and len(jobs) == 1
+        times = converse(session, jobs, args.tail, args.stereo, live)
+        for job in jobs:
+            finish(job, live)
+    finally:
+        for job in jobs:
+            job.close()
+    report(args, session, jobs, times)
+    return 0
+
+
+def open_jobs(args: argparse.Namespace) -> list[Job]:
+    """Open every input and output before anything is loaded."""
+    channels = 2 if args.stereo else 1
+    if args.batch is None and len(args.files) > 2:
+        raise InputError(f"expected IN [OUT], found {len(args.files)} names. Use --batch DIR for several inputs.")
+    if not 0 <= args.tail < float("inf"):
+        raise InputError(f"--tail should be 0 or more seconds, found {args.tail}.")
+    jobs: list[Job] = []
+    try:
+        if args.batch is None:
+            infile, *rest = args.files
+            text_file = None if args.text is None else Path(args.text)
+            if text_file is not None:
+                check_writable(text_file)
+            reader = open_input(infile)
+            jobs.append(Job(infile, reader, None, text_file))
+            if rest and rest[0]:
+                jobs[0].writer = AudioWriter(rest[0], channels)
+            return jobs
+        folder = Path(args.batch)
+        folder.mkdir(parents=True, exist_ok=True)
+        stems = [Path(f).stem for f in args.files]
+        if len(set(stems)) != len(stems):
+            raise InputError(
+                "the inputs of --batch should have different names, or their replies would overwrite each other."
+            )
+        for name, stem in zip(args.files, stems, strict=True):
+            reader = open_input(name)
+            jobs.append(Job(name, reader, None, folder / f"{stem}.txt"))
+            jobs[-1].writer = AudioWriter(folder / f"{stem}.wav", channels)
+    except OSError as e:
+        _close_all(jobs)
+        raise AudioError(f"{args.batch} cannot be written: {e.strerror or e}.") from None
+    except BaseException:
+        _close_all(jobs)
+        raise
+    return jobs
+
+
+def _close_all(jobs: list[Job]) -> None:
+    for job in jobs:
+        job.close()
+
+
+def open_input(name: str) -> AudioReader:
+    """A recording long enough to be heard. Whether it is silent is known only once it has been read."""
+    reader = AudioReader(name)
+    if reader.duration is not None and reader.duration < 0.08:
+        duration = 1000 * reader.duration
+        reader.close()
+        raise AudioError(f"{reader.name} lasts {duration:.0f} ms, less than one frame of 80 ms.")
+    return reader
+
+
+def conversation_frames(job: Job, session: Session, tail: float) -> Iterator[np.ndarray]:
+    """The input's frames, then `tail` seconds of silence."""
+    size = session.frame_size
+    # One frame behind the reader: the last one is known to be last when it is stepped.
+    pending: np.ndarray | None = None
+    for pcm in job.reader.frames(size):
+        job.heard = job.heard or bool(pcm.any())
+        if pending is not None:
+            yield pending
+        pending = pcm
+    if pending is None or not job.heard:
+        raise AudioError(
+            f"{job.reader.name} holds nothing but digital silence. Check that the right input was recorded."
+        )
+    # The reply lasts as long as input and tail, to the sample.
+    job.length = job.reader.samples + round(tail * session.sample_rate)
+    yield pending
+    for _ in range(-(-job.length // size) - -(-job.reader.samples // size)):
+        yield np.zeros(size, np.float32)
+
+
+def converse(session: Session, jobs: list[Job], tail: float, stereo: bool, live: bool) -> list[float]:
+    """Step all conversations to the end of the longest; returns the seconds each step took."""
+    sources = [conversation_frames(job, session, tail) for job in jobs]
+    timers = [WordTimer(session.mimi.frame_rate) for _ in jobs]
+    silence = np.zeros(session.frame_size, np.float32)
+    times: list[float] = []
+    durations = [j.reader.duration for j in jobs]
+    total = None if None in durations else max(d for d in durations if d is not None) + tail
+    columns = (TextColumn("{task.completed:.0f} s"), BarColumn(), TimeRemainingColumn())
+    shown = console.is_terminal and not live
+    with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
+        task = bar.add_task("talk", total=total)
+        while True:
+            heard = [next(source, None) for source in sources]
+            if all(pcm is None for pcm in heard):
+                break
+            start = time.perf_counter()
+            frames = session.step(np.stack([silence if pcm is None else pcm for pcm in heard]))
+            times.append(time.perf_counter() - start)
+            for job, pcm, frame, timer in zip(jobs, heard, frames, timers, strict=True):
+                if pcm is not None:
+                    keep(job, pcm, frame, timer, stereo, live)
+            bar.update(task, completed=len(times) / session.mimi.frame_rate)
+    for job, timer in zip(jobs, timers, strict=True):
+        job.words += timer.flush()
+    return times
+
+
+def keep(job: Job, heard: np.ndarray, frame: Frame, timer: WordTimer, stereo: bool, live: bool) -> None:
+    """Store one frame of reply."""
+    pcm = frame.pcm if job.length is None else frame.pcm[: job.length - job.samples]
+    heard = heard[: len(pcm)]
+    job.samples += len(pcm)
+    job.words += timer.feed(frame.text, frame.index)
+    if frame.text:
+        if live:
+            print(frame.text if job.text else frame.text.lstrip(), end="", flush=True)
+        job.text.append(frame.text)
+    if job.writer is not None:
+        job.writer.write(np.stack([heard, pcm], axis=1) if stereo else pcm)
+
+
+def finish(job: Job, live: bool) -> None:
+    if live:
+        print(flush=True)
+    if job.writer is not None:
+        job.writer.commit()
+    if job.text_file is not None:
+        write_text(job.text_file, reply_text(job) + "\n")
+
+
+def reply_text(job: Job) -> str:
+    return "".join(job.text).strip()
+
+
+def report(args: argparse.Namespace, session: Session, jobs: list[Job], times: list[float]) -> None:
+    """Figures of the run; the first step compiles kernels and is not one of them."""
+    rate = session.mimi.frame_rate
+    counted = np.array(times[1:] or times) * 1000
+    figures = {
+        "steps": len(times),
+        "ms_per_step_p50": round(float(np.percentile(counted, 50)), 2),
+        "ms_per_step_p95": round(float(np.percentile(counted, 95)), 2),
+        "real_time_factor": round(float(np.mean(counted)) * rate / 1000, 3),
+        "peak_memory_gb": round(mx.get_peak_memory() / 1e9, 3),
+    }
+    if args.json:
+        replies = [
+            {
+                "input": job.source,
+                "output": None if job.writer is None else str(job.writer.path),
+                "text": reply_text(job),
+                "words": [{"word": w.text, "start": w.start, "end": w.end} for w in job.words],
+                "duration": round(job.samples / session.sample_rate, 3),
+            }
+            for job in jobs
+        ]
+        print(json.dumps({"replies": replies, **figures}, ensure_ascii=False, indent=1))
+    say(
+        f"{figures['steps']} steps, {figures['ms_per_step_p50']} ms per step (p95 {figures['ms_per_step_p95']}), "
+        f"real-time factor {figures['real_time_factor']}, peak memory {figures['peak_memory_gb']} GB"
+    )
+    for job in jobs:
+        if job.writer is not None:
+            say(f"wrote {job.writer.path}")
+
+
+if __name__ == "__main__":
+    commands.run(main)

@@ -1,0 +1,172 @@
+"""Full-duplex conversation, one 80 ms frame at a time: the way to embed Moshi.
+
+    session = Session.load(model="path/to/folder")
+    frame = session.step(pcm)          # float32 [1920] in, Frame(pcm, text, ...) out
+
+A session belongs to the thread that made it. `state` is a plain tree of arrays: keep it to fork the conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from . import checkpoint
+from .checkpoint import Checkpoint
+from .errors import InputError
+from .frame import FrameStep
+from .modules.conditioner import ConditionAttributes
+from .modules.sampling import Sampler
+from .step import Guidance, Step, make_conditions
+from .text import Detokenizer
+
+
+@dataclass(frozen=True)
+class Frame:
+    """80 ms of reply.
+
+    `pcm` float32 `[1920]` (silence while the model's delays fill); `text` is what became readable in this frame, a new word
+    beginning with a space; `text_token` and `codes` int32 `[dep_q]` are the frame's tokens, -2 where there are none yet;
+    `index` counts frames from 0; `time` is its start in seconds.
+    """
+
+    pcm: np.ndarray
+    text: str
+    text_token: int
+    codes: np.ndarray
+    index: int
+    time: float
+
+
+class Session:
+    """One conversation, or `batch` of them in lockstep, with a loaded checkpoint."""
+
+    def __init__(
+        self,
+        loaded: Checkpoint,
+        *,
+        batch: int = 1,
+        seed: int | Sequence[int] = 0,
+        text_sampler: Sampler | None = None,
+        audio_sampler: Sampler | None = None,
+        cfg_coef: float = 1.0,
+        attributes: Sequence[ConditionAttributes] | None = None,
+        compile: bool = True,
+    ):
+        if loaded.mimi is None:
+            raise InputError("a session needs the checkpoint's codec.")
+        self.checkpoint, self.batch = loaded, batch
+        self.lm, self.mimi = loaded.lm, loaded.mimi
+        defaults = loaded.config.generation
+        text_sampler = text_sampler or Sampler(temp=defaults.temp_text, top_k=defaults.top_k_text)
+        audio_sampler = audio_sampler or Sampler(temp=defaults.temp, top_k=defaults.top_k)
+        self._step = Step(self.lm, text_sampler, audio_sampler, Guidance(cfg_coef))
+        if attributes is None:
+            attributes = default_attributes(loaded, batch, cfg_coef)
+        conditions = make_conditions(self.lm, attributes) if attributes else None
+        self._frame_step = FrameStep(self._step, self.mimi, conditions, compile=compile)
+        self.seeds = [seed + b for b in range(batch)] if isinstance(seed, int) else list(seed)
+        if len(self.seeds) != batch:
+            raise InputError(f"{batch} conversations need as many seeds, found {len(self.seeds)}.")
+        self.reset()
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | None = None,
+        hf_repo: str | None = None,
+        *,
+        quantized: int | None = None,
+        dtype: mx.Dtype | None = None,
+        context: int | None = None,
+        **options: Any,
+    ) -> Session:
+        """Load a local folder or a Hub repository (default: moshiko at the precision `quantized`) and start a session.
+
+        `context` bounds the attention window, in frames. Other options are those of the constructor.
+        """
+        loaded = checkpoint.load(
+            model, hf_repo, quantized=quantized, dtype=dtype, context=context, batch=options.get("batch", 1)
+        )
+        return cls(loaded, **options)
+
+    @property
+    def frame_size(self) -> int:
+        """Samples per frame (1920)."""
+        return self.mimi.frame_size
+
+    @property
+    def sample_rate(self) -> int:
+        return self.mimi.sample_rate
+
+    @property
+    def state(self) -> dict:
+        """The conversation as a plain tree of arrays: keep it to come back, give it to another session to fork.
+
+        It is a value: later steps leave it alone (holding one costs one copy of the rings at the next step).
+        """
+        return self._state
+
+    @state.setter
+    def state(self, state: dict) -> None:
+        self._state = state
+        self._steps = int(state["lm"]["offset"].item())
+        self._start_text()
+
+    def reset(self, seed: int | None = None) -> None:
+        """Begin a new conversation; `seed` replaces the seed of every row (row b gets seed + b)."""
+        if seed is not None:
+            self.seeds = [seed + b for b in range(self.batch)]
+        self._state = self._frame_step.init_state(self.seeds)
+        # The model's first input holds no audio: run it now, and every later step uses the frame it is given.
+        self._state = self._frame_step.first(self._state)
+        mx.eval(self._state)
+        self._steps = 1
+        self._start_text()
+
+    def _start_text(self) -> None:
+        tokenizer, cfg = self.checkpoint.tokenizer, self.lm.cfg
+        self._text = [Detokenizer(tokenizer, cfg) for _ in range(self.batch)] if tokenizer else []
+
+    @property
+    def frames(self) -> int:
+        """Frames stepped so far."""
+        return self._steps - 1
+
+    def step(self, pcm: np.ndarray) -> Any:
+        """The user's next 80 ms, float `[1920]` -> `Frame`; `[batch, 1920]` -> a list of `batch` frames."""
+        pcm = np.asarray(pcm, np.float32)
+        single = pcm.ndim == 1
+        rows = pcm[None] if single else pcm
+        if rows.shape != (self.batch, self.frame_size):
+            raise InputError(
+                f"a step takes {self.frame_size} samples for each of {self.batch} conversations, found {list(pcm.shape)}."
+            )
+        state, self._state = self._state, {}
+        self._state, out, tokens = self._frame_step(state, mx.array(rows), self._steps)
+        self._steps += 1
+        index = self._steps - 2
+        sound, numbers = np.array(out), np.array(tokens)
+        frames = [self._frame(b, sound[b], numbers[b], index) for b in range(self.batch)]
+        return frames[0] if single else frames
+
+    def _frame(self, row: int, pcm: np.ndarray, tokens: np.ndarray, index: int) -> Frame:
+        token = int(tokens[0])
+        text = self._text[row].feed(token) if self._text else ""
+        return Frame(pcm, text, token, tokens[1:], index, index / self.mimi.frame_rate)
+
+
+def default_attributes(loaded: Checkpoint, batch: int, cfg_coef: float) -> list[ConditionAttributes]:
+    """Conditions a model expects when the caller names none: Hibiki's best quality, its worst as the null (family.md 3)."""
+    conditioners = loaded.lm.cfg.conditioners
+    if "description" not in conditioners:
+        return []
+    rows = [ConditionAttributes(text={"description": "very_good"})] * batch
+    if cfg_coef != 1.0:
+        rows = rows + [ConditionAttributes(text={"description": "very_bad"})] * batch
+    return rows

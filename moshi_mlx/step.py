@@ -1,0 +1,284 @@
+"""One step of the language model as a pure function (lm.md 3 to 6).
+
+    state, out = step.run(state, given, ...)
+
+`state` is a plain tree of arrays: `{"trunk": transformer state, "tokens", "offset", "seed"}`. It is a value: keep it to come
+back to a moment or to fork a conversation. There is no step limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+
+from .errors import InputError
+from .modules import transformer
+from .modules.conditioner import ConditionAttributes, fuse
+from .modules.sampling import Sampler, gumbel
+from .token_clock import UNGENERATED, ZERO, TokenClock
+
+if TYPE_CHECKING:
+    from .models.lm import Lm
+
+# Rings start this large and double up to the model's window: attention then reads little more than was said.
+FIRST_CAPACITY = 256
+
+DEFAULT_TEXT_SAMPLER = Sampler(temp=0.7, top_k=25)
+DEFAULT_AUDIO_SAMPLER = Sampler(temp=0.8, top_k=250)
+
+# Sees the tokens (or logits) and may change them in place or return others.
+Hook = Callable[[mx.array], Any]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance (lm.md section 6). Rows of the trunk are the conditioned ones, then the null ones.
+
+    `masked_until`: per conversation, null rows read -1 while o <= delay + this. `no_text`: null rows never read text and
+    the text logits are the conditioned ones.
+    """
+
+    coef: float = 1.0
+    masked_until: tuple[int, ...] | None = None
+    no_text: bool = False
+
+    @property
+    def active(self) -> bool:
+        return self.coef != 1.0
+
+    def mix(self, logits: mx.array) -> mx.array:
+        """`[2B, ...]` -> `[B, ...]`, in the model's own type."""
+        if not self.active:
+            return logits
+        conditioned, null = mx.split(logits, 2, axis=0)
+        return null + self.coef * (conditioned - null)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Fused conditions of a conversation: `total [B', 1, d]` added to every input, `cross` keys and values per layer."""
+
+    total: mx.array | None = None
+    cross: list[tuple[mx.array, mx.array]] | None = None
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a step gives. `frame [B, 1 + Dq]` is the un-delayed frame now complete, text first: -2 where `valid [B]` is false.
+
+    `text [B]` and `audio [B, Dq]` are this step's own tokens, `hidden [B', 1, d]` the trunk's output.
+    """
+
+    frame: mx.array
+    valid: mx.array
+    text: mx.array
+    audio: mx.array | None
+    hidden: mx.array
+    text_logits: mx.array
+
+
+@dataclass(frozen=True)
+class Hooks:
+    text_logits: Hook | None = None
+    text: Hook | None = None
+    audio: Hook | None = None
+
+
+def call_hook(hook: Hook | None, x: mx.array) -> mx.array:
+    if hook is None:
+        return x
+    changed = hook(x)
+    return x if changed is None else changed
+
+
+class Step:
+    """The step of one model with fixed options. Holds no conversation."""
+
+    def __init__(
+        self,
+        lm: Lm,
+        text_sampler: Sampler = DEFAULT_TEXT_SAMPLER,
+        audio_sampler: Sampler = DEFAULT_AUDIO_SAMPLER,
+        guidance: Guidance | None = None,
+        generated: int | None = None,
+    ):
+        self.lm = lm
+        self.text_sampler, self.audio_sampler = text_sampler, audio_sampler
+        self.guidance = guidance or Guidance()
+        self.generated = lm.cfg.dep_q if generated is None else generated
+        if not 0 <= self.generated <= lm.cfg.dep_q:
+            raise InputError(f"this model generates up to {lm.cfg.dep_q} codebooks, {self.generated} were asked for.")
+        self.clock = TokenClock(lm.cfg, self.generated)
+
+    # State ------------------------------------------------------------------------------------------------------
+
+    def init_state(self, seeds: Sequence[int], capacity: int, lockstep: bool = True) -> dict:
+        """State before the first step of `len(seeds)` conversations. `lockstep`: they always step together."""
+        batch = len(seeds)
+        rows = 2 * batch if self.guidance.active else batch
+        return {
+            "trunk": self.lm.transformer.init_state(rows, capacity, self.lm.dtype, lockstep),
+            "tokens": self.clock.init(batch),
+            "offset": mx.zeros([] if lockstep else [batch], mx.int32),
+            "seed": mx.array(np.array([s % 2**32 for s in seeds], np.uint32)),
+        }
+
+    def reset(self, state: dict, rows: mx.array) -> dict:
+        """The state with the conversations where `rows` bool `[B]` is true back at their beginning."""
+        doubled = mx.concatenate([rows, rows]) if self.guidance.active else rows
+        return {
+            "trunk": transformer.reset_rows(state["trunk"], doubled),
+            "tokens": mx.where(rows[:, None, None], UNGENERATED, state["tokens"]),
+            "offset": mx.where(rows, 0, state["offset"]),
+            "seed": state["seed"],
+        }
+
+    # The step ---------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        state: dict,
+        given: mx.array,
+        conditions: Conditions | None = None,
+        execute: mx.array | None = None,
+        replace: mx.array | None = None,
+        hooks: Hooks | None = None,
+    ) -> tuple[dict, StepOutput]:
+        """One frame.
+
+        `given [B, n_q - generated]` int: the user's codes of this very frame (-1: none). `execute` bool `[B]`: rows where
+        it is false leave no trace. `replace [B, generated]`: audio tokens to take instead of running the depth transformer.
+        """
+        hooks = hooks or Hooks()
+        offset, clock = state["offset"], self.clock
+        tokens = clock.insert(state["tokens"], given)
+        inputs, is_initial = clock.read(tokens, offset)
+        if execute is not None:
+            inputs = mx.where(execute[:, None], inputs, clock.initial)
+        hidden, trunk = self._trunk(state["trunk"], self._guided_rows(inputs, is_initial, offset), conditions, execute)
+
+        raw = self.lm.text_linear(hidden)[:, 0]
+        if self.guidance.active and self.guidance.no_text:
+            logits = raw[: raw.shape[0] // 2]
+        else:
+            logits = self.guidance.mix(raw)
+        logits = call_hook(hooks.text_logits, logits)
+        noise = self._noise(state["seed"], offset)
+        text = self.text_sampler.choose(logits, noise.text())
+        text = call_hook(hooks.text, text).astype(mx.int32)
+
+        audio = None
+        if self.generated:
+            audio = replace if replace is not None else self._depth(hidden, text, noise)
+            audio = call_hook(hooks.audio, audio).astype(mx.int32)
+
+        committed = clock.commit(tokens, text, audio)
+        advanced = offset + 1
+        if execute is not None:
+            committed = mx.where(execute[:, None, None], committed, state["tokens"])
+            advanced = mx.where(execute, advanced, offset)
+        valid = mx.broadcast_to(advanced > clock.max_delay, text.shape)
+        if execute is not None:
+            valid = valid & execute
+        frame = mx.where(valid[:, None], clock.returned(committed), UNGENERATED)
+        state = {"trunk": trunk, "tokens": committed, "offset": advanced, "seed": state["seed"]}
+        return state, StepOutput(frame, valid, text, audio, hidden, logits)
+
+    def _guided_rows(self, inputs: mx.array, is_initial: mx.array, offset: mx.array) -> mx.array:
+        """`[B, K]` -> `[B', K]`: with guidance the null rows follow, with what they must not see set to -1."""
+        g = self.guidance
+        if not g.active:
+            return inputs
+        null = inputs
+        if g.masked_until is not None:
+            limit = self.clock.delays + mx.array(g.masked_until, mx.int32)[:, None]
+            first = offset if offset.ndim == 0 else offset[:, None]
+            null = mx.where((first <= limit) & ~is_initial, ZERO, null)
+        if g.no_text:
+            is_text = mx.arange(inputs.shape[1]) == 0
+            null = mx.where(is_text & ~is_initial, ZERO, null)
+        return mx.concatenate([inputs, null], axis=0)
+
+    def _trunk(
+        self, trunk: dict, rows: mx.array, conditions: Conditions | None, execute: mx.array | None
+    ) -> tuple[mx.array, dict]:
+        conditions = conditions or Conditions()
+        self._check_guided(conditions, rows.shape[0])
+        x = self.lm.embed(rows)
+        if conditions.total is not None:
+            x = x + conditions.total.astype(x.dtype)
+        if execute is not None and self.guidance.active:
+            execute = mx.concatenate([execute, execute])
+        return self.lm.trunk(x, trunk, conditions.cross, execute)
+
+    def _check_guided(self, conditions: Conditions, rows: int) -> None:
+        """Guidance compares two halves of a batch: without something that differs it would be an expensive nothing."""
+        g = self.guidance
+        if not g.active or g.no_text or g.masked_until is not None:
+            return
+        sources = [conditions.total] if conditions.cross is None else [conditions.total, conditions.cross[0][0]]
+        if not any(s is not None and s.shape[0] == rows for s in sources):
+            raise InputError(
+                f"guidance (cfg_coef {g.coef}) needs conditions for {rows} rows, the conditioned ones and then the null ones."
+            )
+
+    def _noise(self, seeds: mx.array, offset: mx.array) -> _Noise:
+        cfg = self.lm.cfg
+        return _Noise(
+            seeds, offset, cfg.text_out_vocab_size, cfg.card, cfg.dep_q, self.text_sampler, self.audio_sampler
+        )
+
+    def _depth(self, hidden: mx.array, text: mx.array, noise: _Noise) -> mx.array:
+        own: list[mx.array] = []
+        guided = self.guidance.active
+
+        def choose(k: int, logits: mx.array) -> mx.array:
+            token = self.audio_sampler.choose(self.guidance.mix(logits), noise.audio(k))
+            own.append(token)
+            return mx.concatenate([token, token]) if guided else token
+
+        first = mx.concatenate([text, text]) if guided else text
+        self.lm.depformer(hidden, first, choose, self.generated)
+        return mx.stack(own, axis=1)
+
+
+class _Noise:
+    """The Gumbel noise of one step, drawn at once: text first, then each codebook. Nothing is drawn for greedy streams.
+
+    Sized by the model, not by what is generated, so that leaving out codebooks changes no draw.
+    """
+
+    def __init__(self, seeds, offset, text_size, card, dep_q, text_sampler, audio_sampler):
+        self._text = 0 if text_sampler.greedy else text_size
+        self._card = 0 if audio_sampler.greedy else card
+        count = self._text + self._card * dep_q
+        self._all = gumbel(seeds, offset, count) if count else None
+
+    def text(self) -> mx.array | None:
+        return None if self._all is None or not self._text else self._all[:, : self._text]
+
+    def audio(self, k: int) -> mx.array | None:
+        start = self._text + k * self._card
+        return None if self._all is None or not self._card else self._all[:, start : start + self._card]
+
+
+def cross_keys_values(lm: Lm, source: mx.array) -> list[tuple[mx.array, mx.array]]:
+    """Keys and values of every layer for a cross-attention source `[B', S, d]`, evaluated."""
+    pairs = lm.transformer.cross_keys_values(source.astype(lm.dtype))
+    mx.eval(pairs)
+    return pairs
+
+
+def make_conditions(lm: Lm, attributes: Sequence[ConditionAttributes]) -> Conditions:
+    """Conditions of a batch from one entry per row of the trunk: B, or 2B with guidance (conditioned first)."""
+    if lm.cfg.fuser is None:
+        if any(a.text or a.tensor for a in attributes):
+            raise InputError("this model takes no conditions.")
+        return Conditions()
+    provided = lm.condition_provider.provide(attributes) if lm.condition_provider is not None else {}
+    total, source = fuse(lm.cfg.fuser, provided)
+    return Conditions(total, None if source is None else cross_keys_values(lm, source))

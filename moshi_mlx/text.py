@@ -1,0 +1,84 @@
+"""Text tokens to text while they come: valid UTF-8, whole words, times."""
+
+from __future__ import annotations
+
+import codecs
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .config import LmConfig
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+WORD_MARK = "\u2581"
+
+
+class Detokenizer:
+    """Feeds on one token per frame, gives the text that is complete.
+
+    Byte pieces are held back until they make a character. Padding, control tokens and control characters (which would
+    reach a terminal) give nothing.
+    """
+
+    def __init__(self, tokenizer: SentencePieceProcessor, cfg: LmConfig | None = None):
+        self._tokenizer = tokenizer
+        self._size = tokenizer.vocab_size()
+        self._silent = {0, 3} if cfg is None else {cfg.padding_token, cfg.end_padding_token}
+        self._bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, token: int) -> str:
+        """Text added by `token`; a word begins with a space."""
+        if not 0 <= token < self._size or token in self._silent or self._tokenizer.is_control(token):
+            return ""
+        piece = self._tokenizer.id_to_piece(token)
+        if self._tokenizer.is_byte(token):
+            return _printable(self._bytes.decode(bytes([int(piece[3:-1], 16)])))
+        # A character cut short by an ordinary piece will never be completed.
+        return self.flush() + _printable(piece.replace(WORD_MARK, " "))
+
+    def flush(self) -> str:
+        """Whatever is left of an unfinished character, when no more tokens come."""
+        return self._bytes.decode(b"", final=True)
+
+
+def _printable(text: str) -> str:
+    return "".join(c for c in text if c == "\n" or unicodedata.category(c) != "Cc")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A spoken word; times in seconds from the start of the output."""
+
+    text: str
+    start: float
+    end: float
+
+
+class WordTimer:
+    """Groups text into words. A word lasts from the frame of its first piece to the end of the frame of its last."""
+
+    def __init__(self, frame_rate: float):
+        self._seconds = 1 / frame_rate
+        self._text, self._first, self._last = "", 0, 0
+
+    def feed(self, text: str, frame: int) -> list[Word]:
+        """Words completed by the `text` of frame `frame`."""
+        done: list[Word] = []
+        for i, part in enumerate(text.replace("\n", " ").split(" ")):
+            if i:
+                done += self.flush()
+            if part:
+                if not self._text:
+                    self._first = frame
+                self._text, self._last = self._text + part, frame
+        return done
+
+    def flush(self) -> list[Word]:
+        """The word under way, if there is one."""
+        if not self._text:
+            return []
+        word = Word(self._text, round(self._first * self._seconds, 6), round((self._last + 1) * self._seconds, 6))
+        self._text = ""
+        return [word]

@@ -1,0 +1,5 @@
+"""Import paths of the published package."""
+
+from ..modules.sampling import Sampler
+
+__all__ = ["Sampler"]

@@ -1,0 +1,5 @@
+"""`utils.sampling.Sampler` of the published package."""
+
+from ..modules.sampling import Sampler
+
+__all__ = ["Sampler"]

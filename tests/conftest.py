@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--goldens", default=str(ROOT / "tests" / "goldens"), help="folder of golden cases to check")
+
+
+def pytest_generate_tests(metafunc):
+    """Golden cases are discovered from what the folder holds."""
+    import golden_cases
+
+    kind = getattr(metafunc.function, "golden_kind", None)
+    if kind is not None:
+        cases = golden_cases.discover(Path(metafunc.config.getoption("--goldens")), kind)
+        metafunc.parametrize("case", cases, ids=[golden_cases.case_id(c) for c in cases])
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """A complete small checkpoint with random weights, bfloat16."""
+    from random_checkpoint import write
+
+    folder = tmp_path_factory.mktemp("tiny")
+    write(folder, "tiny", None, seed=1)
+    return folder
+
+
+@pytest.fixture
+def tiny_copy(tiny_checkpoint, tmp_path) -> Path:
+    """A copy of it that a test may damage."""
+    import shutil
+
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
+
+
+@pytest.fixture
+def question() -> Path:
+    """A spoken question, 6 s."""
+    return ROOT / "examples" / "question.wav"

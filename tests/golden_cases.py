@@ -1,0 +1,34 @@
+"""Which golden cases a folder holds: `lm/<case>`, `mimi/<case>`, `system/<case>`, and runs inside the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MARKS = {
+    "lm_full": "lm/*/full.safetensors",
+    "lm_run": "lm/*/runs/*.json",
+    "lm_precisions": "lm/*/tensors.json",
+    "sampling": "lm/sampling.safetensors",
+    "mimi": "mimi/*/io.safetensors",
+    "system": "system/*/expect.safetensors",
+}
+
+
+def discover(root: Path, kind: str) -> list[Path]:
+    return sorted(root.glob(MARKS[kind]))
+
+
+def case_id(path: Path) -> str:
+    if path.parent.name == "runs":
+        return f"{path.parent.parent.name}-{path.stem}"
+    return path.parent.name
+
+
+def golden(kind: str):
+    """Marks a test that runs once per case of `kind`."""
+
+    def mark(function):
+        function.golden_kind = kind
+        return function
+
+    return mark

@@ -1,0 +1,47 @@
+"""Parity with the reference implementation: tokens and codes exactly equal, continuous values within tolerance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import golden_cases
+import golden_lm
+import golden_mimi
+import golden_system
+from golden_cases import golden
+
+
+def test_some_cases_are_there(request):
+    root = Path(request.config.getoption("--goldens"))
+    assert root.is_dir(), f"there is no folder {root}"
+    assert any(golden_cases.discover(root, kind) for kind in golden_cases.MARKS), f"{root} holds no golden case"
+
+
+@golden("lm_full")
+def test_lm_full(case):
+    golden_lm.check_full(case.parent, golden_lm.load(case.parent))
+
+
+@golden("lm_run")
+def test_lm_run(case):
+    golden_lm.check_run(golden_lm.load(case.parent.parent), case)
+
+
+@golden("lm_precisions")
+def test_lm_precisions(case):
+    golden_lm.check_precisions(case.parent)
+
+
+@golden("sampling")
+def test_sampling(case):
+    golden_lm.check_sampling(case)
+
+
+@golden("mimi")
+def test_mimi(case):
+    golden_mimi.check(case.parent)
+
+
+@golden("system")
+def test_system(case, tmp_path):
+    golden_system.check(case.parent, tmp_path)
