@@ -50,7 +50,7 @@ class FrameStep:
 
     def _with_room(self, state: dict, steps: int) -> dict:
         """Double the rings when they are full, up to the model's window."""
-        capacity = state["lm"]["trunk"]["layers"][0]["k"].shape[2]
+        capacity = transformer.capacity_of(state["lm"]["trunk"])
         limit = self.step.lm.transformer.capacity()
         if steps < capacity or (limit is not None and capacity >= limit):
             return state

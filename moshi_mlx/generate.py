@@ -120,7 +120,7 @@ class LmGen:
 
     def _grow(self) -> None:
         """Make room for the next position: double the rings until they are as large as the window."""
-        capacity = self._state["trunk"]["layers"][0]["k"].shape[2]
+        capacity = transformer.capacity_of(self._state["trunk"])
         limit = self.model.transformer.capacity()
         if self._steps >= capacity and (limit is None or capacity < limit):
             larger = 2 * capacity if limit is None else min(2 * capacity, limit)

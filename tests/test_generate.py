@@ -120,7 +120,7 @@ def test_long_talk_grows_its_rings_up_to_the_window():
     sizes = []
     for t in range(700):
         gen.step(user(t))
-        sizes.append(gen.state["trunk"]["layers"][0]["k"].shape[2])
+        sizes.append(gen.state["trunk"]["layers"][0].shape[3])
     assert sorted(set(sizes)) == [256, 512, 600]
     assert sizes[255] == 256
     assert sizes[256] == 512

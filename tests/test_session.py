@@ -50,7 +50,7 @@ def test_the_first_frame_is_heard(loaded):
     for seed in (0, 1):
         session = Session(loaded, text_sampler=Sampler(temp=0), audio_sampler=Sampler(temp=0), compile=False)
         session.step(sound(seed)[0])
-        replies.append(np.array(session.state["lm"]["trunk"]["layers"][1]["k"][:, :, 1]))
+        replies.append(np.array(session.state["lm"]["trunk"]["layers"][1][:, :, :, 1]))
     assert np.abs(replies[0] - replies[1]).max() > 0
 
 

@@ -75,7 +75,7 @@ class DepFormer(nn.Module):
         if self._cfg.positional_embedding in ("sin", "sin_rope"):
             x = x + sin_embedding(mx.array([k]), self._cfg.d_model, self._cfg.max_period).astype(x.dtype)
         new = []
-        rotate = make_rotation(self._cfg, mx.array(k, mx.int32))
+        rotate = make_rotation(self._cfg, mx.array(k, mx.int32), 1)
         for layer, cache in zip(part.transformer.layers, caches, strict=True):
             x, cache = layer(x, partial(_frame_attend, cache=cache), rotate)
             new.append(cache)
@@ -93,15 +93,13 @@ class DepFormer(nn.Module):
         return tokens
 
 
-def _frame_attend(q: mx.array, k: mx.array, v: mx.array, cache: mx.array | None) -> tuple[mx.array, mx.array]:
-    """Attention inside one frame: every codebook sees those before it. Keys and values travel in one array."""
-    heads = k.shape[1]
-    kv = mx.concatenate([k, v], axis=1)
+def _frame_attend(q: mx.array, kv: mx.array, cache: mx.array | None) -> tuple[mx.array, mx.array]:
+    """Attention inside one frame: every codebook sees those before it. `kv [2, B', H, 1, D]`, the cache grows along axis 3."""
     if cache is None:
         # One key only: its softmax weight is exactly 1.
-        return mx.repeat(v, q.shape[1] // heads, axis=1), kv
-    kv = mx.concatenate([cache, kv], axis=2)
-    return attend(q, kv[:, :heads], kv[:, heads:]), kv
+        return mx.repeat(kv[1], q.shape[1] // kv.shape[2], axis=1), kv
+    kv = mx.concatenate([cache, kv], axis=3)
+    return attend(q, kv[0], kv[1]), kv
 
 
 class Lm(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -10,30 +11,37 @@ import mlx.nn as nn
 from ..config import TransformerConfig
 from .kv_cache import attend
 
-# (q, k, v) -> (output, new cache), all [B, H, T, D]
-Attend = Callable[[mx.array, mx.array, mx.array], tuple[mx.array, object]]
-# [B, H, T, D] -> the same, rotated
+# (queries [B, Hq, T, D], keys and values [2, B, H, T, D]) -> (output [B, Hq, T, D], new cache)
+Attend = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
+# Query, key and value groups [B, G, H, T, D] -> the same, all but the values rotated
 Rotate = Callable[[mx.array], mx.array]
 
 
 class Attention(nn.Module):
-    """Packed rows of `in_proj`: queries, then keys, then values, heads contiguous within each."""
+    """Packed rows of `in_proj`: queries, then keys, then values, heads contiguous within each.
+
+    The heads of keys, of values and of each as large share of the queries form a group: `kv_repeat` + 2 groups.
+    """
 
     def __init__(self, cfg: TransformerConfig):
         super().__init__()
-        self._heads, self._kv_heads = cfg.num_heads, cfg.kv_heads
+        self._groups, self._kv_heads, self._head_dim = cfg.kv_repeat + 2, cfg.kv_heads, cfg.head_dim
         self.in_proj = nn.Linear(cfg.d_model, (cfg.num_heads + 2 * cfg.kv_heads) * cfg.head_dim, bias=False)
         self.out_proj = nn.Linear(cfg.d_model, cfg.d_model, bias=False)
 
-    def __call__(self, x: mx.array, attend_fn: Attend, rotate: Rotate | None = None) -> tuple[mx.array, object]:
+    def __call__(self, x: mx.array, attend_fn: Attend, rotate: Rotate | None = None) -> tuple[mx.array, mx.array]:
         """`x [B, T, d]`; `attend_fn` sees rotated queries and keys and decides what they attend to."""
-        qkv = split_heads(self.in_proj(x), self._heads + 2 * self._kv_heads)
-        # Queries and keys are neighbours, so one rotation serves both.
-        qk, v = mx.split(qkv, [self._heads + self._kv_heads], axis=1)
+        batch, length, _ = x.shape
+        groups = self.in_proj(x).reshape(batch, length, self._groups, self._kv_heads, self._head_dim)
+        # One position needs no transposition.
+        groups = groups.reshape(batch, self._groups, self._kv_heads, 1, -1) if length == 1 else groups.transpose(0, 2, 3, 1, 4)
         if rotate is not None:
-            qk = rotate(qk)
-        q, k = mx.split(qk, [self._heads], axis=1)
-        y, cache = attend_fn(q, k, v)
+            groups = rotate(groups)
+        q = groups[:, :-2].reshape(batch, -1, length, self._head_dim)
+        # Keys and values change places with the rows; for one row that is a reshape.
+        kv = groups[:, -2:]
+        kv = kv.reshape(2, 1, self._kv_heads, length, self._head_dim) if batch == 1 else kv.swapaxes(0, 1)
+        y, cache = attend_fn(q, kv)
         return self.out_proj(merge_heads(y)), cache
 
 
@@ -82,19 +90,56 @@ def merge_heads(x: mx.array) -> mx.array:
     return x.swapaxes(1, 2).reshape(batch, length, -1)
 
 
-def make_rotation(cfg: TransformerConfig, start: mx.array) -> Rotate | None:
-    """Rotary embedding of positions `start, start + 1, ...` (`start` int32 `[]` or `[B]`); None where the stack has none."""
+def make_rotation(cfg: TransformerConfig, start: mx.array, length: int) -> Rotate | None:
+    """Rotary embedding of `length` positions from `start` (int32 `[]` or `[B]`); None where the stack has none.
+
+    One operation rotates queries, keys and, by an angle of zero, values: it leaves keys and values side by side.
+    """
     kind = cfg.positional_embedding
     if kind not in ("rope", "sin_rope", "rope_concat"):
         return None
+    if mx.default_device() == mx.cpu and kind != "rope_concat":
+        return _complex_rotation(cfg, start, length)
+    return _fast_rotation(cfg, start, length, traditional=kind != "rope_concat")
 
-    def rotate(x: mx.array) -> mx.array:
-        # The CPU backend computes the angles in the type of x, and bfloat16 positions are useless; Metal uses float32.
-        wide = x.astype(mx.float32) if mx.default_device() == mx.cpu else x
+
+def _fast_rotation(cfg: TransformerConfig, start: mx.array, length: int, traditional: bool) -> Rotate:
+    on_cpu = mx.default_device() == mx.cpu
+
+    def rope(x: mx.array, offset: mx.array) -> mx.array:
+        # The CPU backend rounds the angles to the type of x; Metal and CUDA keep them in float32.
+        wide = x.astype(mx.float32) if on_cpu else x
         y = mx.fast.rope(
-            wide, x.shape[-1], traditional=kind != "rope_concat", base=float(cfg.max_period), scale=1.0, offset=start
+            wide, x.shape[-1], traditional=traditional, base=float(cfg.max_period), scale=1.0, offset=offset
         )
         return y.astype(x.dtype)
+
+    def rotate(groups: mx.array) -> mx.array:
+        batch, count = groups.shape[:2]
+        offsets = mx.broadcast_to(start.reshape(-1, 1), (batch, count))
+        if length == 1:
+            # Values are at position 0, where the rotation is the identity.
+            offsets = mx.where(mx.arange(count) < count - 1, offsets, 0).reshape(-1)
+            return rope(groups.reshape(-1, *groups.shape[2:]), offsets).reshape(groups.shape)
+        turned = groups[:, :-1]
+        flat = turned.reshape(-1, *turned.shape[2:])
+        return mx.concatenate([rope(flat, offsets[:, :-1].reshape(-1)).reshape(turned.shape), groups[:, -1:]], axis=1)
+
+    return rotate
+
+
+def _complex_rotation(cfg: TransformerConfig, start: mx.array, length: int) -> Rotate:
+    """Neighbouring features are a complex number, and a rotation is one product: a fraction of the CPU backend's own rope."""
+    half = cfg.head_dim // 2
+    frequency = mx.exp(mx.arange(half, dtype=mx.float32) * (-math.log(cfg.max_period) / half))
+    angle = (start.reshape(-1, 1) + mx.arange(length)).astype(mx.float32)[..., None] * frequency
+    turn = (mx.cos(angle) + mx.array(1j) * mx.sin(angle))[:, None, None]
+    still = mx.ones_like(turn)
+    turns = mx.concatenate([turn] * (cfg.kv_repeat + 1) + [still], axis=1)
+
+    def rotate(groups: mx.array) -> mx.array:
+        pairs = groups.astype(mx.float32).view(mx.complex64)
+        return (pairs * turns).view(mx.float32).astype(groups.dtype)
 
     return rotate
 

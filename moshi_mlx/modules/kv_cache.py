@@ -1,7 +1,7 @@
 """Key/value rings as values, and the geometry of one call on them.
 
-A ring is `{"k": [B, H, C, D], "v": [B, H, C, D]}`: slot `p % C` holds position `p`. Which slots a query sees is decided
-by *position*, never by physical order, so a ring that has wrapped needs no unrolling. A query at position p sees the
+A ring is an array `[2, B, H, C, D]`, keys then values, so that a step writes both at once; slot `p % C` holds position `p`.
+Which slots a query sees is decided by *position*, never by physical order, so a ring that has wrapped needs no unrolling. A query at position p sees the
 positions q with `0 <= p - q < context`, itself included, whatever the length of the call (lm.md 4.2, mimi.md 4.2 "exact").
 
 Rows of a batch either share one clock (`start` is a scalar: writes are in place, the fast case) or each have their own
@@ -14,13 +14,9 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-Ring = dict[str, mx.array]
-
-
-def init_ring(batch: int, heads: int, capacity: int, head_dim: int, dtype: mx.Dtype) -> Ring:
+def init_ring(batch: int, heads: int, capacity: int, head_dim: int, dtype: mx.Dtype) -> mx.array:
     """An empty ring. Zeros, not garbage: a masked slot must not hold NaN."""
-    shape = (batch, heads, capacity, head_dim)
-    return {"k": mx.zeros(shape, dtype), "v": mx.zeros(shape, dtype)}
+    return mx.zeros((2, batch, heads, capacity, head_dim), dtype)
 
 
 def ring_capacity(context: int, stride: int) -> int:
@@ -46,6 +42,11 @@ class Span:
     in_place: bool
     mask: mx.array
     execute: mx.array | None = None
+
+    @property
+    def first_slot(self) -> mx.array:
+        """Where the call begins, `[1]`, for rows that share one clock."""
+        return (self.start % self.capacity).reshape(1)
 
     @property
     def slots(self) -> mx.array:
@@ -98,31 +99,28 @@ def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) 
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
 
 
-def ring_attend(q: mx.array, k: mx.array, v: mx.array, ring: Ring, span: Span) -> tuple[mx.array, Ring]:
-    """Attend the new queries to the window and store the new keys and values; returns the output and the new ring."""
+def ring_attend(q: mx.array, kv: mx.array, ring: mx.array, span: Span) -> tuple[mx.array, mx.array]:
+    """Attend new queries `[B, Hq, T, D]` to the window, store the new keys and values `[2, B, H, T, D]`; the new ring follows."""
     if span.in_place:
-        ring = {"k": _write(ring["k"], k, span), "v": _write(ring["v"], v, span)}
-        return attend(q, ring["k"], ring["v"], span.mask), ring
-    keys = mx.concatenate([ring["k"], k], axis=2)
-    values = mx.concatenate([ring["v"], v], axis=2)
-    out = attend(q, keys, values, span.mask)
-    return out, {"k": _write(ring["k"], k, span), "v": _write(ring["v"], v, span)}
+        ring = _write(ring, kv, span)
+        return attend(q, ring[0], ring[1], span.mask), ring
+    seen = mx.concatenate([ring, kv], axis=3)
+    return attend(q, seen[0], seen[1], span.mask), _write(ring, kv, span)
 
 
-def _write(buffer: mx.array, new: mx.array, span: Span) -> mx.array:
-    """Store `new` `[B, H, T, D]` at its slots. The caller must not keep the old buffer, else MLX copies it."""
+def _write(ring: mx.array, new: mx.array, span: Span) -> mx.array:
+    """Store `new` at its slots. The caller must not keep the old ring, else MLX copies it."""
     contiguous = span.start.ndim == 0 and (span.length == 1 or span.in_place)
     if contiguous and span.execute is None:
-        first = (span.start % span.capacity).reshape(1)
-        return mx.slice_update(buffer, new, first, (2,))
-    new = new[:, :, -span.capacity :]
+        return mx.slice_update(ring, new, span.first_slot, (3,))
+    new = new[..., -span.capacity :, :]
     slots = span.slots
-    index = slots[None, None, :, None] if slots.ndim == 1 else slots[:, None, :, None]
+    index = slots[None, None, None, :, None] if slots.ndim == 1 else slots[None, :, None, :, None]
     index = mx.broadcast_to(index, new.shape)
     if span.execute is not None:
-        old = mx.take_along_axis(buffer, index, axis=2)
-        new = mx.where(span.execute[:, None, None, None], new, old)
-    return mx.put_along_axis(buffer, index, new, axis=2)
+        old = mx.take_along_axis(ring, index, axis=3)
+        new = mx.where(span.execute[None, :, None, None, None], new, old)
+    return mx.put_along_axis(ring, index, new, axis=3)
 
 
 def _column(start: mx.array) -> mx.array:

@@ -49,7 +49,7 @@ class TransformerLayer(nn.Module):
         attend_fn: Attend,
         rotate: Rotate | None = None,
         cross: tuple[mx.array, mx.array] | None = None,
-    ) -> tuple[mx.array, object]:
+    ) -> tuple[mx.array, mx.array]:
         """`x [B, T, d]`; `cross` holds the keys and values of the source. Returns the output and the attention's cache."""
         y, cache = self.self_attn(self.norm1(x), attend_fn, rotate)
         x = x + (self.layer_scale_1(y) if self._scaled else y)
@@ -95,10 +95,10 @@ class Transformer(nn.Module):
         cfg, start, length = self._cfg, state["position"], x.shape[1]
         if not self.layers:
             return x, state
-        capacity = state["layers"][0]["k"].shape[2]
+        capacity = capacity_of(state)
         span = make_span(start, length, capacity, cfg.context, self._stride, execute)
         x = self._add_positions(x, start)
-        rotate = make_rotation(cfg, start)
+        rotate = make_rotation(cfg, start, length)
         rings = []
         for i, layer in enumerate(self.layers):
             attend_fn = partial(ring_attend, ring=state["layers"][i], span=span)
@@ -112,9 +112,9 @@ class Transformer(nn.Module):
         start = mx.array(0, mx.int32)
         mask = causal_mask(x.shape[1], self._cfg.context)
         x = self._add_positions(x, start)
-        rotate = make_rotation(self._cfg, start)
+        rotate = make_rotation(self._cfg, start, x.shape[1])
         for i, layer in enumerate(self.layers):
-            x, _ = layer(x, lambda q, k, v: (attend(q, k, v, mask), None), rotate, cross[i] if cross else None)
+            x, _ = layer(x, lambda q, kv: (attend(q, kv[0], kv[1], mask), kv), rotate, cross[i] if cross else None)
         return x
 
     def cross_keys_values(self, source: mx.array) -> list[tuple[mx.array, mx.array]]:
@@ -130,21 +130,21 @@ class Transformer(nn.Module):
         return x + emb.astype(x.dtype)
 
 
+def capacity_of(state: dict) -> int:
+    """Slots of the rings of a stack's state."""
+    return state["layers"][0].shape[3]
+
+
 def reset_rows(state: dict, rows: mx.array) -> dict:
     """The state with the rows where `rows` bool `[B]` is true back at position 0 with empty rings."""
-    keep = ~rows[:, None, None, None]
+    keep = ~rows[None, :, None, None, None]
     return {
         "position": mx.where(rows, 0, state["position"]),
-        "layers": [
-            {name: mx.where(keep, a, 0).astype(a.dtype) for name, a in ring.items()} for ring in state["layers"]
-        ],
+        "layers": [mx.where(keep, ring, 0).astype(ring.dtype) for ring in state["layers"]],
     }
 
 
 def grow(state: dict, capacity: int) -> dict:
     """The state with rings of `capacity` slots. Only before the old rings have wrapped."""
-
-    def pad(a: mx.array) -> mx.array:
-        return mx.pad(a, [(0, 0), (0, 0), (0, capacity - a.shape[2]), (0, 0)])
-
-    return {**state, "layers": [{name: pad(a) for name, a in ring.items()} for ring in state["layers"]]}
+    more = capacity - capacity_of(state)
+    return {**state, "layers": [mx.pad(ring, [(0, 0)] * 3 + [(0, more), (0, 0)]) for ring in state["layers"]]}
