@@ -23,6 +23,8 @@ from .errors import CheckpointError, ConfigError, InputError
 from .layouts import lm as lm_layouts
 from .layouts import mimi as mimi_layouts
 from .loading import Progress, Quantization
+from .packed import lay_out_for_cpu
+from .places import Folder, Place, open_place
 from .presets import MIMI_V0_1, MOSHI_7B
 from .weights_file import WeightsFile
 
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 DTYPES = {"bf16": mx.bfloat16, "f16": mx.float16, "f32": mx.float32}
 # Names a folder without config.json may use for its weights, by the bits that `-q` asks for.
 LEGACY_WEIGHTS = {None: "model.safetensors", 8: "model.q8.safetensors", 4: "model.q4.safetensors"}
-DEFAULT_REPOS = {None: "kyutai/moshiko-mlx-bf16", 8: "kyutai/moshiko-mlx-q8", 4: "kyutai/moshiko-mlx-q4"}
 # Eighths of a gigabyte of slack for activations, kernels and Python itself.
 OVERHEAD_BYTES = 250_000_000
 
@@ -101,6 +102,7 @@ def load_mimi_file(mimi: MimiModel, path: str | Path, *, strict: bool = True, pr
 
     loading.check_plan(mimi, plan, file, unused_ok)
     loading.fill(mimi, plan, file, lambda name, stored: mx.float32, progress, strict=strict)
+    lay_out_for_cpu(mimi)
 
 
 def _share_depth_sets(lm: Lm) -> None:
@@ -167,19 +169,15 @@ def locate(
     quantized: int | None = None,
     overrides: Overrides | None = None,
 ) -> Files:
-    """Find (and on the Hub, fetch) the files of a checkpoint: a local folder `model`, or a repository `hf_repo`.
+    """Find (and on the Hub, fetch) the files of a checkpoint: a folder or short name `model`, or a repository `hf_repo`.
 
     `quantized` (4 or 8) only chooses the default repository, or among the files of a folder without `config.json`.
     """
     overrides = overrides or Overrides()
-    if model is not None and hf_repo is not None:
-        raise InputError(f"give either a folder (--model {model}) or a repository (--hf-repo {hf_repo}), not both.")
-    if model is not None:
-        place: _Place = _Folder(Path(model))
-    elif hf_repo is None and overrides.moshi is not None and overrides.config is not None:
-        place = _Folder(Path(overrides.config).parent)
+    if model is None and hf_repo is None and overrides.moshi is not None and overrides.config is not None:
+        place: Place = Folder(Path(overrides.config).parent)
     else:
-        place = _Repo(hf_repo or DEFAULT_REPOS[quantized])
+        place = open_place(model, hf_repo, quantized)
 
     config_path: Path | None
     if overrides.config is not None:
@@ -211,7 +209,7 @@ def _override(name: str) -> Path:
     return path
 
 
-def _find_weights(place: _Place, config: CheckpointConfig, quantized: int | None, legacy: bool) -> Path:
+def _find_weights(place: Place, config: CheckpointConfig, quantized: int | None, legacy: bool) -> Path:
     if not legacy:
         found = place.named(config.moshi_name)
         assert found is not None
@@ -222,58 +220,6 @@ def _find_weights(place: _Place, config: CheckpointConfig, quantized: int | None
         if candidate is not None:
             return candidate
     raise CheckpointError(f"{place} has no weights; expected {' or '.join(names)}.")
-
-
-class _Place:
-    """Where files are looked up by name."""
-
-    def find(self, name: str, optional: bool = False) -> Path | None:
-        raise TypeError
-
-    def licence(self) -> str | None:
-        readme = self.find("README.md", optional=True)
-        text = readme.read_text(encoding="utf-8", errors="replace")[:4000] if readme else ""
-        match = re.search(r"^license:\s*(\S+)", text, re.MULTILINE) if text.startswith("---") else None
-        return match[1].strip("\"'") if match else None
-
-    def named(self, name: str, optional: bool = False) -> Path | None:
-        """A file named by the configuration: beside it, or anywhere on the Hub."""
-        if hub.is_hub_name(name):
-            return hub.download(*hub.split_hub_name(name))
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ConfigError(f"config: the file name {name!r} points outside the checkpoint, which is refused.")
-        return self.find(name, optional)
-
-
-class _Folder(_Place):
-    def __init__(self, path: Path):
-        self.path = path
-        if not path.exists():
-            raise CheckpointError(f"the checkpoint folder {path} does not exist.")
-        if not path.is_dir():
-            raise CheckpointError(f"{path} is a file; --model expects the checkpoint's folder.")
-
-    def find(self, name: str, optional: bool = False) -> Path | None:
-        path = self.path / name
-        if path.exists():
-            return path
-        if optional:
-            return None
-        raise CheckpointError(f"the checkpoint {self.path} lacks the file {name!r}.")
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-
-class _Repo(_Place):
-    def __init__(self, repo: str):
-        self.repo = repo
-
-    def find(self, name: str, optional: bool = False) -> Path | None:
-        return hub.download(self.repo, name, optional=optional)
-
-    def __str__(self) -> str:
-        return self.repo
 
 
 @dataclass

@@ -14,6 +14,7 @@ import mlx.core as mx
 
 from .models.mimi_model import MimiModel
 from .modules import transformer
+from .state import copy_containers
 from .step import FIRST_CAPACITY, Conditions, Step
 
 
@@ -40,13 +41,11 @@ class FrameStep:
         return {**state, "lm": self._first(state["lm"])}
 
     def __call__(self, state: dict, pcm: mx.array, steps: int) -> tuple[dict, mx.array, mx.array]:
-        """`pcm [B, 1920]` after `steps` steps -> new state, reply `[B, 1920]`, tokens `[B, 1 + dep_q]`; evaluated."""
+        """`pcm [B, 1920]` after `steps` steps -> new state, reply `[B, 1920]`, tokens `[B, 1 + dep_q]`; nothing is evaluated."""
         state = self._with_room(state, steps)
         has_reply = steps + 1 > self.step.clock.max_delay and self.step.generated > 0
         run = self._speaking if has_reply else self._silent
-        state, out, tokens = run(state, pcm)
-        mx.eval(state, out, tokens)
-        return state, out, tokens
+        return run(state, pcm)
 
     def _with_room(self, state: dict, steps: int) -> dict:
         """Double the rings when they are full, up to the model's window."""
@@ -67,7 +66,8 @@ class FrameStep:
         given = self.step.clock.given
         codes, encoder = self.mimi.encode_chunk(pcm[:, None], state["encoder"], max(given, 1))
         lm, out = self.step.run(state["lm"], codes[:, :given, 0], self.conditions)
-        return {"lm": lm, "encoder": encoder, "decoder": state["decoder"]}, mx.zeros_like(pcm), out.frame
+        decoder = copy_containers(state["decoder"])
+        return {"lm": lm, "encoder": encoder, "decoder": decoder}, mx.zeros_like(pcm), out.frame
 
     def _frame(self, state: dict, pcm: mx.array) -> tuple[dict, mx.array, mx.array]:
         state, _, tokens = self._listen(state, pcm)

@@ -12,6 +12,7 @@ from .errors import InputError
 from .modules import transformer
 from .modules.conditioner import ConditionTensor, add_cross_positions
 from .modules.sampling import Sampler
+from .state import copy_containers, let_go
 from .step import (
     DEFAULT_AUDIO_SAMPLER,
     DEFAULT_TEXT_SAMPLER,
@@ -58,6 +59,7 @@ class LmGen:
         support_out_of_sync: bool = False,
         generated_codebooks: int | None = None,
         conditions: Conditions | None = None,
+        compile: bool = True,
         seed: int | Sequence[int] | None = None,
     ):
         self.model = model
@@ -71,14 +73,14 @@ class LmGen:
             audio_sampler or DEFAULT_AUDIO_SAMPLER,
             Guidance(cfg_coef, masked, cfg_is_no_text),
             generated_codebooks,
+            compile,
         )
         if masked is not None and len(masked) != self.batch_size:
             raise InputError(f"cfg_is_masked_until should have {self.batch_size} entries, found {len(masked)}.")
-        self._hooks = Hooks(
-            on_text_logits_hook,
-            _published_text_hook(on_text_hook, batch_size),
-            _published_audio_hook(on_audio_hook, batch_size),
-        )
+        self._hooks = None
+        if on_text_logits_hook or on_text_hook or on_audio_hook:
+            text_hook = _published_text_hook(on_text_hook, batch_size)
+            self._hooks = Hooks(on_text_logits_hook, text_hook, _published_audio_hook(on_audio_hook, batch_size))
         self._lockstep = not support_out_of_sync
         self._cross_source: mx.array | None = None
         self.seeds = self._seeds(seed)
@@ -98,11 +100,11 @@ class LmGen:
     @property
     def state(self) -> dict:
         """The conversations as a plain tree of arrays: a value that later steps leave alone."""
-        return self._state
+        return copy_containers(self._state)
 
     @state.setter
     def state(self, state: dict) -> None:
-        self._state = state
+        self._state = copy_containers(state)
         self._steps = int(np.array(state["offset"]).max())
         self._out: StepOutput | None = None
 
@@ -151,11 +153,13 @@ class LmGen:
         if depformer_replace_tokens is not None:
             replace = mx.array(depformer_replace_tokens, mx.int32).reshape(self.batch_size, -1)
         self._grow()
-        state, self._state = self._state, {}
-        self._state, self._out = self._step.run(
-            state, given, self._call_conditions(ct, cross_attention_src), execute, replace, self._hooks
-        )
+        conditions = self._call_conditions(ct, cross_attention_src)
+        old = self._state
+        self._state, self._out = self._step.run(old, given, conditions, execute, replace, self._hooks)
+        let_go(old)
         self._steps += 1
+        # Begun now, so that reading any part of it later waits for one evaluation and starts none.
+        mx.async_eval(self._state, [x for x in vars(self._out).values() if x is not None])
         return self._out.text[:, None]
 
     def step_with_extra_heads(

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 
 from .errors import CheckpointError
 from .layouts.expr import Expr
-from .weights_file import FLOATS, WeightsFile
+from .weights_file import FLOATS, MX_DTYPES, WeightsFile
 
 # Evaluated together while loading: large enough to keep the disk busy, small enough that casts stay small.
 GROUP_BYTES = 256 << 20
@@ -150,15 +150,16 @@ def fill(
             file.forget(source)
         return x
 
-    by_columns = _linear_weights(module) if mx.default_device() == mx.cpu else set()
     group: list[tuple[str, mx.array]] = []
     total, done, pending = sum(_cost(e, file) for e in names), 0, 0
     parameters = []
     for expr in sorted(names, key=lambda e: _position(e, file)):
         x = expr.build(get)
         if x.dtype in _FLOAT_TYPES:
-            x = x.astype(dtype_of(names[expr][0], x.dtype))
-        x = _laid_out(x, names[expr][0] in by_columns)
+            kind = expr.kind(lambda s: file[s].dtype)
+            x = x.astype(dtype_of(names[expr][0], MX_DTYPES.get(kind, x.dtype)))
+        # A transposed view would be copied anew at every use.
+        x = mx.contiguous(x)
         group.append((names[expr][0], x))
         parameters += [(name, x) for name in names[expr]]
         pending += _cost(expr, file)
@@ -172,20 +173,6 @@ def fill(
         progress(total, total)
     file.close()
     nn.Module.load_weights(module, parameters, strict=strict)
-
-
-def _linear_weights(module: nn.Module) -> set[str]:
-    """Names of the dense matrices that inputs are multiplied by."""
-    return {f"{path}.weight" for path, m in module.named_modules() if isinstance(m, nn.Linear)}
-
-
-def _laid_out(x: mx.array, by_columns: bool) -> mx.array:
-    """`x` in the memory order in which it is used.
-
-    A transposed view would be copied at every use, so everything is made contiguous. The CPU backend's product with a
-    contiguous `[in, out]` matrix is twice as fast as with `[out, in]`, so there a linear layer's weight is a view of one.
-    """
-    return mx.contiguous(x.T).T if by_columns else mx.contiguous(x)
 
 
 def _finish_group(group: list[tuple[str, mx.array]], file: WeightsFile) -> None:

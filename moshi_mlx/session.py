@@ -23,6 +23,7 @@ from .frame import FrameStep
 from .modules.conditioner import ConditionAttributes
 from .modules.sampling import Sampler
 from .step import Guidance, Step, make_conditions
+from .state import copy_containers, let_go
 from .text import Detokenizer
 
 
@@ -65,7 +66,7 @@ class Session:
         defaults = loaded.config.generation
         text_sampler = text_sampler or Sampler(temp=defaults.temp_text, top_k=defaults.top_k_text)
         audio_sampler = audio_sampler or Sampler(temp=defaults.temp, top_k=defaults.top_k)
-        self._step = Step(self.lm, text_sampler, audio_sampler, Guidance(cfg_coef))
+        self._step = Step(self.lm, text_sampler, audio_sampler, Guidance(cfg_coef), compile=compile)
         if attributes is None:
             attributes = default_attributes(loaded, batch, cfg_coef)
         conditions = make_conditions(self.lm, attributes) if attributes else None
@@ -110,11 +111,11 @@ class Session:
 
         It is a value: later steps leave it alone (holding one costs one copy of the rings at the next step).
         """
-        return self._state
+        return copy_containers(self._state)
 
     @state.setter
     def state(self, state: dict) -> None:
-        self._state = state
+        self._state = copy_containers(state)
         self._steps = int(state["lm"]["offset"].item())
         self._start_text()
 
@@ -147,8 +148,10 @@ class Session:
             raise InputError(
                 f"a step takes {self.frame_size} samples for each of {self.batch} conversations, found {list(pcm.shape)}."
             )
-        state, self._state = self._state, {}
-        self._state, out, tokens = self._frame_step(state, mx.array(rows), self._steps)
+        old = self._state
+        self._state, out, tokens = self._frame_step(old, mx.array(rows), self._steps)
+        let_go(old)
+        mx.eval(self._state, out, tokens)
         self._steps += 1
         index = self._steps - 2
         sound, numbers = np.array(out), np.array(tokens)

@@ -65,6 +65,10 @@ class Conditions:
     total: mx.array | None = None
     cross: list[tuple[mx.array, mx.array]] | None = None
 
+    def tree(self) -> dict:
+        """As plain containers, which a traced function can take."""
+        return {"total": self.total, "cross": self.cross}
+
 
 @dataclass(frozen=True)
 class StepOutput:
@@ -96,7 +100,11 @@ def call_hook(hook: Hook | None, x: mx.array) -> mx.array:
 
 
 class Step:
-    """The step of one model with fixed options. Holds no conversation."""
+    """The step of one model with fixed options. Holds no conversation.
+
+    `compile`: trace the step once per shape of the state and replay it as one graph, on rearranged weights (see `packed`). Without
+    it every operation is made anew at every step on the weights as loaded: the reference, with the same tokens.
+    """
 
     def __init__(
         self,
@@ -105,8 +113,15 @@ class Step:
         audio_sampler: Sampler = DEFAULT_AUDIO_SAMPLER,
         guidance: Guidance | None = None,
         generated: int | None = None,
+        compile: bool = True,
     ):
         self.lm = lm
+        if compile:
+            lm.prepare()
+            self._whole = mx.compile(self._whole)  # type: ignore[method-assign]
+            self.temporal = mx.compile(self.temporal)  # type: ignore[method-assign]
+            self.depth = mx.compile(self.depth)  # type: ignore[method-assign]
+            self.commit = mx.compile(self.commit)  # type: ignore[method-assign]
         self.text_sampler, self.audio_sampler = text_sampler, audio_sampler
         self.guidance = guidance or Guidance()
         self.generated = lm.cfg.dep_q if generated is None else generated
@@ -153,40 +168,84 @@ class Step:
         `given [B, n_q - generated]` int: the user's codes of this very frame (-1: none). `execute` bool `[B]`: rows where
         it is false leave no trace. `replace [B, generated]`: audio tokens to take instead of running the depth transformer.
         """
+        tree = conditions.tree() if conditions is not None else None
+        if hooks is None and replace is None:
+            state, out = self._whole(state, given, tree, execute)
+            return state, StepOutput(*out)
         hooks = hooks or Hooks()
-        offset, clock = state["offset"], self.clock
+        state, hidden, logits = self.temporal(state, given, tree, execute)
+        logits = call_hook(hooks.text_logits, logits)
+        text = call_hook(hooks.text, self.sample_text(state, logits)).astype(mx.int32)
+        audio = None
+        if self.generated:
+            audio = replace if replace is not None else self.depth(state, hidden, text)
+            audio = call_hook(hooks.audio, audio).astype(mx.int32)
+        state, frame, valid = self.commit(state, text, audio, execute)
+        return state, StepOutput(frame, valid, text, audio, hidden, logits)
+
+    def _whole(self, state: dict, given: mx.array, conditions: dict | None, execute: mx.array | None) -> tuple[dict, tuple]:
+        """All parts of a step that nothing interferes with; the fields of its `StepOutput`."""
+        state, hidden, logits = self.temporal(state, given, conditions, execute)
+        text = self.sample_text(state, logits)
+        audio = self.depth(state, hidden, text) if self.generated else None
+        state, frame, valid = self.commit(state, text, audio, execute)
+        return state, (frame, valid, text, audio, hidden, logits)
+
+    def temporal(
+        self, state: dict, given: mx.array, conditions: dict | None, execute: mx.array | None
+    ) -> tuple[dict, mx.array, mx.array]:
+        """First part: user codes in, trunk -> state with the window moved on, hidden `[B', 1, d]`, text logits `[B, V]`."""
+        clock, offset = self.clock, state["offset"]
         tokens = clock.insert(state["tokens"], given)
+        if execute is not None:
+            tokens = mx.where(execute[:, None, None], tokens, state["tokens"])
         inputs, is_initial = clock.read(tokens, offset)
         if execute is not None:
             inputs = mx.where(execute[:, None], inputs, clock.initial)
         hidden, trunk = self._trunk(state["trunk"], self._guided_rows(inputs, is_initial, offset), conditions, execute)
-
         raw = self.lm.text_linear(hidden)[:, 0]
-        if self.guidance.active and self.guidance.no_text:
-            logits = raw[: raw.shape[0] // 2]
-        else:
-            logits = self.guidance.mix(raw)
-        logits = call_hook(hooks.text_logits, logits)
-        noise = self._noise(state["seed"], offset)
-        text = self.text_sampler.choose(logits, noise.text())
-        text = call_hook(hooks.text, text).astype(mx.int32)
+        guided = self.guidance.active and self.guidance.no_text
+        logits = raw[: raw.shape[0] // 2] if guided else self.guidance.mix(raw)
+        return {**state, "trunk": trunk, "tokens": tokens}, hidden, logits
 
-        audio = None
-        if self.generated:
-            audio = replace if replace is not None else self._depth(hidden, text, noise)
-            audio = call_hook(hooks.audio, audio).astype(mx.int32)
+    def sample_text(self, state: dict, logits: mx.array) -> mx.array:
+        """Text tokens `[B]` from `logits [B, V]`."""
+        if self.text_sampler.greedy:
+            return self.text_sampler.choose(logits, None)
+        return self.text_sampler.choose(logits, gumbel(state["seed"], 2 * state["offset"], logits.shape[-1]))
 
-        committed = clock.commit(tokens, text, audio)
+    def depth(self, state: dict, hidden: mx.array, text: mx.array) -> mx.array:
+        """Second part: this frame's audio tokens `[B, generated]` from the trunk's output and the text token."""
+        cfg, guided = self.lm.cfg, self.guidance.active
+        own: list[mx.array] = []
+        noise: list = [None] * self.generated
+        if not self.audio_sampler.greedy:
+            # Drawn at once, and sized by the model: leaving out codebooks changes no draw.
+            noise = mx.split(gumbel(state["seed"], 2 * state["offset"] + 1, cfg.dep_q * cfg.card), cfg.dep_q, axis=-1)
+
+        def choose(k: int, logits: mx.array) -> mx.array:
+            token = self.audio_sampler.choose(self.guidance.mix(logits), noise[k])
+            own.append(token)
+            return mx.concatenate([token, token]) if guided else token
+
+        first = mx.concatenate([text, text]) if guided else text
+        self.lm.depformer(hidden, first, choose, self.generated)
+        return mx.stack(own, axis=1)
+
+    def commit(
+        self, state: dict, text: mx.array, audio: mx.array | None, execute: mx.array | None
+    ) -> tuple[dict, mx.array, mx.array]:
+        """Last part: write the frame's tokens -> state of the next step, un-delayed frame `[B, 1 + generated]`, its validity `[B]`."""
+        clock, offset = self.clock, state["offset"]
+        tokens = clock.commit(state["tokens"], text, audio)
         advanced = offset + 1
-        if execute is not None:
-            committed = mx.where(execute[:, None, None], committed, state["tokens"])
-            advanced = mx.where(execute, advanced, offset)
         valid = mx.broadcast_to(advanced > clock.max_delay, text.shape)
         if execute is not None:
-            valid = valid & execute
-        frame = mx.where(valid[:, None], clock.returned(committed), UNGENERATED)
-        state = {"trunk": trunk, "tokens": committed, "offset": advanced, "seed": state["seed"]}
-        return state, StepOutput(frame, valid, text, audio, hidden, logits)
+            tokens = mx.where(execute[:, None, None], tokens, state["tokens"])
+            advanced = mx.where(execute, advanced, offset)
+            valid = (advanced > clock.max_delay) & execute
+        frame = mx.where(valid[:, None], clock.returned(tokens), UNGENERATED)
+        return {**state, "tokens": tokens, "offset": advanced}, frame, valid
 
     def _guided_rows(self, inputs: mx.array, is_initial: mx.array, offset: mx.array) -> mx.array:
         """`[B, K]` -> `[B', K]`: with guidance the null rows follow, with what they must not see set to -1."""
@@ -204,9 +263,9 @@ class Step:
         return mx.concatenate([inputs, null], axis=0)
 
     def _trunk(
-        self, trunk: dict, rows: mx.array, conditions: Conditions | None, execute: mx.array | None
+        self, trunk: dict, rows: mx.array, tree: dict | None, execute: mx.array | None
     ) -> tuple[mx.array, dict]:
-        conditions = conditions or Conditions()
+        conditions = Conditions(**(tree or {}))
         self._check_guided(conditions, rows.shape[0])
         x = self.lm.embed(rows)
         if conditions.total is not None:
@@ -225,45 +284,6 @@ class Step:
             raise InputError(
                 f"guidance (cfg_coef {g.coef}) needs conditions for {rows} rows, the conditioned ones and then the null ones."
             )
-
-    def _noise(self, seeds: mx.array, offset: mx.array) -> _Noise:
-        cfg = self.lm.cfg
-        return _Noise(
-            seeds, offset, cfg.text_out_vocab_size, cfg.card, cfg.dep_q, self.text_sampler, self.audio_sampler
-        )
-
-    def _depth(self, hidden: mx.array, text: mx.array, noise: _Noise) -> mx.array:
-        own: list[mx.array] = []
-        guided = self.guidance.active
-
-        def choose(k: int, logits: mx.array) -> mx.array:
-            token = self.audio_sampler.choose(self.guidance.mix(logits), noise.audio(k))
-            own.append(token)
-            return mx.concatenate([token, token]) if guided else token
-
-        first = mx.concatenate([text, text]) if guided else text
-        self.lm.depformer(hidden, first, choose, self.generated)
-        return mx.stack(own, axis=1)
-
-
-class _Noise:
-    """The Gumbel noise of one step, drawn at once: text first, then each codebook. Nothing is drawn for greedy streams.
-
-    Sized by the model, not by what is generated, so that leaving out codebooks changes no draw.
-    """
-
-    def __init__(self, seeds, offset, text_size, card, dep_q, text_sampler, audio_sampler):
-        self._text = 0 if text_sampler.greedy else text_size
-        self._card = 0 if audio_sampler.greedy else card
-        count = self._text + self._card * dep_q
-        self._all = gumbel(seeds, offset, count) if count else None
-
-    def text(self) -> mx.array | None:
-        return None if self._all is None or not self._text else self._all[:, : self._text]
-
-    def audio(self, k: int) -> mx.array | None:
-        start = self._text + k * self._card
-        return None if self._all is None or not self._card else self._all[:, start : start + self._card]
 
 
 def cross_keys_values(lm: Lm, source: mx.array) -> list[tuple[mx.array, mx.array]]:

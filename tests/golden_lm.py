@@ -137,7 +137,7 @@ def check_run(lm: Lm, run: Path) -> None:
     batch, out_of_sync = options["batch"], options["support_out_of_sync"]
     masked = options["cfg_is_masked_until"]
     guidance = Guidance(options["cfg_coef"], None if masked is None else tuple(masked), options["cfg_is_no_text"])
-    step = Step(lm, GREEDY, GREEDY, guidance)
+    step = Step(lm, GREEDY, GREEDY, guidance, compile=False)
     conditions = conditions_of(lm, options["conditions"], data, options["null_negative"])
     state = step.init_state([0] * batch, lm.transformer.capacity() or 4 * options["steps"], lockstep=not out_of_sync)
     recorder = Recorder(data)

@@ -20,6 +20,7 @@ from ..modules.embedding import TokenEmbedding
 from ..modules.kv_cache import attend
 from ..modules.norm import make_norm
 from ..modules.transformer import Transformer
+from ..packed import StackedLinears, StackedTables, lay_out_for_cpu, unpacked_table
 
 # (codebook index, logits [B', card]) -> token [B'] that the next codebook reads
 Choose = Callable[[int, mx.array], mx.array]
@@ -57,10 +58,22 @@ class DepFormer(nn.Module):
         super().__init__()
         self._cfg: TransformerConfig = cfg.depformer.transformer
         self._input_sets = cfg.depformer.input_sets
+        self._inputs: StackedLinears | None = None
         self.slices = [DepFormerSlice(cfg, k) for k in range(cfg.dep_q)]
+
+    def prepare(self, dtype: mx.Dtype) -> None:
+        """Pack the input projections into one product and the codebooks' tables into plain rows."""
+        sets = max(self._input_sets, default=-1) + 1
+        self._inputs = StackedLinears.of([self.slices[self._input_sets.index(w)].linear_in for w in range(sets)])
+        for part in self.slices[1:]:
+            part.emb = unpacked_table(part.emb, dtype)
 
     def inputs(self, z: mx.array, steps: int) -> list[mx.array]:
         """The projection of `z [B', 1, d]` that each of the first `steps` codebooks reads; shared ones computed once."""
+        needed = max(self._input_sets[:steps], default=-1) + 1
+        if self._inputs is not None:
+            every = self._inputs(z, needed)
+            return [every[self._input_sets[k]] for k in range(steps)]
         done: dict[int, mx.array] = {}
         for k in range(steps):
             w = self._input_sets[k]
@@ -71,7 +84,7 @@ class DepFormer(nn.Module):
     def step(self, k: int, x: mx.array, token: mx.array, caches: list) -> tuple[mx.array, list]:
         """Codebook `k`: `x [B', 1, dd]` from `inputs`, `token [B']` -> logits `[B', card]` and the frame's caches."""
         part = self.slices[k]
-        x = x + part.emb(token)[:, None].astype(x.dtype)
+        x = x + part.emb(token, x.dtype)[:, None]
         if self._cfg.positional_embedding in ("sin", "sin_rope"):
             x = x + sin_embedding(mx.array([k]), self._cfg.d_model, self._cfg.max_period).astype(x.dtype)
         new = []
@@ -110,6 +123,8 @@ class Lm(nn.Module):
         dim = cfg.transformer.d_model
         self._config = cfg
         self._compute_dtype: mx.Dtype | None = None
+        self._tables: StackedTables | None = None
+        self._prepared = False
         self.text_emb = TokenEmbedding(cfg.text_in_vocab_size, dim, demux=cfg.demux_second_stream, norm=cfg.norm_emb)
         self.audio_embs = [TokenEmbedding(cfg.card + 1, dim, norm=cfg.norm_emb) for _ in range(cfg.n_q)]
         self.transformer = Transformer(cfg.transformer)
@@ -152,15 +167,26 @@ class Lm(nn.Module):
         """Delays of the audio codebooks, in frames (the text delay is `cfg.delays[0]`)."""
         return self.cfg.audio_delays
 
+    def prepare(self) -> None:
+        """Rearrange the weights for stepping (see `packed`). Once, when loading and quantising are over."""
+        if self._prepared:
+            return
+        self._prepared = True
+        self._tables = StackedTables.of([self.text_emb, *self.audio_embs])
+        self.depformer.prepare(self.dtype)
+        lay_out_for_cpu(self)
+
     def embed(self, tokens: mx.array) -> mx.array:
         """Trunk input `[B, T, d]` of `tokens [B, K]` or `[B, K, T]`: audio in codebook order, then text (lm.md 2.4)."""
         if tokens.ndim == 2:
+            if self._tables is not None:
+                return self._tables.total(tokens, self.dtype)
             tokens = tokens[..., None]
         x = None
         for i, table in enumerate(self.audio_embs):
-            e = table(tokens[:, 1 + i]).astype(self.dtype)
+            e = table(tokens[:, 1 + i], self.dtype)
             x = e if x is None else x + e
-        text = self.text_emb(tokens[:, 0]).astype(self.dtype)
+        text = self.text_emb(tokens[:, 0], self.dtype)
         return text if x is None else x + text
 
     def trunk(
@@ -176,7 +202,7 @@ class Lm(nn.Module):
 
     def __call__(self, tokens: mx.array) -> mx.array:
         """Text logits `[B, T, text_card_out]` of text `tokens [B, T]` alone, causal from position 0 (Helium)."""
-        x = self.text_emb(tokens).astype(self.dtype)
+        x = self.text_emb(tokens, self.dtype)
         return self.text_linear(self.out_norm(self.transformer.forward(x)))
 
     def load_pytorch_weights(self, file: str, lm_config: LmConfig | None = None, strict: bool = True) -> nn.Module:

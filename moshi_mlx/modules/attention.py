@@ -10,6 +10,7 @@ import mlx.nn as nn
 
 from ..config import TransformerConfig
 from .kv_cache import attend
+from .matrix import Matrix
 
 # (queries [B, Hq, T, D], keys and values [2, B, H, T, D]) -> (output [B, Hq, T, D], new cache)
 Attend = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
@@ -65,14 +66,7 @@ class CrossAttention(nn.Module):
 
     def _queries(self, x: mx.array) -> mx.array:
         """The query rows alone: two thirds of the packed product would be thrown away."""
-        p, d = self.in_proj, x.shape[-1]
-        if isinstance(p, nn.QuantizedLinear):
-            biases = p.get("biases")
-            return mx.quantized_matmul(
-                x, p.weight[:d], p.scales[:d], None if biases is None else biases[:d],
-                transpose=True, group_size=p.group_size, bits=p.bits, mode=p.mode,
-            )  # fmt: skip
-        return x @ p.weight[:d].T
+        return Matrix.of(self.in_proj).part(0, x.shape[-1]).product(x)
 
 
 def split_heads(x: mx.array, heads: int) -> mx.array:

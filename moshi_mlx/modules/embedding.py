@@ -5,39 +5,42 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
+from .matrix import Matrix
+
 
 class _Embedding(nn.Module):
-    """The rules, whatever the table is made of; `rows` reads it."""
+    """The rules, whatever the table is made of."""
 
     _demux = False
     _rows_count: int
 
-    def rows(self, tokens: mx.array) -> mx.array:
-        """Rows of non-negative `tokens`."""
-        raise TypeError
+    @property
+    def is_plain(self) -> bool:
+        """A table and nothing else."""
+        return not any(part in self for part in ("norm", "low_rank", "out1"))
 
-    def _vectors(self, tokens: mx.array) -> mx.array:
+    def _vectors(self, tokens: mx.array, dtype: mx.Dtype | None) -> mx.array:
         """Rows with the norm applied and -1 zeroed: `[..., width]`."""
-        y = self.rows(mx.maximum(tokens, 0))
+        y = Matrix.of(self).rows(mx.maximum(tokens, 0), dtype)
         if "norm" in self:
             y = self.norm(y)
         return mx.where((tokens < 0)[..., None], 0, y).astype(y.dtype)
 
-    def __call__(self, tokens: mx.array) -> mx.array:
-        """`tokens [...]` int -> `[..., dim]`."""
+    def __call__(self, tokens: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
+        """`tokens [...]` int -> `[..., dim]` in `dtype` (None: as stored)."""
         if self._demux:
-            return self._two_streams(tokens)
-        y = self._vectors(tokens)
+            return self._two_streams(tokens, dtype)
+        y = self._vectors(tokens, dtype)
         return self.low_rank(y) if "low_rank" in self else y
 
-    def _two_streams(self, tokens: mx.array) -> mx.array:
+    def _two_streams(self, tokens: mx.array, dtype: mx.Dtype | None) -> mx.array:
         """`tokens = (second + 1) * rows + main`, `second` in -1 .. rows - 1 (lm.md 2.3)."""
         code = mx.maximum(tokens, 0)
         main = code % self._rows_count
         second = code // self._rows_count - 1
         # Where the whole code is -1, `main` would read row 0: -1 there makes both terms zero.
         main = mx.where(tokens < 0, -1, main)
-        return self.out1(self._vectors(main)) + self.out2(self._vectors(second))
+        return self.out1(self._vectors(main, dtype)) + self.out2(self._vectors(second, dtype))
 
 
 class TokenEmbedding(_Embedding):
@@ -65,9 +68,6 @@ class TokenEmbedding(_Embedding):
     def dtype(self) -> mx.Dtype:
         return self.weight.dtype
 
-    def rows(self, tokens: mx.array) -> mx.array:
-        return self.weight[tokens]
-
     def to_quantized(self, group_size: int | None = None, bits: int | None = None, mode: str = "affine", **_):
         """Called by `nn.quantize` on tables without parts."""
         return QuantizedTokenEmbedding(self.weight, group_size, bits, mode)
@@ -87,19 +87,3 @@ class QuantizedTokenEmbedding(_Embedding):
     @property
     def dtype(self) -> mx.Dtype:
         return self.scales.dtype if self.scales.dtype != mx.uint8 else mx.bfloat16
-
-    def rows(self, tokens: mx.array) -> mx.array:
-        biases = self.get("biases")
-        # In float32, so that q * scale + bias is not rounded to the type of the scales before the caller's cast.
-        return mx.dequantize(
-            self.weight[tokens],
-            _widen(self.scales[tokens]),
-            None if biases is None else _widen(biases[tokens]),
-            self.group_size,
-            self.bits,
-            self.mode,
-        )
-
-
-def _widen(x: mx.array) -> mx.array:
-    return x if x.dtype == mx.uint8 else x.astype(mx.float32)

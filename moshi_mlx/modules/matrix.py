@@ -1,0 +1,90 @@
+"""The numbers of a linear layer or an embedding table, dense or packed, apart from the module that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+PARTS = ("weight", "scales", "biases")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """`[rows, columns]`; `scales` (and, for affine packing, `biases`) say that `weight` is packed."""
+
+    weight: mx.array
+    scales: mx.array | None = None
+    biases: mx.array | None = None
+    group_size: int = 0
+    bits: int = 0
+    mode: str = "affine"
+
+    @staticmethod
+    def of(module: nn.Module) -> Matrix:
+        """The matrix of a linear layer or embedding table of `mlx.nn` or ours."""
+        if module.get("scales") is None:
+            return Matrix(module.weight)
+        return Matrix(
+            module.weight, module.scales, module.get("biases"), module.group_size, module.bits, module.mode
+        )  # fmt: skip
+
+    @staticmethod
+    def stacked(parts: Sequence[Matrix]) -> Matrix:
+        """Rows of several matrices that are packed alike, one after the other."""
+        first = parts[0]
+
+        def join(name: str) -> mx.array | None:
+            arrays = [getattr(p, name) for p in parts]
+            return None if arrays[0] is None else mx.concatenate(arrays, axis=0)
+
+        weight = join("weight")
+        assert weight is not None
+        return Matrix(weight, join("scales"), join("biases"), first.group_size, first.bits, first.mode)
+
+    def part(self, start: int, stop: int) -> Matrix:
+        """Rows `start` to `stop`, a view."""
+
+        def cut(a: mx.array | None) -> mx.array | None:
+            return None if a is None else a[start:stop]
+
+        return Matrix(self.weight[start:stop], cut(self.scales), cut(self.biases), self.group_size, self.bits, self.mode)
+
+    @property
+    def packing(self) -> tuple:
+        """What has to agree for two matrices to be stacked."""
+        scales = None if self.scales is None else self.scales.dtype
+        return self.weight.dtype, self.weight.shape[1], scales, self.group_size, self.bits, self.mode
+
+    def product(self, x: mx.array) -> mx.array:
+        """`x [..., columns]` -> `[..., rows]`."""
+        if self.scales is None:
+            return x @ self.weight.T
+        return mx.quantized_matmul(
+            x, self.weight, self.scales, self.biases,
+            transpose=True, group_size=self.group_size, bits=self.bits, mode=self.mode,
+        )  # fmt: skip
+
+    def rows(self, index: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
+        """Rows of non-negative `index [...]` -> `[..., columns]` in `dtype` (None: as stored)."""
+        if self.scales is None:
+            y = self.weight[index]
+            return y if dtype is None else y.astype(dtype)
+        dtype = dtype or (mx.bfloat16 if self.scales.dtype == mx.uint8 else self.scales.dtype)
+
+        def gather(a: mx.array) -> mx.array:
+            # Widened before q * scale + bias, so that the sum is not rounded to the type of the scales.
+            return a[index] if a.dtype == mx.uint8 else a[index].astype(dtype)
+
+        biases = None if self.biases is None else gather(self.biases)
+        y = mx.dequantize(self.weight[index], gather(self.scales), biases, self.group_size, self.bits, self.mode)
+        return y.astype(dtype)
+
+
+def set_matrix(module: nn.Module, matrix: Matrix) -> None:
+    """Let `module` hold `matrix`, packed as it was."""
+    for name in PARTS:
+        if getattr(matrix, name) is not None:
+            module[name] = getattr(matrix, name)
