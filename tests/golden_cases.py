@@ -11,6 +11,11 @@ MARKS = {
     "sampling": "lm/sampling.safetensors",
     "mimi": "mimi/*/io.safetensors",
     "system": "system/*/expect.safetensors",
+    "tts_scripts": "family/*/scripts.json",
+    "tts_traces": "family/*/traces.json",
+    "tts_runs": "family/tts_lm*/*/runs.json",
+    "stt_words": "family/stt_words*/cases.json",
+    "stt_run": "family/stt_lm*/run.json",
 }
 
 

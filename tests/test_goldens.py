@@ -7,7 +7,9 @@ from pathlib import Path
 import golden_cases
 import golden_lm
 import golden_mimi
+import golden_stt
 import golden_system
+import golden_tts
 from golden_cases import golden
 
 
@@ -45,3 +47,28 @@ def test_mimi(case):
 @golden("system")
 def test_system(case, tmp_path):
     golden_system.check(case.parent, tmp_path)
+
+
+@golden("tts_scripts")
+def test_tts_scripts(case):
+    golden_tts.check_scripts(case)
+
+
+@golden("tts_traces")
+def test_tts_traces(case):
+    golden_tts.check_traces(case)
+
+
+@golden("tts_runs")
+def test_tts_runs(case):
+    golden_tts.check_runs(case)
+
+
+@golden("stt_words")
+def test_stt_words(case):
+    golden_stt.check_words(case)
+
+
+@golden("stt_run")
+def test_stt_run(case):
+    golden_stt.check_run(case)

@@ -1,0 +1,1 @@
+"""Streaming speech-to-text: listening, words with times, ends of turns, transcripts (family.md section 1)."""

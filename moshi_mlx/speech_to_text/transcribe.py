@@ -1,0 +1,146 @@
+"""Recordings of any length made into transcripts, several at once (family.md 1.2).
+
+Memory does not grow with their length, apart from one number per frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..audio.files import AudioReader
+from ..errors import InputError
+from ..text import Word
+from .listener import Listener
+from .recording import Surroundings
+from .words import PAD, WordEnd, WordStart, WordStream, offline_words, plain_text
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+TIMINGS = ("offline", "streaming")
+# Frames encoded at once.
+CHUNK = 16
+
+
+@dataclass
+class Transcript:
+    """What was said: `text` as it was written, `words` with times in seconds, `duration` of the recording in seconds.
+
+    `text` also has fragments that belong to no word. `tokens`: the text stream, one token per frame that was heard.
+    `prompt_left`: tokens of a text prompt that the model never found in the audio.
+    """
+
+    source: str
+    text: str
+    words: list[Word]
+    duration: float
+    tokens: list[int] = field(default_factory=list, repr=False)
+    prompt_left: int = 0
+
+
+class FileTranscriber:
+    """Transcribes up to `listener.batch` recordings at once. `timing` is the rule for the times of words, one of `TIMINGS`."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        tokenizer: SentencePieceProcessor,
+        surroundings: Surroundings,
+        timing: str = "offline",
+    ):
+        if timing not in TIMINGS:
+            raise InputError(f"the timing rule should be {' or '.join(TIMINGS)}, found {timing!r}.")
+        surroundings.check_window(listener.lm.cfg.transformer.context)
+        self._listener, self._tokenizer, self._around, self._timing = listener, tokenizer, surroundings, timing
+
+    def __call__(
+        self,
+        readers: Sequence[AudioReader],
+        on_token: Callable[[int, int], None] | None = None,
+        on_frames: Callable[[int], None] | None = None,
+    ) -> list[Transcript]:
+        """Transcripts of `readers`.
+
+        `on_token(row, token)` gets every token of a transcript as it comes, `on_frames` how many more frames were heard.
+        """
+        listener, size = self._listener, self._around.frame_size
+        listener.reset()
+        rows = [_Row(r, self._around.frames(r), self._around.hidden_tokens) for r in readers]
+        # The first step's token is that of model time 0, before any frame.
+        first = listener.read([listener.start()])
+        self._keep(rows, first.tokens, [1] * len(rows), on_token)
+        pcm = np.zeros((listener.batch, CHUNK * size), np.float32)
+        while not all(row.ended for row in rows):
+            counts = [row.fill(pcm[b].reshape(CHUNK, size)) for b, row in enumerate(rows)]
+            self._keep(rows, listener.listen(pcm).tokens, counts, on_token)
+            if on_frames:
+                on_frames(max(counts))
+        left = listener.prompt.left if listener.prompt else [0] * len(rows)
+        return [self._transcript(row, n) for row, n in zip(rows, left, strict=False)]
+
+    def _keep(self, rows: list[_Row], tokens: np.ndarray, counts: list[int], on_token) -> None:
+        for b, (row, count) in enumerate(zip(rows, counts, strict=True)):
+            for token in tokens[:count, b].tolist():
+                if row.add(token) and on_token:
+                    on_token(b, token)
+
+    def _transcript(self, row: _Row, prompt_left: int) -> Transcript:
+        around, tokenizer = self._around, self._tokenizer
+        duration = row.reader.samples / around.sample_rate
+        if self._timing == "offline":
+            words = offline_words(row.tokens, tokenizer, around.frame_rate, around.lead + around.delay)
+        else:
+            words = streaming_words(row.tokens, tokenizer, around.frame_rate, around.delay, around.lead)
+        # The silence that follows the recording is not part of it.
+        words = [Word(w.text, min(w.start, duration), min(w.end, duration)) for w in words]
+        text = plain_text(row.tokens, tokenizer).strip()
+        return Transcript(row.reader.name, text, words, duration, row.tokens, prompt_left)
+
+
+@dataclass
+class _Row:
+    """One recording on its way. Its first `hidden` tokens count as padding."""
+
+    reader: AudioReader
+    frames: Iterator[np.ndarray]
+    hidden: int
+    tokens: list[int] = field(default_factory=list)
+    ended: bool = False
+
+    def fill(self, chunk: np.ndarray) -> int:
+        """Put the next frames into `chunk [F, size]`, silence after the last; returns how many there are."""
+        chunk[:] = 0
+        for i in range(len(chunk)):
+            frame = next(self.frames, None)
+            if frame is None:
+                self.ended = True
+                return i
+            chunk[i] = frame
+        return len(chunk)
+
+    def add(self, token: int) -> bool:
+        """Append a token; false if it is hidden."""
+        shown = len(self.tokens) >= self.hidden
+        self.tokens.append(token if shown else PAD)
+        return shown
+
+
+def streaming_words(
+    tokens: Iterable[int], tokenizer: SentencePieceProcessor, frame_rate: float, delay: float, offset: float
+) -> list[Word]:
+    """Words of a whole stream by the streaming rule, in seconds; `offset` is what was heard before the recording."""
+    stream = WordStream(tokenizer, frame_rate, delay)
+    events = [e for token in tokens for e in stream.feed(token)]
+    words: list[Word] = []
+    for event in [*events, *stream.flush()]:
+        time = max(0.0, event.frame / frame_rate - offset)
+        if isinstance(event, WordStart) and event.text:
+            words.append(Word(event.text, time, math.inf))
+        elif isinstance(event, WordEnd) and words:
+            words[-1] = Word(words[-1].text, words[-1].start, time)
+    return words

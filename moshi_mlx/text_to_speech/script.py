@@ -1,0 +1,124 @@
+"""Text made into entries for the text machine: words, pauses, turns (family.md 2.2).
+
+`ScriptReader` takes text in pieces of any size, as a language model or a keyboard produces it, and gives every word as soon
+as it is complete; the entries do not depend on how the text was cut.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .machine import Entry, TokenIds
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+_REPLACED = str.maketrans({"\u2019": "'", ":": " ", "(": None, ")": None})
+# A pause, `<break time="1.5s"/>`, slash optional; or the space between two words.
+_TAG = ("<", "b", "r", "e", "a", "k", r"\s+", "t", "i", "m", "e", "=", '"', "[0-9]+", r"(?:\.[0-9]*)?", "s", '"', r"\s*", "/?", ">")  # fmt: skip
+_SECONDS = "(" + "".join(_TAG[13:15]) + ")"
+_SEPARATOR = re.compile("".join(_TAG[:13]) + _SECONDS + "".join(_TAG[15:]) + r"|\s+")
+
+
+def _beginning(parts: Sequence[str]) -> str:
+    """A pattern of every text that may still become `parts`."""
+    pattern = "(?!)"
+    for part in reversed(parts):
+        pattern = rf"(?:\Z|{part}{pattern})"
+    return pattern
+
+
+_UNFINISHED_TAG = re.compile(_beginning(_TAG))
+
+
+class ScriptReader:
+    """Reads the turns of one script. The main speaker begins; `end_turn` hands over to the other one."""
+
+    def __init__(
+        self,
+        tokenizer: SentencePieceProcessor,
+        token_ids: TokenIds,
+        frame_rate: float,
+        multi_speaker: bool = True,
+        padding_between: int = 0,
+    ):
+        self._tokenizer, self._frame_rate = tokenizer, frame_rate
+        self._speaker_tokens = (token_ids.main, token_ids.other) if multi_speaker else None
+        self._padding_between = padding_between
+        self._turn = 0
+        self._announced: int | None = None
+        self._turn_has_word = False
+        self._pending = ""
+
+    @property
+    def pending(self) -> str:
+        """Text that is not yet a whole word or pause."""
+        return self._pending
+
+    def feed(self, text: str) -> list[Entry]:
+        """Entries completed by `text`."""
+        self._pending += text.translate(_REPLACED)
+        return self._take(self._unfinished_tag())
+
+    def end_turn(self) -> list[Entry]:
+        """The last entries of this turn."""
+        entries = self._take(len(self._pending))
+        if self._pending:
+            entries.append(self._word(self._pending))
+        self._pending = ""
+        self._turn, self._turn_has_word = self._turn + 1, False
+        return entries
+
+    def _unfinished_tag(self) -> int:
+        """Where a pause begins that more text may complete; the end if nowhere."""
+        at = self._pending.find("<")
+        while at >= 0:
+            if _UNFINISHED_TAG.match(self._pending, at):
+                return at
+            at = self._pending.find("<", at + 1)
+        return len(self._pending)
+
+    def _take(self, end: int) -> list[Entry]:
+        """Entries that are complete before position `end`; the rest stays pending."""
+        entries, start = [], 0
+        for match in _SEPARATOR.finditer(self._pending, 0, end):
+            if match.start() > start:
+                entries.append(self._word(self._pending[start : match.start()]))
+            if match[1] is not None:
+                entries.append(Entry([], "", round(float(match[1]) * self._frame_rate)))
+            start = match.end()
+        self._pending = self._pending[start:]
+        return entries
+
+    def _word(self, word: str) -> Entry:
+        tokens = list(self._tokenizer.encode(word))
+        speaker = self._turn % 2
+        if self._speaker_tokens and not self._turn_has_word and speaker != self._announced:
+            tokens.insert(0, self._speaker_tokens[speaker])
+            self._announced = speaker
+        self._turn_has_word = True
+        between = self._padding_between
+        return Entry(tokens, word, max(0, between + len(tokens) - 1) if between > 0 else 0)
+
+
+def script_to_entries(
+    tokenizer: SentencePieceProcessor,
+    token_ids: TokenIds,
+    frame_rate: float,
+    script: Sequence[str],
+    multi_speaker: bool = True,
+    padding_between: int = 0,
+) -> list[Entry]:
+    """Entries of a whole script: turns by the main and the other speaker in alternation, beginning with the main one.
+
+    `frame_rate` in steps per second. `multi_speaker`: the model knows two speakers and is told who begins a turn.
+    `padding_between` above 0 forces that many steps after each word, for clearer speech.
+    """
+    reader = ScriptReader(tokenizer, token_ids, frame_rate, multi_speaker, padding_between)
+    entries: list[Entry] = []
+    for turn in script:
+        entries += reader.feed(turn)
+        entries += reader.end_turn()
+    return entries

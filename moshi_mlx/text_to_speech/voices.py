@@ -1,0 +1,104 @@
+"""Voices: where they are found, what their files hold, how they reach the model (family.md 2.6 and 2.7).
+
+Models with a `speaker_wavs` conditioner take embeddings made beforehand, `[1, dim, T]` in a safetensors file, one per
+speaker. Models without one take a recording, which they continue.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from .. import hub
+from ..audio.files import read_audio
+from ..errors import CheckpointError, InputError
+from ..models.mimi_model import MimiModel
+from ..modules.conditioner import TensorCondition
+
+TENSOR = "speaker_wavs"
+# The end of an encoded clip hears the silence that follows it.
+DROPPED_FRAMES = 2
+
+
+def find_voice(name: str, repo: str, suffix: str = "") -> Path:
+    """File of the voice `name`: a local file (its `suffix` may be left out), `hf://owner/repo/path`, or one of `repo`."""
+    for path in (Path(name), Path(name + suffix)):
+        if path.is_file():
+            return path
+    if re.match(r"([./~]|[A-Za-z]:\\)", name):
+        raise InputError(f"the voice file {name} does not exist.")
+    full = name if not suffix or name.endswith(".safetensors") else name + suffix
+    if hub.is_hub_name(name):
+        repo, full = hub.split_hub_name(full)
+    found = hub.download(repo, full, optional=True)
+    if found is None:
+        raise InputError(
+            f"there is no voice {name!r} for this model: {repo} has no file {full!r}. "
+            f"Voices are listed at https://huggingface.co/{repo}/tree/main"
+        )
+    return found
+
+
+def load_speaker(path: str | Path, dim: int, model_id: dict | None = None) -> mx.array:
+    """Embedding `[1, dim, T]` float32 of a voice file, checked. `model_id` (sig, epoch) is that of the model."""
+    try:
+        tensors, metadata = mx.load(str(path), format="safetensors", return_metadata=True)
+    except (RuntimeError, ValueError, OSError):
+        raise CheckpointError(
+            f"{path} is not a voice embedding; expected a safetensors file with the tensor {TENSOR!r}. "
+            "This model speaks with published voices only and cannot take on the voice of a recording."
+        ) from None
+    if TENSOR not in tensors:
+        raise CheckpointError(f"{path} holds no voice: the tensor {TENSOR!r} is missing.")
+    value = tensors[TENSOR].astype(mx.float32)
+    if value.ndim != 3 or value.shape[0] != 1 or value.shape[1] != dim or not value.shape[2]:
+        raise CheckpointError(
+            f"{path}: a voice of this model should have shape [1, {dim}, T], found {list(value.shape)}. It is a voice of another model."
+        )
+    for key in ("sig", "epoch"):
+        stored, expected = metadata.get(key), (model_id or {}).get(key)
+        if stored is not None and expected is not None and str(stored) != str(expected):
+            raise CheckpointError(
+                f"{path} is a voice of another model ({key} {stored}, this model has {expected}); voices are not interchangeable."
+            )
+    if not mx.isfinite(value).all().item():
+        raise CheckpointError(f"{path} holds NaN or infinite values; download the voice again.")
+    return value
+
+
+def speaker_condition(voices: Sequence[mx.array], slots: int) -> TensorCondition:
+    """`slots` speakers, the main one first, the other second: tensor `[1, slots * T, dim]`, mask 0 for empty slots."""
+    if len(voices) > slots:
+        raise InputError(f"this model takes up to {slots} voices, {len(voices)} were given.")
+    lengths = sorted({v.shape[2] for v in voices})
+    if len(lengths) > 1:
+        raise InputError(f"voices of one conversation should have the same length, found {lengths} frames.")
+    _, dim, length = voices[0].shape
+    tensor = mx.zeros((slots - len(voices), length, dim))
+    tensor = mx.concatenate([*(v.swapaxes(1, 2) for v in voices), tensor])
+    mask = np.repeat(np.arange(slots) < len(voices), length)
+    return TensorCondition(tensor.reshape(1, -1, dim), mx.array(mask[None].astype(np.uint8)))
+
+
+def audio_prefix(mimi: MimiModel, path: str | Path, codebooks: int, window: int | None) -> mx.array:
+    """A recording as the beginning to be continued: `[1 + codebooks, T]`, text row -1.
+
+    `window` is the model's, in frames: a longer clip would have slid out of it before the first word.
+    """
+    if Path(path).suffix == ".safetensors":
+        raise InputError(f"this model continues a recording: its voice should be an audio file, found {path}.")
+    pcm = read_audio(path, mimi.sample_rate)
+    frames = -(-len(pcm) // mimi.frame_size) - DROPPED_FRAMES
+    if frames < 1:
+        raise InputError(f"the voice clip {path} is too short ({len(pcm) / mimi.sample_rate:.2f} s); about 10 s are best.")
+    if window is not None and frames > window:
+        raise InputError(
+            f"the voice clip {path} lasts {len(pcm) / mimi.sample_rate:.0f} s, longer than the model's window of "
+            f"{window / mimi.frame_rate:.0f} s; cut it to about 10 s."
+        )
+    codes = mimi.encode(mx.array(pcm)[None, None], codebooks)[0, :, :frames]
+    return mx.concatenate([mx.full((1, frames), -1, mx.int32), codes.astype(mx.int32)])
