@@ -63,7 +63,7 @@ class Conditions:
     """Fused conditions of a conversation: `total [B', 1, d]` added to every input, `cross` keys and values per layer."""
 
     total: mx.array | None = None
-    cross: list[tuple[mx.array, mx.array]] | None = None
+    cross: list[mx.array] | None = None
 
     def tree(self) -> dict:
         """As plain containers, which a traced function can take."""
@@ -210,12 +210,11 @@ class Step:
 
     def sample_text(self, state: dict, logits: mx.array) -> mx.array:
         """Text tokens `[B]` from `logits [B, V]`."""
-        if self.text_sampler.greedy:
-            return self.text_sampler.choose(logits, None)
-        return self.text_sampler.choose(logits, gumbel(state["seed"], 2 * state["offset"], logits.shape[-1]))
+        noise = None if self.text_sampler.greedy else gumbel(state["seed"], 2 * state["offset"], logits.shape[-1])
+        return self.text_sampler.choose(logits, noise).astype(mx.int32)
 
     def depth(self, state: dict, hidden: mx.array, text: mx.array) -> mx.array:
-        """Second part: this frame's audio tokens `[B, generated]` from the trunk's output and the text token."""
+        """Second part: this frame's audio tokens `[B, generated]` from the trunk's output and the text token (-1: none)."""
         cfg, guided = self.lm.cfg, self.guidance.active
         own: list[mx.array] = []
         noise: list = [None] * self.generated
@@ -229,8 +228,8 @@ class Step:
             return mx.concatenate([token, token]) if guided else token
 
         first = mx.concatenate([text, text]) if guided else text
-        self.lm.depformer(hidden, first, choose, self.generated)
-        return mx.stack(own, axis=1)
+        self.lm.depformer(hidden, first, choose, self.generated, chosen=True)
+        return mx.stack(own, axis=1).astype(mx.int32)
 
     def commit(
         self, state: dict, text: mx.array, audio: mx.array | None, execute: mx.array | None
@@ -279,14 +278,16 @@ class Step:
         g = self.guidance
         if not g.active or g.no_text or g.masked_until is not None:
             return
-        sources = [conditions.total] if conditions.cross is None else [conditions.total, conditions.cross[0][0]]
-        if not any(s is not None and s.shape[0] == rows for s in sources):
+        batches = [] if conditions.total is None else [conditions.total.shape[0]]
+        if conditions.cross is not None:
+            batches.append(conditions.cross[0].shape[1])
+        if rows not in batches:
             raise InputError(
                 f"guidance (cfg_coef {g.coef}) needs conditions for {rows} rows, the conditioned ones and then the null ones."
             )
 
 
-def cross_keys_values(lm: Lm, source: mx.array) -> list[tuple[mx.array, mx.array]]:
+def cross_keys_values(lm: Lm, source: mx.array) -> list[mx.array]:
     """Keys and values of every layer for a cross-attention source `[B', S, d]`, evaluated."""
     pairs = lm.transformer.cross_keys_values(source.astype(lm.dtype))
     mx.eval(pairs)

@@ -49,7 +49,7 @@ class TokenClock:
         if not self.given:
             return tokens
         batch = tokens.shape[0]
-        row = mx.concatenate([mx.zeros((batch, 1 + self.generated), mx.int32), given.astype(mx.int32)], axis=1)
+        row = mx.concatenate([_nothing(batch, 1 + self.generated), given.astype(mx.int32)], axis=1)
         return mx.where(self._given_cells, row[..., None], tokens)
 
     def read(self, tokens: mx.array, offset: mx.array) -> tuple[mx.array, mx.array]:
@@ -62,14 +62,19 @@ class TokenClock:
         """Write `text [B]` and `audio [B, generated]` at the next position and move the window there."""
         own = text[:, None] if audio is None else mx.concatenate([text[:, None], audio], axis=1)
         batch = tokens.shape[0]
-        row = mx.concatenate([own.astype(mx.int32), mx.zeros((batch, self.given), mx.int32)], axis=1)
+        row = mx.concatenate([own.astype(mx.int32), _nothing(batch, self.given)], axis=1)
         tokens = mx.where(self._generated_cells, row[..., None], tokens)
-        blank = mx.full((batch, self.channels, 1), UNGENERATED, mx.int32)
+        blank = mx.broadcast_to(mx.array(UNGENERATED, mx.int32), (batch, self.channels, 1))
         return mx.concatenate([tokens[:, :, 1:], blank], axis=2)
 
     def returned(self, tokens: mx.array) -> mx.array:
         """The frame `[B, 1 + generated]` that is complete after a commit: every channel un-delayed, text first."""
         return tokens.reshape(tokens.shape[0], -1)[:, self._returned]
+
+
+def _nothing(batch: int, count: int) -> mx.array:
+    """Filler for channels that a step does not write, a view of one number."""
+    return mx.broadcast_to(mx.array(ZERO, mx.int32), (batch, count))
 
 
 def _column(offset: mx.array) -> mx.array:

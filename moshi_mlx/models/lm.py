@@ -81,26 +81,31 @@ class DepFormer(nn.Module):
                 done[w] = self.slices[k].linear_in(z)
         return [done[self._input_sets[k]] for k in range(steps)]
 
-    def step(self, k: int, x: mx.array, token: mx.array, caches: list) -> tuple[mx.array, list]:
+    def step(self, k: int, x: mx.array, token: mx.array, caches: list, chosen: bool) -> tuple[mx.array, list]:
         """Codebook `k`: `x [B', 1, dd]` from `inputs`, `token [B']` -> logits `[B', card]` and the frame's caches."""
         part = self.slices[k]
-        x = x + part.emb(token, x.dtype)[:, None]
+        x = x + part.emb(token, x.dtype, never_zero=chosen)[:, None]
         if self._cfg.positional_embedding in ("sin", "sin_rope"):
             x = x + sin_embedding(mx.array([k]), self._cfg.d_model, self._cfg.max_period).astype(x.dtype)
         new = []
-        rotate = make_rotation(self._cfg, mx.array(k, mx.int32), 1)
+        rotate = make_rotation(self._cfg, mx.array(k, mx.int32), x.shape[0], 1)
         for layer, cache in zip(part.transformer.layers, caches, strict=True):
             x, cache = layer(x, partial(_frame_attend, cache=cache), rotate)
             new.append(cache)
         return part.head(x), new
 
-    def __call__(self, z: mx.array, text_token: mx.array, choose: Choose, steps: int | None = None) -> list[mx.array]:
-        """Generate one frame: `z [B', 1, d]`, `text_token [B']`; returns what `choose` returned, per codebook."""
+    def __call__(
+        self, z: mx.array, text_token: mx.array, choose: Choose, steps: int | None = None, chosen: bool = False
+    ) -> list[mx.array]:
+        """Generate one frame: `z [B', 1, d]`, `text_token [B']`; returns what `choose` returned, per codebook.
+
+        `chosen` promises that `choose` returns sampled tokens: never -1, which then need not be looked for.
+        """
         steps = len(self.slices) if steps is None else steps
         caches: list = [None] * self._cfg.num_layers
         token, tokens = text_token, []
         for k, x in enumerate(self.inputs(z, steps)):
-            logits, caches = self.step(k, x, token, caches)
+            logits, caches = self.step(k, x, token, caches, chosen and k > 0)
             token = choose(k, logits)
             tokens.append(token)
         return tokens
@@ -110,9 +115,11 @@ def _frame_attend(q: mx.array, kv: mx.array, cache: mx.array | None) -> tuple[mx
     """Attention inside one frame: every codebook sees those before it. `kv [2, B', H, 1, D]`, the cache grows along axis 3."""
     if cache is None:
         # One key only: its softmax weight is exactly 1.
-        return mx.repeat(kv[1], q.shape[1] // kv.shape[2], axis=1), kv
+        values = kv[1:].reshape(kv.shape[1:])
+        repeat = q.shape[1] // kv.shape[2]
+        return values if repeat == 1 else mx.repeat(values, repeat, axis=1), kv
     kv = mx.concatenate([cache, kv], axis=3)
-    return attend(q, kv[0], kv[1]), kv
+    return attend(q, kv), kv
 
 
 class Lm(nn.Module):

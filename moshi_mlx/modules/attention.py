@@ -55,14 +55,14 @@ class CrossAttention(nn.Module):
         self.in_proj = nn.Linear(cfg.d_model, 3 * cfg.d_model, bias=False)
         self.out_proj = nn.Linear(cfg.d_model, cfg.d_model, bias=False)
 
-    def keys_values(self, source: mx.array) -> tuple[mx.array, mx.array]:
-        """Keys and values of `source [B, S, d]`, computed once per conversation."""
+    def keys_values(self, source: mx.array) -> mx.array:
+        """Keys and values `[2, B, H, S, D]` of `source [B, S, d]`, computed once per conversation."""
         _, k, v = mx.split(split_heads(self.in_proj(source), 3 * self._heads), 3, axis=1)
-        return k, v
+        return mx.stack([k, v])
 
-    def __call__(self, x: mx.array, keys_values: tuple[mx.array, mx.array]) -> mx.array:
+    def __call__(self, x: mx.array, keys_values: mx.array) -> mx.array:
         q = split_heads(self._queries(x), self._heads)
-        return self.out_proj(merge_heads(attend(q, *keys_values)))
+        return self.out_proj(merge_heads(attend(q, keys_values)))
 
     def _queries(self, x: mx.array) -> mx.array:
         """The query rows alone: two thirds of the packed product would be thrown away."""
@@ -84,8 +84,8 @@ def merge_heads(x: mx.array) -> mx.array:
     return x.swapaxes(1, 2).reshape(batch, length, -1)
 
 
-def make_rotation(cfg: TransformerConfig, start: mx.array, length: int) -> Rotate | None:
-    """Rotary embedding of `length` positions from `start` (int32 `[]` or `[B]`); None where the stack has none.
+def make_rotation(cfg: TransformerConfig, start: mx.array, batch: int, length: int) -> Rotate | None:
+    """Rotary embedding of `[batch, length]` positions from `start` (int32 `[]` or `[B]`); None where the stack has none.
 
     One operation rotates queries, keys and, by an angle of zero, values: it leaves keys and values side by side.
     """
@@ -94,11 +94,17 @@ def make_rotation(cfg: TransformerConfig, start: mx.array, length: int) -> Rotat
         return None
     if mx.default_device() == mx.cpu and kind != "rope_concat":
         return _complex_rotation(cfg, start, length)
-    return _fast_rotation(cfg, start, length, traditional=kind != "rope_concat")
+    return _fast_rotation(cfg, start, batch, length, traditional=kind != "rope_concat")
 
 
-def _fast_rotation(cfg: TransformerConfig, start: mx.array, length: int, traditional: bool) -> Rotate:
+def _fast_rotation(cfg: TransformerConfig, start: mx.array, batch: int, length: int, traditional: bool) -> Rotate:
     on_cpu = mx.default_device() == mx.cpu
+    groups_turned = cfg.kv_repeat + 1
+    offsets = mx.broadcast_to(start.reshape(-1, 1), (batch, groups_turned))
+    if length == 1:
+        # Values are at position 0, where the rotation is the identity.
+        offsets = mx.concatenate([offsets, mx.broadcast_to(mx.array(0, mx.int32), (batch, 1))], axis=1)
+    offsets = offsets.reshape(-1)
 
     def rope(x: mx.array, offset: mx.array) -> mx.array:
         # The CPU backend rounds the angles to the type of x; Metal and CUDA keep them in float32.
@@ -109,15 +115,11 @@ def _fast_rotation(cfg: TransformerConfig, start: mx.array, length: int, traditi
         return y.astype(x.dtype)
 
     def rotate(groups: mx.array) -> mx.array:
-        batch, count = groups.shape[:2]
-        offsets = mx.broadcast_to(start.reshape(-1, 1), (batch, count))
         if length == 1:
-            # Values are at position 0, where the rotation is the identity.
-            offsets = mx.where(mx.arange(count) < count - 1, offsets, 0).reshape(-1)
             return rope(groups.reshape(-1, *groups.shape[2:]), offsets).reshape(groups.shape)
         turned = groups[:, :-1]
         flat = turned.reshape(-1, *turned.shape[2:])
-        return mx.concatenate([rope(flat, offsets[:, :-1].reshape(-1)).reshape(turned.shape), groups[:, -1:]], axis=1)
+        return mx.concatenate([rope(flat, offsets).reshape(turned.shape), groups[:, -1:]], axis=1)
 
     return rotate
 

@@ -19,18 +19,20 @@ class _Embedding(nn.Module):
         """A table and nothing else."""
         return not any(part in self for part in ("norm", "low_rank", "out1"))
 
-    def _vectors(self, tokens: mx.array, dtype: mx.Dtype | None) -> mx.array:
+    def _vectors(self, tokens: mx.array, dtype: mx.Dtype | None, never_zero: bool = False) -> mx.array:
         """Rows with the norm applied and -1 zeroed: `[..., width]`."""
-        y = Matrix.of(self).rows(mx.maximum(tokens, 0), dtype)
+        y = Matrix.of(self).rows(tokens if never_zero else mx.maximum(tokens, 0), dtype)
         if "norm" in self:
             y = self.norm(y)
+        if never_zero:
+            return y
         return mx.where((tokens < 0)[..., None], 0, y).astype(y.dtype)
 
-    def __call__(self, tokens: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
-        """`tokens [...]` int -> `[..., dim]` in `dtype` (None: as stored)."""
+    def __call__(self, tokens: mx.array, dtype: mx.Dtype | None = None, never_zero: bool = False) -> mx.array:
+        """`tokens [...]` int -> `[..., dim]` in `dtype` (None: as stored). `never_zero` promises that no token is -1."""
         if self._demux:
             return self._two_streams(tokens, dtype)
-        y = self._vectors(tokens, dtype)
+        y = self._vectors(tokens, dtype, never_zero)
         return self.low_rank(y) if "low_rank" in self else y
 
     def _two_streams(self, tokens: mx.array, dtype: mx.Dtype | None) -> mx.array:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 def init_ring(batch: int, heads: int, capacity: int, head_dim: int, dtype: mx.Dtype) -> mx.array:
     """An empty ring. Zeros, not garbage: a masked slot must not hold NaN."""
@@ -40,19 +41,20 @@ class Span:
     length: int
     capacity: int
     in_place: bool
+    wraps: bool
     mask: mx.array
     execute: mx.array | None = None
 
     @property
     def first_slot(self) -> mx.array:
         """Where the call begins, `[1]`, for rows that share one clock."""
-        return (self.start % self.capacity).reshape(1)
+        return (self.start % self.capacity if self.wraps else self.start).reshape(1)
 
     @property
     def slots(self) -> mx.array:
         """Slots of the last `min(length, capacity)` new positions, `[n]` or `[B, n]`."""
         n = min(self.length, self.capacity)
-        return (_column(self.start) + mx.arange(self.length - n, self.length)) % self.capacity
+        return (_column(self.start) + numbers(self.length - n, self.length)) % self.capacity
 
 
 def make_span(
@@ -69,22 +71,29 @@ def make_span(
     write before it reads. Without `context` the caller keeps `capacity` above the last position.
     """
     first = _column(start)
-    queries = first + mx.arange(length)
+    queries = first + numbers(0, length)
     window = capacity if context is None else context
     in_place = length == stride and capacity >= ring_capacity(min(window, capacity), stride)
     if in_place and length == 1 and capacity <= window:
-        visible = mx.arange(capacity) <= first
+        visible = numbers(0, capacity) <= first
         visible = visible[..., None, :]
     else:
         last = queries[..., -1:] if in_place else first - 1
-        slot = mx.arange(capacity)
+        slot = numbers(0, capacity)
         keys = last - mx.remainder(last - slot, capacity)
         if not in_place:
             keys = mx.concatenate([keys, queries], axis=-1)
         age = queries[..., :, None] - keys[..., None, :]
         visible = (keys[..., None, :] >= 0) & (age >= 0) & (age < window)
     mask = visible[None, None] if start.ndim == 0 else visible[:, None]
-    return Span(start, length, capacity, in_place, mask, execute)
+    # Smaller rings than the window are made larger before they are full.
+    wraps = context is not None and capacity >= context
+    return Span(start, length, capacity, in_place, wraps, mask, execute)
+
+
+def numbers(start: int, stop: int) -> mx.array:
+    """`start .. stop - 1` as a constant: `mx.arange` would compute it at every step."""
+    return mx.array(np.arange(start, stop, dtype=np.int32))
 
 
 def causal_mask(length: int, context: int | None) -> mx.array:
@@ -94,8 +103,10 @@ def causal_mask(length: int, context: int | None) -> mx.array:
     return visible[None, None]
 
 
-def attend(q: mx.array, k: mx.array, v: mx.array, mask: mx.array | None = None) -> mx.array:
-    """Scaled dot-product attention `[B, H, T, D]`, softmax in float32."""
+def attend(q: mx.array, kv: mx.array, mask: mx.array | None = None) -> mx.array:
+    """Scaled dot-product attention of `q [B, Hq, T, D]` to keys and values `[2, B, H, S, D]`, softmax in float32."""
+    # Views: indexing by a number would gather, that is, copy.
+    k, v = (a.reshape(a.shape[1:]) for a in mx.split(kv, 2, axis=0))
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
 
 
@@ -103,9 +114,9 @@ def ring_attend(q: mx.array, kv: mx.array, ring: mx.array, span: Span) -> tuple[
     """Attend new queries `[B, Hq, T, D]` to the window, store the new keys and values `[2, B, H, T, D]`; the new ring follows."""
     if span.in_place:
         ring = _write(ring, kv, span)
-        return attend(q, ring[0], ring[1], span.mask), ring
+        return attend(q, ring, span.mask), ring
     seen = mx.concatenate([ring, kv], axis=3)
-    return attend(q, seen[0], seen[1], span.mask), _write(ring, kv, span)
+    return attend(q, seen, span.mask), _write(ring, kv, span)
 
 
 def _write(ring: mx.array, new: mx.array, span: Span) -> mx.array:

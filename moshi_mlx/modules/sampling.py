@@ -7,11 +7,15 @@ draw alone and a restored conversation goes on identically.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import mlx.core as mx
 
 from ..errors import InputError
+
+# Rows up to this length are ordered within one GPU thread block.
+LONGEST_PIECE = 2048
 
 
 @dataclass
@@ -44,23 +48,23 @@ class Sampler:
         return self.temp <= 0
 
     def kept(self, logits: mx.array) -> mx.array:
-        """`logits [..., V]` float32 divided by the temperature, -inf where nothing may be drawn."""
-        scaled = logits / self.temp
-        threshold = self._threshold(scaled)
-        return scaled if threshold is None else mx.where(scaled >= threshold, scaled, -mx.inf)
+        """`logits [..., V]` divided by the temperature, float32, -inf where nothing may be drawn."""
+        threshold = self._threshold(logits)
+        scaled = logits.astype(mx.float32) / self.temp
+        return scaled if threshold is None else mx.where(logits >= threshold, scaled, -mx.inf)
 
     def choose(self, logits: mx.array, noise: mx.array | None) -> mx.array:
-        """Tokens `[...]` int32 of `logits [..., V]`; `noise` is standard Gumbel of the same shape (unused when greedy)."""
-        logits = self._biased(logits.astype(mx.float32))
+        """Tokens `[...]` uint32 of `logits [..., V]`; `noise` is standard Gumbel of the same shape (unused when greedy)."""
+        logits = self._biased(logits)
         if not self.greedy:
             assert noise is not None
             logits = self.kept(logits) + noise
-        return mx.argmax(logits, axis=-1).astype(mx.int32)
+        return mx.argmax(logits, axis=-1)
 
     def __call__(self, logits: mx.array) -> tuple[mx.array, mx.array]:
         """Token and log-probabilities with noise from MLX's global generator, for use outside of `LmGen`."""
         noise = None if self.greedy else mx.random.gumbel(logits.shape)
-        token = self.choose(logits, noise)
+        token = self.choose(logits, noise).astype(mx.int32)
         wide = logits.astype(mx.float32)
         return token, wide - mx.logsumexp(wide, axis=-1, keepdims=True)
 
@@ -68,27 +72,37 @@ class Sampler:
         if not self.logit_bias:
             return logits
         index = mx.array(list(self.logit_bias))
-        return logits.at[..., index].add(mx.array(list(self.logit_bias.values()), mx.float32))
+        return logits.astype(mx.float32).at[..., index].add(mx.array(list(self.logit_bias.values()), mx.float32))
 
-    def _threshold(self, scaled: mx.array) -> mx.array | None:
-        """The smallest value that may be drawn, `[..., 1]`."""
-        vocabulary = scaled.shape[-1]
+    def _threshold(self, logits: mx.array) -> mx.array | None:
+        """The smallest logit that may be drawn, `[..., 1]`."""
+        vocabulary = logits.shape[-1]
         if self.top_k:
-            return _kth_largest(scaled, self.top_k) if self.top_k < vocabulary else None
+            return _kth_largest(logits, self.top_k) if self.top_k < vocabulary else None
         if 0 < self.top_p < 1:
-            ordered = mx.sort(scaled, axis=-1)[..., ::-1]
-            p = mx.softmax(ordered, axis=-1)
+            ordered = mx.sort(logits.astype(mx.float32), axis=-1)[..., ::-1]
+            p = mx.softmax(ordered / self.temp, axis=-1)
             before = mx.cumsum(p, axis=-1) - p
             return mx.min(mx.where(before <= self.top_p, ordered, mx.inf), axis=-1, keepdims=True)
         if self.min_p > 0:
-            threshold = mx.max(scaled, axis=-1, keepdims=True) + mx.log(mx.array(self.min_p))
+            wide = logits.astype(mx.float32)
+            threshold = mx.max(wide, axis=-1, keepdims=True) + self.temp * math.log(self.min_p)
             if self.min_tokens_to_keep > 1:
-                threshold = mx.minimum(threshold, _kth_largest(scaled, min(self.min_tokens_to_keep, vocabulary)))
+                threshold = mx.minimum(threshold, _kth_largest(wide, min(self.min_tokens_to_keep, vocabulary)))
             return threshold
         return None
 
 
 def _kth_largest(x: mx.array, k: int) -> mx.array:
+    """The k-th largest of `x [..., V]`, `[..., 1]`.
+
+    A long row is first cut into pieces of which only the k largest stay: GPUs order short rows in one kernel, long ones in many.
+    """
+    size = x.shape[-1]
+    piece = max((n for n in range(8 * k, LONGEST_PIECE + 1) if size % n == 0), default=size)
+    if piece < size:
+        best = mx.partition(x.reshape(*x.shape[:-1], -1, piece), piece - k, axis=-1)[..., piece - k :]
+        x = best.reshape(*x.shape[:-1], -1)
     at = x.shape[-1] - k
     return mx.partition(x, at, axis=-1)[..., at : at + 1]
 

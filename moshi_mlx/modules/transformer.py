@@ -48,7 +48,7 @@ class TransformerLayer(nn.Module):
         x: mx.array,
         attend_fn: Attend,
         rotate: Rotate | None = None,
-        cross: tuple[mx.array, mx.array] | None = None,
+        cross: mx.array | None = None,
     ) -> tuple[mx.array, mx.array]:
         """`x [B, T, d]`; `cross` holds the keys and values of the source. Returns the output and the attention's cache."""
         y, cache = self.self_attn(self.norm1(x), attend_fn, rotate)
@@ -85,7 +85,7 @@ class Transformer(nn.Module):
         self,
         x: mx.array,
         state: dict,
-        cross: list[tuple[mx.array, mx.array]] | None = None,
+        cross: list[mx.array] | None = None,
         execute: mx.array | None = None,
     ) -> tuple[mx.array, dict]:
         """`x [B, T, d]` at the positions that follow `state`; any T gives what T single steps give.
@@ -98,7 +98,7 @@ class Transformer(nn.Module):
         capacity = capacity_of(state)
         span = make_span(start, length, capacity, cfg.context, self._stride, execute)
         x = self._add_positions(x, start)
-        rotate = make_rotation(cfg, start, length)
+        rotate = make_rotation(cfg, start, *x.shape[:2])
         rings = []
         for i, layer in enumerate(self.layers):
             attend_fn = partial(ring_attend, ring=state["layers"][i], span=span)
@@ -107,18 +107,18 @@ class Transformer(nn.Module):
         step = length if execute is None else length * execute.astype(mx.int32)
         return x, {"position": start + step, "layers": rings}
 
-    def forward(self, x: mx.array, cross: list[tuple[mx.array, mx.array]] | None = None) -> mx.array:
+    def forward(self, x: mx.array, cross: list[mx.array] | None = None) -> mx.array:
         """A whole sequence `[B, T, d]` from position 0, without state."""
         start = mx.array(0, mx.int32)
         mask = causal_mask(x.shape[1], self._cfg.context)
         x = self._add_positions(x, start)
-        rotate = make_rotation(self._cfg, start, x.shape[1])
+        rotate = make_rotation(self._cfg, start, *x.shape[:2])
         for i, layer in enumerate(self.layers):
-            x, _ = layer(x, lambda q, kv: (attend(q, kv[0], kv[1], mask), kv), rotate, cross[i] if cross else None)
+            x, _ = layer(x, lambda q, kv: (attend(q, kv, mask), kv), rotate, cross[i] if cross else None)
         return x
 
-    def cross_keys_values(self, source: mx.array) -> list[tuple[mx.array, mx.array]]:
-        """Per layer, keys and values of a cross-attention source `[B, S, d]`."""
+    def cross_keys_values(self, source: mx.array) -> list[mx.array]:
+        """Per layer, keys and values `[2, B, H, S, D]` of a cross-attention source `[B, S, d]`."""
         return [layer.cross_attention.keys_values(source) for layer in self.layers]
 
     def _add_positions(self, x: mx.array, start: mx.array) -> mx.array:
