@@ -6,6 +6,7 @@ configuration and the memory have been checked.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,15 +18,17 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from . import hub, loading, memory
-from .checkpoint_config import CheckpointConfig, read_json
+from . import lora as adapters
+from .checkpoint_config import CheckpointConfig, as_personaplex, read_json
 from .config import MimiConfig
 from .errors import CheckpointError, ConfigError, InputError
 from .layouts import lm as lm_layouts
 from .layouts import mimi as mimi_layouts
 from .loading import Progress, Quantization
+from .lora import Adapter
 from .packed import lay_out_for_cpu
 from .places import Folder, Place, open_place
-from .presets import MIMI_V0_1, MOSHI_7B
+from .presets import MIMI_V0_1, PERSONAPLEX_7B
 from .weights_file import WeightsFile
 
 if TYPE_CHECKING:
@@ -54,8 +57,18 @@ def default_dtype() -> mx.Dtype:
 def lm_plan(lm: Lm, file: WeightsFile) -> dict:
     """Expressions of all parameters of `lm` over `file`, whose layout is recognised. Packed layers are made packed."""
     layout = lm_layouts.detect(file.tensors)
+    _take_extra_heads(lm, file)
     loading.quantize_like(lm, file)
     return lm_layouts.sources(loading.parameter_shapes(lm), lm.cfg, file.tensors, layout)
+
+
+def _take_extra_heads(lm: Lm, file: WeightsFile) -> None:
+    """Extra heads are those the file has: of the files of one model some carry them and some do not (family.md 1.4)."""
+    names = itertools.takewhile(file.__contains__, (f"extra_heads.{h}.weight" for h in itertools.count()))
+    rows = [file.shape(name)[0] for name in names]
+    if len(rows) != len(lm.extra_heads):
+        lm.extra_heads = [nn.Linear(lm.cfg.transformer.d_model, n, bias=False) for n in rows]
+        lm.cfg.extra_heads_num_heads = len(rows)
 
 
 def load_lm_file(
@@ -65,17 +78,20 @@ def load_lm_file(
     dtype: mx.Dtype | None = None,
     strict: bool = True,
     progress: Progress | None = None,
+    adapter: Adapter | None = None,
 ) -> None:
     """Fill `lm` from a file in the MLX, PyTorch or Candle layout, packed or not.
 
     `dtype` is the type of activations and of dense weights; None leaves weights as stored. With `strict` false,
-    parameters the file lacks keep their values and unknown tensors are ignored.
+    parameters the file lacks keep their values and unknown tensors are ignored. `adapter` is applied on the way.
     """
     file = WeightsFile(path)
     plan = lm_plan(lm, file)
     if not strict:
         plan = {name: e for name, e in plan.items() if all(s in file for s in e.sources())}
-    loading.check_plan(lm, plan, file, unused_ok=lambda name: not strict)
+    if adapter is not None:
+        plan = adapter.plan(plan)
+    loading.check_plan(lm, plan, file, unused_ok=lambda name: not strict or lm_layouts.left_out(name, lm.cfg))
 
     def dtype_of(name: str, stored: mx.Dtype) -> mx.Dtype:
         if name.startswith("condition_provider."):
@@ -84,6 +100,8 @@ def load_lm_file(
 
     loading.fill(lm, plan, file, dtype_of, progress, strict=strict)
     _share_depth_sets(lm)
+    if adapter is not None:
+        adapter.attach(lm, dtype or lm.dtype)
     lm.set_compute_dtype(dtype)
 
 
@@ -151,16 +169,25 @@ class Files:
     mimi_config: Path | None
     tokenizer: Path | None
     licence: str | None = None
+    # Where further files of the checkpoint, such as voices, are looked up.
+    place: Place | None = None
+    lora: Path | None = None
+    lora_scaling: float = adapters.DEFAULT_SCALING
 
 
 @dataclass
 class Overrides:
-    """Single files given by hand in place of the checkpoint's own; each a path or `hf://owner/repo/file`."""
+    """Single files given by hand in place of the checkpoint's own; each a path or `hf://owner/repo/file`.
+
+    `lora` adds an adapter (its file or folder) at the scale `lora_scale`, by default the one its configuration says.
+    """
 
     moshi: str | None = None
     mimi: str | None = None
     tokenizer: str | None = None
     config: str | None = None
+    lora: str | None = None
+    lora_scale: float | None = None
 
 
 def locate(
@@ -184,10 +211,14 @@ def locate(
         config_path = _override(overrides.config)
     else:
         config_path = place.find("config.json", optional=True)
-    config = CheckpointConfig.from_dict(MOSHI_7B if config_path is None else read_json(config_path))
+    config = CheckpointConfig.from_dict({} if config_path is None else read_json(config_path))
     legacy = config_path is None or "moshi_name" not in config.raw
     moshi = _override(overrides.moshi) if overrides.moshi else _find_weights(place, config, quantized, legacy)
     mimi_config = place.named(config.mimi_config_name) if config.mimi_config_name else None
+    adapter = _find_adapter(place, config, overrides)
+    scaling = overrides.lora_scale
+    if scaling is None and adapter is not None:
+        scaling = adapters.scaling_of(adapter, config.lora_scaling)
     return Files(
         source=str(place),
         config=config,
@@ -198,7 +229,21 @@ def locate(
         if overrides.tokenizer
         else place.named(config.tokenizer_name, optional=True),
         licence=place.licence(),
+        place=place,
+        lora=adapter,
+        lora_scaling=adapters.DEFAULT_SCALING if scaling is None else scaling,
     )
+
+
+def _find_adapter(place: Place, config: CheckpointConfig, overrides: Overrides) -> Path | None:
+    """The adapter given by hand, else the one the configuration speaks of."""
+    if overrides.lora is not None:
+        return _override(overrides.lora) if hub.is_hub_name(overrides.lora) else adapters.find_file(overrides.lora)
+    if overrides.lora_scale is not None:
+        raise InputError("--lora-scale is the scale of an adapter; name one with --lora.")
+    if config.lora_name is not None:
+        return place.named(config.lora_name)
+    return place.find(adapters.FILE_NAME, optional=True) if config.lora else None
 
 
 def _override(name: str) -> Path:
@@ -269,13 +314,14 @@ class Loader:
     ):
         from .models.lm import Lm
 
-        self.files, self.dtype = files, dtype or default_dtype()
-        self.batch, self.with_codec = batch, with_codec
+        self.weights = WeightsFile(files.moshi)
+        self.files = files = replace(files, config=_run_as(files.config, self.weights))
+        self.dtype, self.batch, self.with_codec = dtype or default_dtype(), batch, with_codec
         config = files.config
         if context is not None:
             limit = config.lm.transformer.context
             config.lm.transformer.context = context if limit is None else min(context, limit)
-        self.weights = WeightsFile(files.moshi)
+        self.adapter = None if files.lora is None else Adapter(files.lora, config.lm, files.lora_scaling)
         self.lm = Lm(config.lm)
         self.quantizations = loading.quantize_like(self.lm, self.weights)
         self._check_quantization(quantized)
@@ -328,7 +374,9 @@ class Loader:
             count = 1
             for n in info.shape:
                 count *= n
-            total += stored(name, info.nbytes, count)
+            total += 0 if lm_layouts.left_out(name, self.lm.cfg) else stored(name, info.nbytes, count)
+        if self.adapter is not None:
+            total += self.adapter.nbytes
         codec = 0
         if self.mimi_cfg is not None and self.files.mimi is not None:
             codec = self.files.mimi.stat().st_size
@@ -344,10 +392,20 @@ class Loader:
         if self.mimi_cfg is not None and self.files.mimi is not None:
             mimi = MimiModel(self.mimi_cfg)
             load_mimi_file(mimi, self.files.mimi)
-        load_lm_file(self.lm, self.files.moshi, dtype=self.dtype, progress=progress)
+        load_lm_file(self.lm, self.files.moshi, dtype=self.dtype, progress=progress, adapter=self.adapter)
         if self.files.config.model_type == "hibiki":
             read_eos_as_pad(self.lm)
         return Checkpoint(self.files, self.lm, mimi, tokenizer, self.quantizations)
+
+
+def _run_as(config: CheckpointConfig, weights: WeightsFile) -> CheckpointConfig:
+    """The configuration as the model is run. What no `config.json` describes is Moshi 7B, or PersonaPlex by its depth steps."""
+    config = replace(config, lm=replace(config.lm, transformer=replace(config.lm.transformer)))
+    if config.legacy and lm_layouts.depth_slices(weights) == PERSONAPLEX_7B["dep_q"]:
+        config = replace(config, lm=CheckpointConfig.from_dict(PERSONAPLEX_7B).lm)
+    if not config.is_personaplex:
+        return config
+    return replace(config, lm=as_personaplex(config.lm), model_type="personaplex")
 
 
 def load_tokenizer(files: Files) -> SentencePieceProcessor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from .config import MODEL_TYPES, LmConfig
 from .config_json import read_lm
 from .config_reader import Reader
 from .errors import ConfigError
-from .presets import MIMI_NAME, MOSHI_7B, MOSHI_NAME, TOKENIZER_NAME
+from .presets import MIMI_NAME, MOSHI_7B, MOSHI_NAME, PERSONAPLEX_7B, TOKENIZER_NAME
 
 
 @dataclass
@@ -75,13 +75,17 @@ class CheckpointConfig:
     lora_rank: int = 128
     lora_scaling: float = 2.0
     quantization: dict[str, Any] | None = None
+    # The configuration says nothing of the model: it was taken from what is known of old checkpoints.
+    legacy: bool = False
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_dict(cls, data: dict) -> CheckpointConfig:
         """Parse the object of a `config.json`; one without `dim` describes no model and means Moshi 7B (family.md 0.1)."""
-        if isinstance(data, dict) and "dim" not in data and not is_foreign(data):
-            data = {**MOSHI_7B, **{k: v for k, v in data.items() if k in _OUTER_KEYS}}
+        legacy = isinstance(data, dict) and "dim" not in data and not is_foreign(data)
+        if legacy:
+            known = PERSONAPLEX_7B if data.get("model_type") == "personaplex" else MOSHI_7B
+            data = {**known, **{k: v for k, v in data.items() if k in _OUTER_KEYS}}
         if is_foreign(data):
             kind = data.get("model_type")
             raise ConfigError(
@@ -109,6 +113,7 @@ class CheckpointConfig:
             lora_rank=take("lora_rank", int, 128, low=1),
             lora_scaling=float(take("lora_scaling", (int, float), 2.0)),
             quantization=_quantization(take("quantization", (dict, type(None)), None)),
+            legacy=legacy,
             raw=dict(data),
         )
         # Written beside `quantization` by mlx-lm, and notes of a converter about where a folder came from.
@@ -117,6 +122,32 @@ class CheckpointConfig:
         )
         reader.finish()
         return cfg
+
+
+    @property
+    def is_personaplex(self) -> bool:
+        """Whether the model takes prompts: it says so, or its depth transformer predicts the user's codebooks too (family.md 5)."""
+        lm, half = self.lm, self.lm.n_q // 2
+        if self.model_type != "moshi":
+            return self.model_type == "personaplex"
+        mirrored = lm.delays[1 : 1 + half] == lm.delays[1 + half :]
+        return lm.dep_q == lm.n_q == 2 * half > 0 and mirrored and self.tts is None and not lm.conditioners
+
+
+def as_personaplex(cfg: LmConfig) -> LmConfig:
+    """A PersonaPlex model as it is run (family.md 5.1).
+
+    Without the depth steps that predict the user: they come after the model's own and are always overruled by what the user
+    said, so leaving them out changes nothing that is heard, and half of the depth transformer need not be loaded. And with the
+    window of NVIDIA's implementation, whose full ring hides its oldest entry.
+    """
+    half, dep, window = cfg.n_q // 2, cfg.depformer, cfg.transformer.context
+    if window is not None:
+        cfg = replace(cfg, transformer=replace(cfg.transformer, context=max(window - 1, 1)))
+    if cfg.dep_q <= half:
+        return cfg
+    heard = replace(dep, weight_sets=dep.weight_sets[:half], input_sets=dep.input_sets[:half])
+    return replace(cfg, depformer=replace(heard, num_slices=half, stored_slices=cfg.dep_q))
 
 
 _OUTER_KEYS = {

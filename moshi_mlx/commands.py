@@ -13,8 +13,8 @@ import mlx.core as mx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import checkpoint, memory
-from .checkpoint import DTYPES, Checkpoint, Loader, Overrides
+from . import checkpoint, memory, registry
+from .checkpoint import DTYPES, Checkpoint, Files, Loader, Overrides
 from .checkpoint_config import Generation
 from .errors import MoshiError
 from .loading import describe
@@ -52,7 +52,9 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("checkpoint")
-    group.add_argument("--model", metavar="DIR", help="local checkpoint folder")
+    group.add_argument(
+        "--model", metavar="DIR|NAME", help="local checkpoint folder, or a short name: see python -m moshi_mlx.models"
+    )
     group.add_argument(
         "--hf-repo", metavar="REPO", help="Hub repository (default: kyutai/moshiko at the precision of -q)"
     )
@@ -61,12 +63,16 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         "--quantized",
         type=int,
         choices=[4, 8],
-        help="precision of the default repository; a checkpoint's own is read from its files",
+        help="precision of the default repository or of a short name; a checkpoint's own is read from its files",
     )
     group.add_argument("--moshi-weights", "--moshi-weight", metavar="FILE", help="language model weights")
     group.add_argument("--mimi-weights", "--mimi-weight", metavar="FILE", help="codec weights")
     group.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model")
     group.add_argument("--lm-config", "--config", dest="lm_config", metavar="FILE", help="config.json to use instead")
+    group.add_argument("--lora", metavar="FILE", help="low-rank adapter to apply: its file, or the folder it came in")
+    group.add_argument(
+        "--lora-scale", type=float, metavar="X", help="strength of the adapter (default: what its folder says, else 2)"
+    )
     group.add_argument(
         "--dtype",
         choices=sorted(DTYPES),
@@ -92,6 +98,15 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cfg-coef", type=float, default=1.0, help="guidance coefficient, for models trained with conditions"
     )
+
+
+def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
+    """Voice and role of PersonaPlex; `Session` takes both as `voice` and `text_prompt`."""
+    group = parser.add_argument_group("PersonaPlex")
+    group.add_argument(
+        "--voice", metavar="NAME|FILE", help="voice of the reply: a published one (NATF2), a .safetensors or .pt file, a recording"
+    )
+    group.add_argument("--text-prompt", metavar="TEXT", help='role of the model; "" for none (default: a friendly teacher)')
 
 
 def _temperature(text: str) -> float:
@@ -130,10 +145,23 @@ def first(*values):
     return next((v for v in values if v is not None), None)
 
 
-def load(args: argparse.Namespace, *, batch: int = 1, with_codec: bool = True) -> Checkpoint:
-    """Find, announce and load the checkpoint the arguments name."""
-    overrides = Overrides(args.moshi_weights, args.mimi_weights, args.tokenizer, args.lm_config)
+def load(
+    args: argparse.Namespace,
+    *,
+    batch: int = 1,
+    with_codec: bool = True,
+    check: Callable[[Files], None] | None = None,
+) -> Checkpoint:
+    """Find, announce and load the checkpoint the arguments name. `check` may refuse it before anything is read."""
+    overrides = Overrides(
+        args.moshi_weights, args.mimi_weights, args.tokenizer, args.lm_config, args.lora, args.lora_scale
+    )
+    if args.moshi_weights is None:
+        for line in registry.before_download(args.model, args.hf_repo, args.quantized):
+            say(line)
     files = checkpoint.locate(args.model, args.hf_repo, args.quantized, overrides)
+    if check is not None:
+        check(files)
     loader = Loader(
         files,
         quantized=args.quantized,
@@ -158,6 +186,9 @@ def announce(loader: Loader) -> None:
     activations = str(loader.dtype).removeprefix("mlx.core.")
     say(f"{files.source} ({kind}), licence: {licence}")
     say(f"precision: {stored}, activations {activations} on the {mx.default_device().type.name}")
+    if loader.adapter is not None:
+        scale = f"scale {loader.adapter.scaling:g}"
+        say(f"adapter: {loader.adapter.path}, rank {loader.adapter.rank}, {scale}")
     say(f"memory: needs {memory.gigabytes(need.total)}, {memory.gigabytes(memory.available_bytes())} available")
 
 

@@ -17,7 +17,7 @@ POSITIONS = ("rope", "rope_concat", "sin", "sin_rope", "none")
 GATINGS = (
     "none", "silu", "gelu", "relu", "sigmoid", "tanh", "leaky_relu", "elu", "mish", "softsign", "identity",
 )  # fmt: skip
-MODEL_TYPES = ("moshi", "hibiki", "stt", "tts")
+MODEL_TYPES = ("moshi", "hibiki", "stt", "tts", "personaplex")
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -74,7 +74,8 @@ class DepFormerConfig:
     """The depth transformer: one slice per generated codebook.
 
     `weight_sets[k]` and `input_sets[k]` say which set of layer weights, and which input projection, codebook k uses;
-    slices of the same set share arrays. `feedforwards` has one entry per weight set.
+    slices of the same set share arrays. `feedforwards` has one entry per weight set of the file. `stored_slices`, if given, says
+    that the file has more slices than are used; the last ones are left out.
     """
 
     transformer: TransformerConfig
@@ -85,6 +86,7 @@ class DepFormerConfig:
     weights_per_step: bool = True
     low_rank_embeddings: int | None = None
     norm: str | None = None
+    stored_slices: int | None = None
 
     def slice_transformer(self, k: int) -> TransformerConfig:
         """Transformer configuration of slice `k`, whose feed-forward size may be its own."""

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import golden_cases
 import golden_lm
+import golden_lora
 import golden_mimi
+import golden_personaplex
 import golden_stt
 import golden_system
 import golden_tts
@@ -72,3 +74,13 @@ def test_stt_words(case):
 @golden("stt_run")
 def test_stt_run(case):
     golden_stt.check_run(case)
+
+
+@golden("lora")
+def test_lora(case):
+    golden_lora.check(case.parent)
+
+
+@golden("personaplex")
+def test_personaplex(case):
+    golden_personaplex.check(case.parent)

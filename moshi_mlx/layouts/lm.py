@@ -25,6 +25,29 @@ def detect(names: Collection[str]) -> str:
     return "pytorch"
 
 
+def depth_slices(names: Collection[str]) -> int:
+    """Codebooks that the depth transformer of a file generates, told by its output projections."""
+    heads = (re.match(r"(?:linears|depformer\.slices|depformer)\.(\d+)\.", n) for n in names)
+    return max((int(m[1]) + 1 for m in heads if m), default=0)
+
+
+def left_out(name: str, cfg: LmConfig) -> bool:
+    """Whether a stored tensor belongs only to depth steps that `cfg` leaves out, in any layout."""
+    dep = cfg.depformer
+    if dep.stored_slices is None:
+        return False
+    for pattern, used in (
+        (r"(?:linears|depformer_norms|depformer\.slices|depformer)\.(\d+)\.", range(dep.num_slices)),
+        (r"depformer_emb\.(\d+)\.", range(dep.num_slices - 1)),
+        (r"depformer_in\.(\d+)\.", dep.input_sets),
+        (r"depformer\.layers\.\d+\.(?:gating|self_attn\.(?:in|out)_projs)\.(\d+)\.", dep.weight_sets),
+    ):
+        match = re.match(pattern, name)
+        if match:
+            return int(match[1]) not in used
+    return False
+
+
 def sources(parameters: Collection[str], cfg: LmConfig, names: Collection[str], layout: str) -> dict[str, Expr]:
     """Parameter name -> expression over the file's tensors. A parameter the file lacks maps to the name it should have."""
     has = set(names).__contains__
@@ -44,7 +67,8 @@ class _Pytorch:
 
     def __init__(self, cfg: LmConfig, has: Has):
         self.cfg, self.has = cfg, has
-        self.sets = max(cfg.depformer.weight_sets, default=-1) + 1
+        # Sets of the file: more than are used where the last depth steps are left out.
+        self.sets = len(cfg.depformer.feedforwards)
 
     def __call__(self, parameter: str) -> Expr:
         if match := _SLICE.match(parameter):

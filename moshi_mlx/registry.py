@@ -1,0 +1,138 @@
+"""Short names of published checkpoints, and what is known of each before anything is fetched."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .memory import gigabytes
+from .published import MIMI_BYTES, PUBLISHED
+
+DEFAULT_NAME = "moshiko"
+# Slack for activations, kernels and Python itself; `checkpoint` adds the same to its estimate.
+OVERHEAD_BYTES = 250_000_000
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published checkpoint at one precision.
+
+    `bits` None means bfloat16. `weight_bytes` is the language model's file, `loaded_bytes` what of it is kept in memory,
+    `sampling` the defaults it ships with, `page` its file under docs/models. `about`: the size was computed, not read.
+    """
+
+    name: str
+    kind: str
+    what: str
+    repo: str
+    bits: int | None
+    weights: str
+    codec: str | None
+    tokenizer: str
+    weight_bytes: int
+    loaded_bytes: int
+    ring_bytes: int
+    parameters: float
+    licence: str
+    gated: bool
+    about: bool
+    sampling: dict[str, float]
+    page: str
+
+    @property
+    def download_bytes(self) -> int:
+        """Weights and codec; the tokenizer is less than a megabyte."""
+        return self.weight_bytes + (MIMI_BYTES if self.codec else 0)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What a conversation that fills the window needs, in bfloat16."""
+        return self.loaded_bytes + (MIMI_BYTES if self.codec else 0) + self.ring_bytes + OVERHEAD_BYTES
+
+    @property
+    def precision(self) -> str:
+        return "bf16" if self.bits is None else f"{self.bits} bit"
+
+    @property
+    def url(self) -> str:
+        return f"https://huggingface.co/{self.repo}"
+
+
+def _variants(entry: dict[str, Any]) -> list[Published]:
+    layers, width, positions = entry["window"]
+    common = {
+        k: entry[k] for k in ("name", "kind", "what", "codec", "tokenizer", "parameters", "licence", "sampling", "page")
+    }
+    return [
+        Published(
+            repo=repo,
+            bits=bits,
+            weights=weights,
+            weight_bytes=size,
+            loaded_bytes=entry.get("loaded_bytes", size),
+            ring_bytes=2 * 2 * layers * width * positions,
+            gated=entry.get("gated", False),
+            about=entry.get("about", False),
+            **common,
+        )
+        for bits, (repo, weights, size) in entry["repositories"].items()
+    ]
+
+
+ALL: tuple[Published, ...] = tuple(v for entry in PUBLISHED for v in _variants(entry))
+_NAMES: dict[str, str] = {alias: e["name"] for e in PUBLISHED for alias in (e["name"], *e.get("aliases", ()))}
+
+
+def by_repo(repo: str) -> Published | None:
+    """What is known of a repository, None when it is not one of the published ones."""
+    return next((p for p in ALL if p.repo == repo), None)
+
+
+def is_name(name: str) -> bool:
+    return name in _NAMES
+
+
+def by_name(name: str, bits: int | None = None) -> Published:
+    """The checkpoint of a short name at a precision (None: the largest published). Raises `InputError`."""
+    if name not in _NAMES:
+        raise InputError(unknown_name(name))
+    variants = [p for p in ALL if p.name == _NAMES[name]]
+    found = next((p for p in variants if p.bits == bits), None)
+    if found is None:
+        raise InputError(
+            f"{name} is published as {' and '.join(p.precision for p in variants)}, not as {bits} bit. "
+            f"Make one: python -m moshi_mlx.quantize --model {name} -q {bits} FOLDER"
+        )
+    return found
+
+
+def unknown_name(name: str) -> str:
+    """What to say of a name that is neither a folder nor a checkpoint."""
+    close = difflib.get_close_matches(name, _NAMES, n=1)
+    hint = f" Did you mean {close[0]}?" if close else " `python -m moshi_mlx.models` lists them."
+    return f"{name} is neither a folder nor the name of a published checkpoint.{hint}"
+
+
+def before_download(model: object, hf_repo: str | None, bits: int | None) -> list[str]:
+    """What to say before a checkpoint is fetched: size, licence, gating. Nothing where that is unknown or its weights are there."""
+    if hf_repo is not None:
+        known = by_repo(hf_repo)
+    else:
+        name = DEFAULT_NAME if model is None else str(model)
+        known = by_name(name, bits) if is_name(name) and not Path(name).exists() else None
+    if known is None or _is_cached(known.repo, known.weights):
+        return []
+    size = f"{'about ' if known.about else ''}{gigabytes(known.download_bytes)}"
+    lines = [f"{known.repo}: {size} to download, licence: {known.licence}"]
+    if known.gated:
+        lines.append(f"it is gated: accept its licence at {known.url}, then run `hf auth login` once")
+    return lines
+
+
+def _is_cached(repo: str, filename: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repo, filename), str)
