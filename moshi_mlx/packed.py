@@ -10,10 +10,14 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
+from mlx.utils import tree_map_with_path
 
+from . import memory
 from .modules.embedding import QuantizedTokenEmbedding, TokenEmbedding
 from .modules.matrix import Matrix, set_matrix
+
+# Packed matrices that take at most this much as float32 are unpacked on the CPU backend.
+UNPACK_BYTES = 2 << 30
 
 
 def stack(modules: Sequence[nn.Module]) -> Matrix | None:
@@ -82,17 +86,41 @@ def unpacked_table(table: nn.Module, dtype: mx.Dtype) -> nn.Module:
 
 
 def lay_out_for_cpu(module: nn.Module) -> None:
-    """Store dense matrices by columns on the CPU backend, whose product with `[in, out]` is twice as fast as with `[out, in]`.
+    """Store matrices as the CPU backend multiplies them fastest; nothing happens on a GPU.
 
-    Layers keep a transposed view, so nothing else changes.
+    Its product with `[in, out]` is twice as fast as with `[out, in]`: layers keep a transposed view of such a matrix. Its product with
+    packed weights is scalar code, slower than either: a model that takes little memory unpacked is unpacked, to the same values.
     """
     if mx.default_device() != mx.cpu:
         return
+    layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.QuantizedLinear))]
+    unpack = _unpacked_bytes(layers) <= min(UNPACK_BYTES, memory.available_bytes() // 4)
     done: dict[int, mx.array] = {}
-    for _, m in tree_flatten(module.leaf_modules(), is_leaf=nn.Module.is_module):
-        if isinstance(m, nn.Linear):
-            if id(m.weight) not in done:
-                columns = mx.contiguous(m.weight.T)
-                mx.eval(columns)
-                done[id(m.weight)] = columns.T
-            m.weight = done[id(m.weight)]
+
+    def by_columns(path: str, m: nn.Module) -> nn.Module:
+        packed = isinstance(m, nn.QuantizedLinear)
+        if not isinstance(m, nn.Linear) and not (packed and unpack):
+            return m
+        if id(m.weight) not in done:
+            weight = Matrix.of(m).rows(mx.arange(m.weight.shape[0]), mx.float32) if packed else m.weight
+            columns = mx.contiguous(weight.T)
+            mx.eval(columns)
+            done[id(m.weight)] = columns.T
+        layer = _empty_linear(m.get("bias")) if packed else m
+        layer.weight = done[id(m.weight)]
+        return layer
+
+    module.update_modules(tree_map_with_path(by_columns, module.leaf_modules(), is_leaf=nn.Module.is_module))
+
+
+def _unpacked_bytes(layers: Sequence[nn.Module]) -> int:
+    """Memory of the packed matrices of `layers` as float32, shared ones once."""
+    sizes = {id(m.weight): 4 * m.weight.size * 32 // m.bits for m in layers if isinstance(m, nn.QuantizedLinear)}
+    return sum(sizes.values())
+
+
+def _empty_linear(bias: mx.array | None) -> nn.Linear:
+    layer = nn.Linear(1, 1, bias=False)
+    if bias is not None:
+        layer.bias = bias
+    return layer

@@ -47,10 +47,10 @@ class DepFormerSlice(nn.Module):
             self.norm = make_norm(dep.norm, dim)
 
     def head(self, y: mx.array) -> mx.array:
-        """Logits `[B', card]` of `y [B', 1, dim]`."""
+        """Logits `[B', card]` of `y [B', dim]`."""
         if "norm" in self:
             y = self.norm(y)
-        return self.linear_out(y)[:, 0]
+        return self.linear_out(y)
 
 
 class DepFormer(nn.Module):
@@ -69,7 +69,7 @@ class DepFormer(nn.Module):
             part.emb = unpacked_table(part.emb, dtype)
 
     def inputs(self, z: mx.array, steps: int) -> list[mx.array]:
-        """The projection of `z [B', 1, d]` that each of the first `steps` codebooks reads; shared ones computed once."""
+        """The projection of `z [B', d]` that each of the first `steps` codebooks reads; shared ones computed once."""
         needed = max(self._input_sets[:steps], default=-1) + 1
         if self._inputs is not None:
             every = self._inputs(z, needed)
@@ -82,9 +82,9 @@ class DepFormer(nn.Module):
         return [done[self._input_sets[k]] for k in range(steps)]
 
     def step(self, k: int, x: mx.array, token: mx.array, caches: list, chosen: bool) -> tuple[mx.array, list]:
-        """Codebook `k`: `x [B', 1, dd]` from `inputs`, `token [B']` -> logits `[B', card]` and the frame's caches."""
+        """Codebook `k`: `x [B', dd]` from `inputs`, `token [B']` -> logits `[B', card]` and the frame's caches."""
         part = self.slices[k]
-        x = x + part.emb(token, x.dtype, never_zero=chosen)[:, None]
+        x = x + part.emb(token, x.dtype, never_zero=chosen)
         if self._cfg.positional_embedding in ("sin", "sin_rope"):
             x = x + sin_embedding(mx.array([k]), self._cfg.d_model, self._cfg.max_period).astype(x.dtype)
         new = []
@@ -104,7 +104,7 @@ class DepFormer(nn.Module):
         steps = len(self.slices) if steps is None else steps
         caches: list = [None] * self._cfg.num_layers
         token, tokens = text_token, []
-        for k, x in enumerate(self.inputs(z, steps)):
+        for k, x in enumerate(self.inputs(z[:, 0], steps)):
             logits, caches = self.step(k, x, token, caches, chosen and k > 0)
             token = choose(k, logits)
             tokens.append(token)

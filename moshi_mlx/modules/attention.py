@@ -31,11 +31,13 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(cfg.d_model, cfg.d_model, bias=False)
 
     def __call__(self, x: mx.array, attend_fn: Attend, rotate: Rotate | None = None) -> tuple[mx.array, mx.array]:
-        """`x [B, T, d]`; `attend_fn` sees rotated queries and keys and decides what they attend to."""
-        batch, length, _ = x.shape
-        groups = self.in_proj(x).reshape(batch, length, self._groups, self._kv_heads, self._head_dim)
-        # One position needs no transposition.
-        groups = groups.reshape(batch, self._groups, self._kv_heads, 1, -1) if length == 1 else groups.transpose(0, 2, 3, 1, 4)
+        """`x [B, T, d]`, or `[B, d]` for one position; `attend_fn` sees rotated queries and keys and decides what they attend to."""
+        batch, length = x.shape[0], 1 if x.ndim == 2 else x.shape[1]
+        groups = self.in_proj(x)
+        if x.ndim == 2:
+            groups = groups.reshape(batch, self._groups, self._kv_heads, 1, self._head_dim)
+        else:
+            groups = groups.reshape(batch, length, self._groups, self._kv_heads, self._head_dim).transpose(0, 2, 3, 1, 4)
         if rotate is not None:
             groups = rotate(groups)
         q = groups[:, :-2].reshape(batch, -1, length, self._head_dim)
@@ -43,7 +45,8 @@ class Attention(nn.Module):
         kv = groups[:, -2:]
         kv = kv.reshape(2, 1, self._kv_heads, length, self._head_dim) if batch == 1 else kv.swapaxes(0, 1)
         y, cache = attend_fn(q, kv)
-        return self.out_proj(merge_heads(y)), cache
+        y = y.reshape(batch, -1) if x.ndim == 2 else merge_heads(y)
+        return self.out_proj(y), cache
 
 
 class CrossAttention(nn.Module):
@@ -61,8 +64,9 @@ class CrossAttention(nn.Module):
         return mx.stack([k, v])
 
     def __call__(self, x: mx.array, keys_values: mx.array) -> mx.array:
+        """`x [B, T, d]` or `[B, d]`."""
         q = split_heads(self._queries(x), self._heads)
-        return self.out_proj(merge_heads(attend(q, keys_values)))
+        return self.out_proj(merge_heads(attend(q, keys_values)).reshape(x.shape))
 
     def _queries(self, x: mx.array) -> mx.array:
         """The query rows alone: two thirds of the packed product would be thrown away."""
@@ -70,17 +74,15 @@ class CrossAttention(nn.Module):
 
 
 def split_heads(x: mx.array, heads: int) -> mx.array:
-    """`[B, T, heads * D]` -> `[B, heads, T, D]`; a single step needs no transposition."""
-    batch, length, _ = x.shape
-    if length == 1:
-        return x.reshape(batch, heads, 1, -1)
-    return x.reshape(batch, length, heads, -1).swapaxes(1, 2)
+    """`[B, T, heads * D]`, or `[B, heads * D]` for one position -> `[B, heads, T, D]`."""
+    if x.ndim == 2:
+        return x.reshape(x.shape[0], heads, 1, -1)
+    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
 
 
 def merge_heads(x: mx.array) -> mx.array:
+    """`[B, heads, T, D]` -> `[B, T, heads * D]`."""
     batch, _, length, _ = x.shape
-    if length == 1:
-        return x.reshape(batch, 1, -1)
     return x.swapaxes(1, 2).reshape(batch, length, -1)
 
 

@@ -50,7 +50,7 @@ class TransformerLayer(nn.Module):
         rotate: Rotate | None = None,
         cross: mx.array | None = None,
     ) -> tuple[mx.array, mx.array]:
-        """`x [B, T, d]`; `cross` holds the keys and values of the source. Returns the output and the attention's cache."""
+        """`x [B, T, d]` or `[B, d]`; `cross` holds the keys and values of the source. Returns the output and the attention's cache."""
         y, cache = self.self_attn(self.norm1(x), attend_fn, rotate)
         x = x + (self.layer_scale_1(y) if self._scaled else y)
         if self._cross and cross is not None:
@@ -99,12 +99,16 @@ class Transformer(nn.Module):
         span = make_span(start, length, capacity, cfg.context, self._stride, execute)
         x = self._add_positions(x, start)
         rotate = make_rotation(cfg, start, *x.shape[:2])
+        # One position is a plain vector per row: matrices of one row cost reshapes at every product.
+        single = length == 1
+        x = x.reshape(x.shape[0], -1) if single else x
         rings = []
         for i, layer in enumerate(self.layers):
             attend_fn = partial(ring_attend, ring=state["layers"][i], span=span)
             x, ring = layer(x, attend_fn, rotate, cross[i] if cross else None)
             rings.append(ring)
         step = length if execute is None else length * execute.astype(mx.int32)
+        x = x[:, None] if single else x
         return x, {"position": start + step, "layers": rings}
 
     def forward(self, x: mx.array, cross: list[mx.array] | None = None) -> mx.array:
