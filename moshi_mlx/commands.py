@@ -79,6 +79,9 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         help="type of activations and dense weights (default: bf16 on a GPU, f32 on a CPU)",
     )
     group.add_argument(
+        "--kv-bits", type=int, choices=[4, 8], help="store keys and values packed, for long conversations on small machines"
+    )
+    group.add_argument(
         "--context", type=_seconds, metavar="SECONDS", help="bound the attention window to save memory and time"
     )
 

@@ -60,6 +60,7 @@ class LmGen:
         generated_codebooks: int | None = None,
         conditions: Conditions | None = None,
         compile: bool = True,
+        kv_bits: int | None = None,
         seed: int | Sequence[int] | None = None,
     ):
         self.model = model
@@ -74,6 +75,7 @@ class LmGen:
             Guidance(cfg_coef, masked, cfg_is_no_text),
             generated_codebooks,
             compile,
+            kv_bits,
         )
         if masked is not None and len(masked) != self.batch_size:
             raise InputError(f"cfg_is_masked_until should have {self.batch_size} entries, found {len(masked)}.")

@@ -114,8 +114,11 @@ class Step:
         guidance: Guidance | None = None,
         generated: int | None = None,
         compile: bool = True,
+        kv_bits: int | None = None,
     ):
-        self.lm = lm
+        self.lm, self.kv_bits = lm, kv_bits
+        if kv_bits not in (None, 4, 8):
+            raise InputError(f"keys and values are stored whole or with 8 or 4 bits, {kv_bits} were asked for.")
         if compile:
             lm.prepare()
             self._whole = mx.compile(self._whole)  # type: ignore[method-assign]
@@ -136,7 +139,7 @@ class Step:
         batch = len(seeds)
         rows = 2 * batch if self.guidance.active else batch
         return {
-            "trunk": self.lm.transformer.init_state(rows, capacity, self.lm.dtype, lockstep),
+            "trunk": self.lm.transformer.init_state(rows, capacity, self.lm.dtype, lockstep, self.kv_bits),
             "tokens": self.clock.init(batch),
             "offset": mx.zeros([] if lockstep else [batch], mx.int32),
             "seed": mx.array(np.array([s % 2**32 for s in seeds], np.uint32)),

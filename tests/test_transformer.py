@@ -154,3 +154,28 @@ def test_ring_writes_are_in_place():
         mx.eval(y, state)
         where.add(np.asarray(memoryview(state["layers"][0])).ctypes.data)
     assert len(where) == 1
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("lockstep", [True, False], ids=["lockstep", "own-clocks"])
+def test_packed_rings_are_close(bits, lockstep):
+    """Keys and values of 8 bits change little, 4 bits more; chunks, wraps and clocks work as with whole ones."""
+    model = stack(d_model=128, num_heads=2, kv_repeat=2, dim_feedforward=264)
+    x = mx.array(np.random.default_rng(0).standard_normal((2, LENGTH, 128)).astype(np.float32))
+    whole = np.array(model.forward(x))
+    for sizes in ([1], [5, 1, 9]):
+        state, out, at = model.init_state(2, model.capacity(), mx.float32, lockstep, bits), [], 0
+        for n in cut(LENGTH, sizes):
+            y, state = model(x[:, at : at + n], state)
+            out.append(np.array(y))
+            at += n
+        error = np.sqrt(np.mean((np.concatenate(out, axis=1) - whole) ** 2) / np.mean(whole**2))
+        assert 0 < error < (0.01 if bits == 8 else 0.12)
+    assert sum(a.nbytes for a in state["layers"][0].values()) < 2 * 2 * 64 * CONTEXT * 4 * 0.4
+
+
+def test_heads_that_cannot_be_packed_are_refused():
+    from moshi_mlx.errors import InputError
+
+    with pytest.raises(InputError, match="multiple of 32 features, here 4"):
+        stack().init_state(1, CONTEXT, mx.float32, kv_bits=8)

@@ -10,14 +10,42 @@ Rows of a batch either share one clock (`start` is a scalar: writes are in place
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
-def init_ring(batch: int, heads: int, capacity: int, head_dim: int, dtype: mx.Dtype) -> mx.array:
-    """An empty ring. Zeros, not garbage: a masked slot must not hold NaN."""
-    return mx.zeros((2, batch, heads, capacity, head_dim), dtype)
+from ..errors import InputError
+
+# Keys and values `[2, B, H, S, D]`, or the same packed: `{"packed", "scales", "biases"}`.
+Ring = mx.array | dict[str, mx.array]
+
+GROUP_SIZES = (64, 32)
+
+
+def init_ring(batch: int, heads: int, capacity: int, head_dim: int, dtype: mx.Dtype, bits: int | None = None) -> Ring:
+    """An empty ring. Zeros, not garbage: a masked slot must not hold NaN. `bits` (4 or 8) stores it packed."""
+    ring = mx.zeros((2, batch, heads, capacity, head_dim), dtype)
+    if bits is None:
+        return ring
+    group = next((g for g in GROUP_SIZES if head_dim % g == 0), None)
+    if group is None:
+        raise InputError(f"keys and values can be packed where heads have a multiple of {GROUP_SIZES[-1]} features, here {head_dim}.")
+    return _pack(ring, group, bits)
+
+
+def _pack(kv: mx.array, group_size: int, bits: int) -> dict[str, mx.array]:
+    return dict(zip(("packed", "scales", "biases"), mx.quantize(kv, group_size, bits), strict=True))
+
+
+def map_ring(change: Callable[[mx.array], mx.array], ring: Ring) -> Ring:
+    """`change` applied to the array, or to every array, of a ring; slots are axis 3 of all of them."""
+    return {name: change(a) for name, a in ring.items()} if isinstance(ring, dict) else change(ring)
+
+
+def slots_of(ring: Ring) -> int:
+    return (ring["packed"] if isinstance(ring, dict) else ring).shape[3]
 
 
 def ring_capacity(context: int, stride: int) -> int:
@@ -103,20 +131,51 @@ def causal_mask(length: int, context: int | None) -> mx.array:
     return visible[None, None]
 
 
-def attend(q: mx.array, kv: mx.array, mask: mx.array | None = None) -> mx.array:
+def attend(q: mx.array, kv: Ring, mask: mx.array | None = None) -> mx.array:
     """Scaled dot-product attention of `q [B, Hq, T, D]` to keys and values `[2, B, H, S, D]`, softmax in float32."""
-    # Views: indexing by a number would gather, that is, copy.
-    k, v = (a.reshape(a.shape[1:]) for a in mx.split(kv, 2, axis=0))
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
+    scale = q.shape[-1] ** -0.5
+    if isinstance(kv, dict):
+        return _attend_packed(q * scale, kv, mask)
+    k, v = _halves(kv)
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
 
-def ring_attend(q: mx.array, kv: mx.array, ring: mx.array, span: Span) -> tuple[mx.array, mx.array]:
+def _halves(kv: mx.array) -> list[mx.array]:
+    """Keys and values. Views: indexing by a number would gather, that is, copy."""
+    return [a.reshape(a.shape[1:]) for a in mx.split(kv, 2, axis=0)]
+
+
+def _attend_packed(q: mx.array, kv: dict[str, mx.array], mask: mx.array | None) -> mx.array:
+    """The same with packed keys and values, which are multiplied as they are."""
+    batch, heads, length, size = q.shape
+    kv_heads = kv["packed"].shape[2]
+    options = {"group_size": size // kv["scales"].shape[-1], "bits": 32 * kv["packed"].shape[-1] // size}
+    keys, values = zip(*(_halves(kv[name]) for name in ("packed", "scales", "biases")), strict=True)
+    grouped = q.reshape(batch, kv_heads, -1, size)
+    scores = mx.quantized_matmul(grouped, *keys, transpose=True, **options).reshape(batch, heads, length, -1)
+    if mask is not None:
+        scores = mx.where(mask, scores, -mx.inf)
+    weights = mx.softmax(scores, axis=-1, precise=True).reshape(batch, kv_heads, -1, scores.shape[-1])
+    return mx.quantized_matmul(weights, *values, transpose=False, **options).reshape(q.shape)
+
+
+def ring_attend(q: mx.array, kv: mx.array, ring: Ring, span: Span) -> tuple[mx.array, Ring]:
     """Attend new queries `[B, Hq, T, D]` to the window, store the new keys and values `[2, B, H, T, D]`; the new ring follows."""
+    if isinstance(ring, dict):
+        size = kv.shape[-1]
+        new: Ring = _pack(kv, size // ring["scales"].shape[-1], 32 * ring["packed"].shape[-1] // size)
+    else:
+        new = kv
+    written = _zip_rings(lambda old, add: _write(old, add, span), ring, new)
     if span.in_place:
-        ring = _write(ring, kv, span)
-        return attend(q, ring, span.mask), ring
-    seen = mx.concatenate([ring, kv], axis=3)
-    return attend(q, seen, span.mask), _write(ring, kv, span)
+        return attend(q, written, span.mask), written
+    return attend(q, _zip_rings(lambda old, add: mx.concatenate([old, add], axis=3), ring, new), span.mask), written
+
+
+def _zip_rings(change: Callable[[mx.array, mx.array], mx.array], a: Ring, b: Ring) -> Ring:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return {name: change(a[name], b[name]) for name in a}
+    return change(a, b)  # type: ignore[arg-type]
 
 
 def _write(ring: mx.array, new: mx.array, span: Span) -> mx.array:

@@ -12,7 +12,7 @@ import mlx.nn as nn
 
 from ..config import TransformerConfig
 from .attention import Attend, Attention, CrossAttention, Rotate, make_rotation, sin_embedding
-from .kv_cache import attend, causal_mask, init_ring, make_span, ring_attend, ring_capacity
+from .kv_cache import attend, causal_mask, init_ring, make_span, map_ring, ring_attend, ring_capacity, slots_of
 from .mlp import make_mlp
 from .norm import make_norm
 
@@ -73,12 +73,15 @@ class Transformer(nn.Module):
         context = self._cfg.context
         return None if context is None else ring_capacity(context, self._stride)
 
-    def init_state(self, batch: int, capacity: int, dtype: mx.Dtype, lockstep: bool = True) -> dict:
-        """An empty state of `capacity` slots. `lockstep`: all rows share one clock."""
+    def init_state(
+        self, batch: int, capacity: int, dtype: mx.Dtype, lockstep: bool = True, kv_bits: int | None = None
+    ) -> dict:
+        """An empty state of `capacity` slots. `lockstep`: all rows share one clock. `kv_bits`: store keys and values packed."""
         cfg = self._cfg
+        shape = (batch, cfg.kv_heads, capacity, cfg.head_dim)
         return {
             "position": mx.zeros([] if lockstep else [batch], mx.int32),
-            "layers": [init_ring(batch, cfg.kv_heads, capacity, cfg.head_dim, dtype) for _ in self.layers],
+            "layers": [init_ring(*shape, dtype, kv_bits) for _ in self.layers],
         }
 
     def __call__(
@@ -136,19 +139,27 @@ class Transformer(nn.Module):
 
 def capacity_of(state: dict) -> int:
     """Slots of the rings of a stack's state."""
-    return state["layers"][0].shape[3]
+    return slots_of(state["layers"][0])
 
 
 def reset_rows(state: dict, rows: mx.array) -> dict:
     """The state with the rows where `rows` bool `[B]` is true back at position 0 with empty rings."""
     keep = ~rows[None, :, None, None, None]
+
+    def clear(a: mx.array) -> mx.array:
+        return mx.where(keep, a, 0).astype(a.dtype)
+
     return {
         "position": mx.where(rows, 0, state["position"]),
-        "layers": [mx.where(keep, ring, 0).astype(ring.dtype) for ring in state["layers"]],
+        "layers": [map_ring(clear, ring) for ring in state["layers"]],
     }
 
 
 def grow(state: dict, capacity: int) -> dict:
     """The state with rings of `capacity` slots. Only before the old rings have wrapped."""
     more = capacity - capacity_of(state)
-    return {**state, "layers": [mx.pad(ring, [(0, 0)] * 3 + [(0, more), (0, 0)]) for ring in state["layers"]]}
+
+    def pad(a: mx.array) -> mx.array:
+        return mx.pad(a, [(0, 0)] * 3 + [(0, more), (0, 0)])
+
+    return {**state, "layers": [map_ring(pad, ring) for ring in state["layers"]]}
