@@ -1,0 +1,257 @@
+"""`python -m moshi_mlx.bench`: how fast a checkpoint runs on this machine, by part, with memory, bandwidth and missed deadlines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import bench_peer, chips, commands, footprint
+from .audio.files import check_writable
+from .commands import console, say
+from .errors import InputError
+from .memory import gigabytes
+from .session import Session
+from .traffic import frame_traffic
+from .version import __version__
+
+FRAME_MS = 80.0
+PART_STEPS = 30
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m moshi_mlx.bench", description=__doc__)
+    p.add_argument(
+        "--steps",
+        type=int,
+        default=200,
+        help="frames to run after the warm-up; 7500 are 10 minutes of talk (default: %(default)s)",
+    )
+    p.add_argument("--warmup", type=int, default=10, help="frames to run first (default: %(default)s)")
+    p.add_argument("--batch", type=int, default=1, help="conversations at once (default: %(default)s)")
+    p.add_argument(
+        "--real-time", action="store_true", help="start a frame every 80 ms, as in a conversation, instead of at once"
+    )
+    p.add_argument(
+        "--compare", metavar="PYTHON", help="interpreter with moshi_mlx 0.3.0 installed, to run on the same checkpoint"
+    )
+    p.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
+    p.add_argument("--plot", metavar="PNG", help="draw the time of every frame (needs matplotlib)")
+    p.add_argument("--no-compile", dest="compile", action="store_false", help="measure the uncompiled reference")
+    commands.add_checkpoint_arguments(p)
+    commands.add_sampling_arguments(p)
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    check(args)
+    begin = time.perf_counter()
+    loaded = commands.load(args, batch=args.batch)
+    load_s = time.perf_counter() - begin
+    text_sampler, audio_sampler = commands.samplers(args, loaded.config.generation)
+    session = Session(
+        loaded, batch=args.batch, seed=args.seed, text_sampler=text_sampler, audio_sampler=audio_sampler, cfg_coef=args.cfg_coef,
+        compile=args.compile, kv_bits=args.kv_bits,
+    )  # fmt: skip
+    sound = np.random.default_rng(args.seed).uniform(-0.1, 0.1, (64, args.batch, session.frame_size)).astype(np.float32)
+    session.step(sound[0])
+    first_s = time.perf_counter() - begin
+    times = run(session, sound, args)
+    figures = {
+        **about(args, session),
+        "load_s": round(load_s, 2),
+        "first_frame_s": round(first_s, 2),
+        **summary(times, session),
+    }
+    figures["parts_ms"] = parts(session, sound)
+    if args.compare:
+        figures["moshi_mlx_0.3.0"] = bench_peer.measure(args.compare, loaded.files, min(args.steps, 200))
+    if args.plot:
+        draw(times["wall_ms"], Path(args.plot), figures)
+    print(json.dumps(figures, indent=1)) if args.json else show(figures)
+    return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    if args.steps < 1 or args.warmup < 1 or args.batch < 1:
+        raise InputError("--steps, --warmup and --batch should be at least 1.")
+    if args.plot:
+        check_writable(Path(args.plot))
+        _matplotlib()
+
+
+def run(session: Session, sound: np.ndarray, args: argparse.Namespace) -> dict[str, list[float]]:
+    """Wall and thread time of every frame after the warm-up, in ms."""
+    for i in range(args.warmup):
+        session.step(sound[i % len(sound)])
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    wall: list[float] = []
+    host: list[float] = []
+    columns = (TextColumn("frames"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("run", total=args.steps)
+        due = time.perf_counter()
+        for i in range(args.steps):
+            if args.real_time:
+                due = max(due + FRAME_MS / 1000, time.perf_counter())
+                time.sleep(max(0.0, due - time.perf_counter()))
+            start, cpu = time.perf_counter(), time.thread_time()
+            session.step(sound[i % len(sound)])
+            host.append(1000 * (time.thread_time() - cpu))
+            wall.append(1000 * (time.perf_counter() - start))
+            if i % 10 == 9:
+                bar.update(task, completed=i + 1)
+    return {"wall_ms": wall, "host_ms": host}
+
+
+def about(args: argparse.Namespace, session: Session) -> dict[str, Any]:
+    loaded = session.checkpoint
+    return {
+        "date": str(date.today()),
+        "chip": chips.chip(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "mlx": mx.__version__,
+        "moshi_mlx": __version__,
+        "device": mx.default_device().type.name,
+        "checkpoint": loaded.files.source,
+        "precision": loaded.precision,
+        "activations": str(loaded.lm.dtype).removeprefix("mlx.core."),
+        "context_frames": loaded.lm.cfg.transformer.context,
+        "kv_bits": args.kv_bits,
+        "batch": args.batch,
+        "steps": args.steps,
+        "compiled": args.compile,
+        "thermal": chips.thermal_state(),
+    }
+
+
+def summary(times: dict[str, list[float]], session: Session) -> dict[str, Any]:
+    wall = np.array(times["wall_ms"])
+    p50, p95, p99 = (float(np.percentile(wall, p)) for p in (50, 95, 99))
+    rings = sum(a.nbytes for _, a in tree_flatten(session.state["lm"]["trunk"]["layers"]))
+    traffic = frame_traffic(session.lm, session.mimi, ring_bytes=rings)
+    memory = footprint.measure()
+    gb_s = traffic.total / 1e9 / (p50 / 1000)
+    nominal = chips.bandwidth(chips.chip())
+    return {
+        "ms_per_frame": {
+            "p50": round(p50, 2),
+            "p95": round(p95, 2),
+            "p99": round(p99, 2),
+            "max": round(float(wall.max()), 2),
+        },
+        "host_ms_p50": round(float(np.median(times["host_ms"])), 2),
+        "missed_80_ms": int((wall > FRAME_MS).sum()),
+        "real_time_factor": round(float(wall.mean()) / FRAME_MS, 3),
+        "bytes_per_frame": {**vars(traffic), "total": traffic.total},
+        "gb_per_s": round(gb_s, 1),
+        "fraction_of_bandwidth": None if nominal is None else round(gb_s / nominal, 3),
+        "memory": vars(memory),
+    }
+
+
+def parts(session: Session, sound: np.ndarray) -> dict[str, float]:
+    """Median ms of each part by itself; evaluated one by one they add up to a little more than the frame."""
+    step, mimi, state = session.frame_step.step, session.mimi, session.state
+    lm_state, given = state["lm"], step.clock.given
+    pcm = mx.array(sound[0])[:, None]
+    conditions = session.frame_step.conditions
+    tree = None if conditions is None else conditions.tree()
+    encode = mx.compile(lambda x, s: mimi.encode_chunk(x, s, max(given, 1)))
+    decode = mx.compile(mimi.decode_chunk)
+    samples: dict[str, list[float]] = {"encode": [], "temporal": [], "depth": [], "decode": []}
+
+    def timed(name: str, call):
+        start = time.perf_counter()
+        out = call()
+        mx.eval(out)
+        samples[name].append(1000 * (time.perf_counter() - start))
+        return out
+
+    def temporal(codes):
+        new, hidden, logits = step.temporal(lm_state, codes[:, :given, 0], tree, None)
+        return new["trunk"]["position"], hidden, step.sample_text(lm_state, logits)
+
+    for _ in range(PART_STEPS):
+        codes, _ = timed("encode", lambda: encode(pcm, state["encoder"]))
+        _, hidden, text = timed("temporal", lambda: temporal(codes))  # noqa: B023
+        if step.generated:
+            audio = timed("depth", lambda: step.depth(lm_state, hidden, text))  # noqa: B023
+            timed("decode", lambda: decode(audio[..., None], state["decoder"]))  # noqa: B023
+    return {name: round(float(np.median(values)), 2) for name, values in samples.items() if values}
+
+
+def show(figures: dict[str, Any]) -> None:
+    ms, size, memory = figures["ms_per_frame"], figures["bytes_per_frame"], figures["memory"]
+    table = Table(title=f"{figures['checkpoint']}, {figures['precision']}, batch {figures['batch']}", show_header=False)
+    fraction = figures["fraction_of_bandwidth"]
+    rows = [
+        ("machine", f"{figures['chip']}, {figures['system']}, on the {figures['device']}"),
+        ("versions", f"moshi_mlx {figures['moshi_mlx']}, mlx {figures['mlx']}, Python {figures['python']}, {figures['date']}"),
+        ("load, first frame", f"{figures['load_s']} s, {figures['first_frame_s']} s"),
+        ("ms per frame", f"p50 {ms['p50']}   p95 {ms['p95']}   p99 {ms['p99']}   max {ms['max']}"),
+        ("by part, alone", "   ".join(f"{k} {v}" for k, v in figures["parts_ms"].items())),
+        ("host", f"{figures['host_ms_p50']} ms of the model's thread"),
+        ("missed 80 ms", f"{figures['missed_80_ms']} of {figures['steps']}, real-time factor {figures['real_time_factor']}"),
+        ("read per frame", f"{gigabytes(size['total'])} ({gigabytes(size['rings'])} keys and values): {figures['gb_per_s']} GB/s"
+            + ("" if fraction is None else f", {fraction:.0%} of the chip's bandwidth")),
+        ("memory", f"{gigabytes(memory['active'])} retained, {gigabytes(memory['peak'])} peak, {gigabytes(memory['physical'])} footprint"),
+    ]  # fmt: skip
+    if figures["thermal"]:
+        rows.append(("heat", figures["thermal"]))
+    if "moshi_mlx_0.3.0" in figures:
+        other = figures["moshi_mlx_0.3.0"]
+        rows.append(
+            (
+                "moshi_mlx 0.3.0",
+                f"load {other['load_s']} s, first frame {other['first_frame_s']} s, language model p50 {other['p50']} ms, peak {gigabytes(other['peak'])}",
+            )
+        )
+    for row in rows:
+        table.add_row(*row)
+    commands.Console().print(table)
+    say("add your machine to benchmarks/README.md: --json prints what goes there")
+
+
+def draw(wall: list[float], path: Path, figures: dict[str, Any]) -> None:
+    """Time of every frame against the moment it was spoken, and the deadline."""
+    plt = _matplotlib()
+    figure, axes = plt.subplots(figsize=(10, 3.5))
+    minutes = np.arange(len(wall)) * FRAME_MS / 60000
+    axes.plot(minutes, wall, ".", markersize=1.5)
+    axes.axhline(FRAME_MS, color="tab:red", linewidth=1)
+    axes.set(xlabel="minutes of talk", ylabel="ms per frame", ylim=(0, max(1.1 * FRAME_MS, 1.1 * max(wall))))
+    axes.set_title(f"{figures['checkpoint']}, {figures['precision']}, {figures['chip']}", fontsize=9)
+    figure.tight_layout()
+    temporary = path.with_name(f".{path.name}.part")
+    figure.savefig(temporary, format="png", dpi=120)
+    temporary.replace(path)
+    plt.close(figure)
+
+
+def _matplotlib():
+    try:
+        import matplotlib
+    except ImportError:
+        raise InputError("--plot needs matplotlib: pip install matplotlib.") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+if __name__ == "__main__":
+    commands.run(main)
