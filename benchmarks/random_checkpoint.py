@@ -20,6 +20,7 @@ from mlx.utils import tree_flatten
 
 from moshi_mlx import presets
 from moshi_mlx.checkpoint_config import CheckpointConfig
+from moshi_mlx.layouts.inverse import pytorch_file
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.weights_writer import TYPE_NAMES, WeightsWriter
 
@@ -41,8 +42,48 @@ TINY_MIMI = {
     },
     "quantizer": {"dimension": 32, "n_q": 8, "bins": 256},
 }
+_TINY_TEXT = {"text_card": 400}
+TINY_STT = {
+    **TINY_LM, **_TINY_TEXT, "model_type": "stt", "n_q": 32, "dep_q": 0, "delays": [0] * 33, "context": 375,
+    "extra_heads_num_heads": 4, "extra_heads_dim": 6,
+    "stt_config": {"audio_delay_seconds": 0.5, "audio_silence_prefix_seconds": 1.0},
+    "lm_gen_config": {"temp": 0.0, "temp_text": 0.0, "top_k": 250, "top_k_text": 50},
+}  # fmt: skip
+TINY_TTS = {
+    **TINY_LM, **_TINY_TEXT, "model_type": "tts", "n_q": 16, "dep_q": 16, "delays": [0, 0] + [2] * 15,
+    "depformer_weights_per_step_schedule": [*range(8), *[8] * 8], "depformer_low_rank_embeddings": 32,
+    "demux_second_stream": True, "cross_attention": True,
+    "conditioners": {
+        "speaker_wavs": {"type": "tensor", "tensor": {"dim": 32}},
+        "cfg": {"type": "lut", "lut": {"n_bins": 7, "dim": 8, "tokenizer": "noop", "possible_values": ["1.0", "1.5", "2.0", "2.5", "3.0", "3.5", "4.0"]}},
+        "control": {"type": "lut", "lut": {"n_bins": 1, "dim": 128, "tokenizer": "noop", "possible_values": ["ok"]}},
+    },
+    "fuser": {"cross_attention_pos_emb": True, "cross_attention_pos_emb_scale": 1, "sum": ["control", "cfg"], "prepend": [], "cross": ["speaker_wavs"]},
+    "tts_config": {"audio_delay": 1.28, "second_stream_ahead": 2},
+    "model_id": {"sig": "0badcafe", "epoch": 1},
+    "lm_gen_config": {"temp": 0.6, "text_temp": 0.6, "top_k": 250, "top_k_text": 25},
+}  # fmt: skip
+# The other kind of text-to-speech model: no voice embeddings, a clip is continued instead.
+TINY_TTS_PREFIX = {
+    **TINY_TTS, "cross_attention": False, "conditioners": {}, "text_card_out": 5, "model_id": {"sig": "0badcafe", "epoch": 2},
+    "fuser": {"cross_attention_pos_emb": False, "cross_attention_pos_emb_scale": 1, "sum": [], "prepend": [], "cross": []},
+}  # fmt: skip
+
+
+def _codebooks(config: dict, count: int) -> dict:
+    return {**config, "quantizer": {**config["quantizer"], "n_q": count}}
+
+
+# Speech models are published in the PyTorch layout, with a tokenizer that knows words.
+SPEECH_PRESETS = {
+    "tiny-stt": (TINY_STT, _codebooks(TINY_MIMI, 32)),
+    "tiny-tts": (TINY_TTS, _codebooks(TINY_MIMI, 16)),
+    "tiny-tts-prefix": (TINY_TTS_PREFIX, _codebooks(TINY_MIMI, 16)),
+}
+WORD_TOKENIZER = Path(__file__).resolve().parent.parent / "tests/goldens/family/tokenizer/tiny_bpe_400.model"
 PRESETS = {
     "tiny": (TINY_LM, TINY_MIMI),
+    **SPEECH_PRESETS,
     "moshi-7b": (presets.MOSHI_7B, None),
     "personaplex-7b": (presets.PERSONAPLEX_7B, None),
     "hibiki-1b": (presets.HIBIKI_1B, None),
@@ -82,6 +123,31 @@ def write_lm(path: Path, config: dict, bits: int | None, seed: int) -> None:
         for name, p in parameters:
             writer.write(name, draw(seed, name, p, bits))
         writer.commit()
+
+
+def write_lm_pytorch(path: Path, config: dict, seed: int) -> None:
+    """The published PyTorch layout, in which text-to-speech and speech-to-text models come."""
+    cfg = CheckpointConfig.from_dict(config).lm
+    shapes = {name: tuple(p.shape) for name, p in tree_flatten(Lm(cfg).parameters())}
+    stored = {name: e.shape(shapes.__getitem__) for name, e in pytorch_file(shapes, cfg).items()}
+    types = {n: mx.float32 if n.startswith("condition_provider.") else mx.bfloat16 for n in stored}
+    with WeightsWriter(path, [(n, TYPE_NAMES[types[n]], shape) for n, shape in stored.items()]) as writer:
+        for name, shape in stored.items():
+            value = draw(seed, name, mx.zeros(shape), None).astype(types[name])
+            if name == "text_linear.weight" and cfg.dep_q == 0:
+                # A transcript needs boundaries and pads more often than chance has them, and bytes (4 to 259) hardly ever.
+                scales = [{0: 2.0, 3: 2.5}.get(i, 0.1 if 4 <= i < 260 else 1.0) for i in range(shape[0])]
+                value = value * mx.array(scales)[:, None]
+            writer.write(name, value.astype(types[name]))
+        writer.commit()
+
+
+def write_voice(path: Path, config: dict, seed: int, frames: int = 10) -> None:
+    """A voice embedding for a text-to-speech model."""
+    dim = config["conditioners"]["speaker_wavs"]["tensor"]["dim"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    value = mx.array(generator(seed, "voice").standard_normal((1, dim, frames), dtype=np.float32))
+    mx.save_safetensors(str(path), {"speaker_wavs": value}, {k: str(v) for k, v in config["model_id"].items()})
 
 
 def mimi_tensors(config: dict) -> list[tuple[str, tuple[int, ...]]]:
@@ -182,22 +248,35 @@ def _syllables() -> list[str]:
     return pairs + [a + b for a in pairs for b in pairs] + [a + b + c for a in pairs for b in pairs for c in pairs[:10]]
 
 
+def _voice_suffix(config: dict) -> str:
+    return f"{config['model_id']['sig']}@{config['model_id']['epoch']}.safetensors"
+
+
 def write(folder: Path, preset: str, bits: int | None, seed: int) -> None:
     """A complete checkpoint folder."""
     lm, mimi = PRESETS[preset]
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        **lm,
         "model_type": "moshi",
+        **lm,
         "moshi_name": "model.safetensors" if bits is None else f"model.q{bits}.safetensors",
     }
     config["mimi_name"], config["tokenizer_name"] = presets.MIMI_NAME, presets.TOKENIZER_NAME
     if mimi is not None:
         config["mimi_config_name"] = "mimi.json"
         (folder / "mimi.json").write_text(json.dumps(mimi, indent=1) + "\n")
-    write_lm(folder / config["moshi_name"], lm, bits, seed)
+    if preset in SPEECH_PRESETS:
+        if bits is not None:
+            raise SystemExit(f"{preset} is written in the PyTorch layout, which is not quantised.")
+        write_lm_pytorch(folder / config["moshi_name"], lm, seed)
+        (folder / config["tokenizer_name"]).write_bytes(WORD_TOKENIZER.read_bytes())
+        if "speaker_wavs" in lm.get("conditioners", {}):
+            for i, name in enumerate("ab"):
+                write_voice(folder / f"voices/{name}.wav.{_voice_suffix(lm)}", lm, seed + i)
+    else:
+        write_lm(folder / config["moshi_name"], lm, bits, seed)
+        write_tokenizer(folder / config["tokenizer_name"], lm["text_card"])
     write_mimi(folder / config["mimi_name"], mimi or presets.MIMI_V0_1, seed)
-    write_tokenizer(folder / config["tokenizer_name"], lm["text_card"])
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 

@@ -75,6 +75,7 @@ class TTSModel:
     logit of PAD, above 0 slows speech down. Paddings and `max_gen_length` in steps of 80 ms.
     """
 
+    default_temp: float = 0.6
     max_speakers: int = 5
     text_top_k: int = 25
     audio_top_k: int = 250
@@ -84,7 +85,7 @@ class TTSModel:
         lm: Lm,
         mimi: MimiModel,
         tokenizer: SentencePieceProcessor,
-        temp: float = 0.6,
+        temp: float = default_temp,
         cfg_coef: float = 1.0,
         final_padding: int = 4,
         n_q: int = 32,
@@ -239,8 +240,12 @@ class TTSModel:
         padding_between: int = 1,
         seed: int | Sequence[int] | None = None,
         compile: bool = True,
+        keep_log: bool = False,
     ) -> Speech:
-        """Utterances to be spoken in lockstep, one per entry of `attributes`; their text is given to the result."""
+        """Utterances to be spoken in lockstep, one per entry of `attributes`; their text is given to the result.
+
+        `keep_log`: keep what was sampled at every step in `generator.logged_text_tokens`.
+        """
         states = [self.machine.new_state([]) for _ in attributes]
         readers = [
             ScriptReader(
@@ -248,7 +253,9 @@ class TTSModel:
             )
             for _ in attributes
         ]
-        return Speech(self.generator(states, attributes, prefixes, seed=seed, compile=compile), self.mimi, readers, compile)
+        generator = self.generator(states, attributes, prefixes, seed=seed, compile=compile)
+        generator.keep_log = keep_log
+        return Speech(generator, self.mimi, readers, compile)
 
     def generate(
         self,

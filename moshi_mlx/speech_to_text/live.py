@@ -92,7 +92,8 @@ class LiveTranscriber:
         heard = self.listener.listen(pcm[None])
         self._fed += 1
         events = self._understand(heard)
-        if self._turns is not None and self._turns.feed(heard.pauses[0, 0], bool(events) or self._words.has_pending):
+        spoke = any(isinstance(e, LiveWord) for e in events)
+        if self._turns is not None and self._turns.feed(heard.pauses[0, 0], spoke):
             time = self.seconds
             if self._flush:
                 events += self._silence(self._flush_frames)

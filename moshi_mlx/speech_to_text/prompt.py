@@ -46,6 +46,6 @@ class TextPrompt:
         """`[B, 1]`: what was sampled. Read back only while there is a prompt."""
         if not any(self._left):
             return
-        for queue, token in zip(self._left, text[:, 0].tolist(), strict=True):
-            if queue and token == queue[0]:
+        for queue, token in zip(self._left, np.array(text)[:, 0], strict=True):
+            if queue and int(token) == queue[0]:
                 queue.popleft()

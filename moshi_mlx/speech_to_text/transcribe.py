@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..audio.files import AudioReader
-from ..errors import InputError
+from ..errors import AudioError, InputError
 from ..text import Word
 from .listener import Listener
 from .recording import Surroundings
@@ -32,7 +32,8 @@ class Transcript:
     """What was said: `text` as it was written, `words` with times in seconds, `duration` of the recording in seconds.
 
     `text` also has fragments that belong to no word. `tokens`: the text stream, one token per frame that was heard.
-    `prompt_left`: tokens of a text prompt that the model never found in the audio.
+    `prompt_left`: tokens of a text prompt that the model never found in the audio. `error`: why the recording could not be
+    read to its end; the rest is what was said before.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Transcript:
     duration: float
     tokens: list[int] = field(default_factory=list, repr=False)
     prompt_left: int = 0
+    error: AudioError | None = None
 
 
 class FileTranscriber:
@@ -99,7 +101,7 @@ class FileTranscriber:
         # The silence that follows the recording is not part of it.
         words = [Word(w.text, min(w.start, duration), min(w.end, duration)) for w in words]
         text = plain_text(row.tokens, tokenizer).strip()
-        return Transcript(row.reader.name, text, words, duration, row.tokens, prompt_left)
+        return Transcript(row.reader.name, text, words, duration, row.tokens, prompt_left, row.error)
 
 
 @dataclass
@@ -111,12 +113,16 @@ class _Row:
     hidden: int
     tokens: list[int] = field(default_factory=list)
     ended: bool = False
+    error: AudioError | None = None
 
     def fill(self, chunk: np.ndarray) -> int:
         """Put the next frames into `chunk [F, size]`, silence after the last; returns how many there are."""
         chunk[:] = 0
         for i in range(len(chunk)):
-            frame = next(self.frames, None)
+            try:
+                frame = next(self.frames, None)
+            except AudioError as e:
+                frame, self.error = None, e
             if frame is None:
                 self.ended = True
                 return i

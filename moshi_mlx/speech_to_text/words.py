@@ -8,6 +8,7 @@ may differ from the other's by up to 0.2 s.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,8 +24,9 @@ LAST_WORD_FRAMES = 12
 
 
 def plain_text(tokens: Sequence[int], tokenizer: SentencePieceProcessor) -> str:
-    """The text of a token stream, words and fragments outside of words alike."""
-    return tokenizer.decode([t for t in tokens if PAD < t < tokenizer.vocab_size()])
+    """The text of a token stream, words and fragments outside of words alike, without control characters."""
+    text = tokenizer.decode([t for t in tokens if PAD < t < tokenizer.vocab_size()])
+    return "".join(" " if c in "\n\t\r" else c for c in text if c in "\n\t\r" or unicodedata.category(c) != "Cc")
 
 
 def offline_words(
@@ -86,11 +88,6 @@ class WordStream:
         self._pieces: list[int] = []
         self._is_open = False
         self._boundary = 0
-
-    @property
-    def has_pending(self) -> bool:
-        """Whether a word has begun that has not been reported."""
-        return bool(self._pieces)
 
     def feed(self, token: int) -> list[WordStart | WordEnd]:
         """What the token of the next step completes. The first step is the model's first, before any audio."""

@@ -14,22 +14,31 @@ if TYPE_CHECKING:
 # Without a known window: that of the published models, 40 s.
 _WINDOW = 500
 _PAUSE_SECONDS = 60
-# A character has at most four bytes, hence a word no fewer characters than a quarter of its tokens.
+# A word still being written is given this many characters per token before it is refused.
+_CHARACTERS = 8
 _SYMBOLS = ("Cc", "Cf", "Cn", "Co", "Cs", "Sk", "So")
 
 
-def check_entry(entry: Entry | str, window: int | None, frame_rate: float = 12.5) -> None:
-    """Refuse a word (also one that is still being written) or a pause that no voice could hold."""
-    limit = window or _WINDOW
-    text, size = (entry, len(entry) // 8) if isinstance(entry, str) else (entry.text, len(entry.tokens))
-    if size > limit:
-        raise InputError(
-            f"the text holds a word of {len(text)} characters ({text[:20]!r}...), which cannot be spoken; separate words by spaces."
-        )
-    if not isinstance(entry, str) and not entry.tokens and entry.padding > _PAUSE_SECONDS * frame_rate:
+def check_entry(entry: Entry, window: int | None, frame_rate: float = 12.5) -> None:
+    """Refuse a word that does not fit into the model's `window` (in steps), and a pause that nobody waits for."""
+    if len(entry.tokens) > (window or _WINDOW):
+        raise _too_long(entry.text)
+    if not entry.tokens and entry.padding > _PAUSE_SECONDS * frame_rate:
         raise InputError(
             f"the text holds a pause of {entry.padding / frame_rate:.0f} s; a pause may last up to {_PAUSE_SECONDS} s."
         )
+
+
+def check_unfinished(word: str, window: int | None) -> None:
+    """The same for a word that is still being written."""
+    if len(word) > _CHARACTERS * (window or _WINDOW):
+        raise _too_long(word)
+
+
+def _too_long(word: str) -> InputError:
+    return InputError(
+        f"the text holds a word of {len(word)} characters or more ({word[:20]!r}...), which cannot be spoken; separate words by spaces."
+    )
 
 
 class Speakable:

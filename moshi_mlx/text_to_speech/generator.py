@@ -158,9 +158,10 @@ class TokenGenerator:
         return logits if self._bonus is None else logits + self._bonus.astype(logits.dtype)
 
     def _text_hook(self, text: mx.array) -> mx.array:
-        sampled = text[:, 0].tolist()
+        sampled = np.array(text)[:, 0]
         out = []
-        for b, (token, state) in enumerate(zip(sampled, self.states, strict=True)):
+        for b, state in enumerate(self.states):
+            token = int(sampled[b])
             prefix = self._prefixes[b][0]
             if self.offset < len(prefix):
                 given = int(prefix[self.offset])

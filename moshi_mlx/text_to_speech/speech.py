@@ -21,7 +21,7 @@ import numpy as np
 
 from ..models.mimi_model import MimiModel
 from ..text import Word
-from .checks import check_entry
+from .checks import check_entry, check_unfinished
 from .generator import TokenGenerator
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Speech:
         window = self.generator.lm.cfg.transformer.context
         for entry in entries:
             check_entry(entry, window)
-        check_entry(self._readers[row].pending, window)
+        check_unfinished(self._readers[row].pending, window)
         self.generator.states[row].entries.extend(entries)
         self.entries_said += len(entries)
 

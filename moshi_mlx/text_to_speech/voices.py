@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -25,10 +26,19 @@ DROPPED_FRAMES = 2
 
 
 def find_voice(name: str, repo: str, suffix: str = "") -> Path:
-    """File of the voice `name`: a local file (its `suffix` may be left out), `hf://owner/repo/path`, or one of `repo`."""
-    for path in (Path(name), Path(name + suffix)):
+    """File of the voice `name`: a local file, `hf://owner/repo/path`, or one of `repo` (on the Hub, or a local folder).
+
+    `suffix`, which says what model a voice is for, may be left out of the name.
+    """
+    folder = Path(repo)
+    # A recording may lie beside the embedding made of it.
+    for path in (Path(name + suffix), Path(name), folder / (name + suffix), folder / name):
         if path.is_file():
             return path
+    if folder.is_dir():
+        raise InputError(
+            f"there is no voice {name!r} for this model in the folder {repo} (looked for {name + suffix!r})."
+        )
     if re.match(r"([./~]|[A-Za-z]:\\)", name):
         raise InputError(f"the voice file {name} does not exist.")
     full = name if not suffix or name.endswith(".safetensors") else name + suffix
@@ -45,13 +55,15 @@ def find_voice(name: str, repo: str, suffix: str = "") -> Path:
 
 def load_speaker(path: str | Path, dim: int, model_id: dict | None = None) -> mx.array:
     """Embedding `[1, dim, T]` float32 of a voice file, checked. `model_id` (sig, epoch) is that of the model."""
+    loaded: Any
     try:
-        tensors, metadata = mx.load(str(path), format="safetensors", return_metadata=True)
+        loaded = mx.load(str(path), format="safetensors", return_metadata=True)
     except (RuntimeError, ValueError, OSError):
         raise CheckpointError(
             f"{path} is not a voice embedding; expected a safetensors file with the tensor {TENSOR!r}. "
             "This model speaks with published voices only and cannot take on the voice of a recording."
         ) from None
+    tensors, metadata = loaded
     if TENSOR not in tensors:
         raise CheckpointError(f"{path} holds no voice: the tensor {TENSOR!r} is missing.")
     value = tensors[TENSOR].astype(mx.float32)
@@ -94,7 +106,9 @@ def audio_prefix(mimi: MimiModel, path: str | Path, codebooks: int, window: int 
     pcm = read_audio(path, mimi.sample_rate)
     frames = -(-len(pcm) // mimi.frame_size) - DROPPED_FRAMES
     if frames < 1:
-        raise InputError(f"the voice clip {path} is too short ({len(pcm) / mimi.sample_rate:.2f} s); about 10 s are best.")
+        raise InputError(
+            f"the voice clip {path} is too short ({len(pcm) / mimi.sample_rate:.2f} s); about 10 s are best."
+        )
     if window is not None and frames > window:
         raise InputError(
             f"the voice clip {path} lasts {len(pcm) / mimi.sample_rate:.0f} s, longer than the model's window of "

@@ -1,0 +1,382 @@
+"""`python -m moshi_mlx.run_tts TEXT_FILE OUT`: text to speech.
+
+    python -m moshi_mlx.run_tts speech.txt speech.wav
+    python -m moshi_mlx.run_tts --text "Hello there." hello.wav --voice expresso/ex03-ex01_happy_001_channel1_334s.wav
+    some-language-model | python -m moshi_mlx.run_tts - -        # spoken on the loudspeaker while it is written
+    python -m moshi_mlx.run_tts scene.txt scene.flac --dialogue --voice A --voice B     # one line, one turn
+    python -m moshi_mlx.run_tts requests.jsonl --out-folder out  # lines {"turns": [...], "voices": [...], "id": "..."}
+
+Pauses are written <break time="1.5s"/>.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import commands
+from .audio.files import AudioWriter, check_writable, write_text
+from .checkpoint import Files
+from .commands import console, say
+from .errors import ConfigError, InputError
+from .models.lm import Lm
+from .models.tts import DEFAULT_DSM_TTS_REPO, DEFAULT_DSM_TTS_VOICE_REPO, TTSModel
+from .speech_to_text.transcribe import Transcript
+from .speech_to_text.writers import FORMATS, format_of, json_object
+from .text_to_speech import archive
+from .text_to_speech.checks import Speakable
+from .text_to_speech.outlets import Outlet, run
+from .text_to_speech.requests import Request, read_requests
+from .text_to_speech.speech import Speech
+from .text_to_speech.text_sources import TextFeed, pieces_of, read_text, stdin_pieces
+
+DEFAULT_VOICE = "expresso/ex03-ex01_happy_001_channel1_334s.wav"
+CFG_COEF = 2.0
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m moshi_mlx.run_tts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "files",
+        nargs="*",
+        metavar="TEXT_FILE [OUT]",
+        help="text (- for standard input) or requests (.jsonl), then a sound file; - or nothing: the loudspeaker",
+    )
+    p.add_argument("--text", help="say this instead of TEXT_FILE")
+    p.add_argument("-o", "--output", metavar="FILE", help="the same as OUT")
+    p.add_argument("--dialogue", action="store_true", help="every line is a turn, two speakers alternate")
+    p.add_argument(
+        "--voice",
+        action="append",
+        help=f"voice, of the voice repository or a local file; twice for a dialogue (default: {DEFAULT_VOICE})",
+    )
+    p.add_argument(
+        "--voice-repo",
+        default=DEFAULT_DSM_TTS_VOICE_REPO,
+        metavar="REPO",
+        help="Hub repository or folder of voices (default: %(default)s)",
+    )
+    p.add_argument(
+        "--subtitles", metavar="FILE", help=f"also write the words with their times (.{', .'.join(FORMATS)})"
+    )
+    p.add_argument("--json", action="store_true", help="print words with times and figures as JSON")
+    p.add_argument("--max-seconds", type=float, metavar="S", help="stop after so much speech, finished or not")
+    p.add_argument("--output-device", metavar="NAME", help="loudspeaker, by number or part of its name")
+    p.add_argument("--list-devices", action="store_true", help="list sound devices and exit")
+    p.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
+    many = p.add_argument_group("requests")
+    many.add_argument("--out-folder", default="tts-outputs", metavar="DIR", help="default: %(default)s")
+    many.add_argument(
+        "--only-wav", action="store_true", help="leave out the .safetensors with codes and the .json with figures"
+    )
+    many.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="requests spoken at once (default: %(default)s)"
+    )
+    speech = p.add_argument_group("speech")
+    speech.add_argument(
+        "--nq", type=int, help="codebooks to generate: fewer are faster and sound worse (default: the model's)"
+    )
+    speech.add_argument("--padding-bonus", type=float, default=0.0, help="-2 (fast) to 2 (slow) (default: %(default)s)")
+    speech.add_argument(
+        "--padding-between",
+        type=int,
+        default=1,
+        metavar="STEPS",
+        help="after each word, for clearer speech (default: %(default)s)",
+    )
+    speech.add_argument(
+        "--max-padding",
+        type=int,
+        default=8,
+        metavar="STEPS",
+        help="longest pause the model may make (default: %(default)s)",
+    )
+    speech.add_argument(
+        "--initial-padding", type=int, default=2, metavar="STEPS", help="before the first word (default: %(default)s)"
+    )
+    speech.add_argument(
+        "--final-padding", type=int, default=4, metavar="STEPS", help="after the last word (default: %(default)s)"
+    )
+    speech.add_argument(
+        "--quantize", type=int, choices=[4, 8], help="quantise after loading: slower to start, faster and smaller then"
+    )
+    commands.add_checkpoint_arguments(p)
+    commands.add_sampling_arguments(p)
+    p.set_defaults(cfg_coef=CFG_COEF)
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.list_devices:
+        from .audio import devices
+
+        print(devices.table(devices.devices(devices.portaudio())))
+        return 0
+    text_file, out = names(args)
+    if not (args.model or args.hf_repo or (args.moshi_weights and args.lm_config)):
+        args.hf_repo = DEFAULT_DSM_TTS_REPO
+    check_arguments(args)
+    if text_file is not None and text_file.endswith(".jsonl"):
+        return answer_requests(args, Path(text_file))
+    return say_text(args, text_file, out)
+
+
+def names(args: argparse.Namespace) -> tuple[str | None, str]:
+    """The text file (None: --text) and the output (-: loudspeaker)."""
+    most = 1 if args.text is not None else 2
+    if len(args.files) > most or (args.text is None and not args.files):
+        expected = "[OUT] beside --text" if args.text is not None else "TEXT_FILE [OUT]"
+        raise InputError(f"expected {expected}, found {len(args.files)} names.")
+    rest = list(args.files)
+    text_file = None if args.text is not None else rest.pop(0)
+    if text_file is not None and text_file.endswith(".jsonl") and rest:
+        raise InputError("requests are written to --out-folder DIR; leave out the name of a sound file.")
+    if rest and args.output:
+        raise InputError(f"two outputs were named, {rest[0]} and {args.output}.")
+    return text_file, rest[0] if rest else args.output or "-"
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    for name in ("nq", "batch", "max_seconds"):
+        if getattr(args, name) is not None and not 0 < getattr(args, name) < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')} should be above 0, found {getattr(args, name)}.")
+    for name in ("padding_between", "max_padding", "initial_padding", "final_padding"):
+        if getattr(args, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} should be 0 or more steps, found {getattr(args, name)}.")
+    if not -20 <= args.padding_bonus <= 20:
+        raise InputError(f"--padding-bonus should lie between -2 and 2, found {args.padding_bonus}.")
+    if args.subtitles:
+        format_of(args.subtitles)
+        check_writable(Path(args.subtitles))
+
+
+def check_kind(files: Files) -> None:
+    """Refuse other models before their weights are read."""
+    if files.config.tts is None:
+        raise ConfigError(
+            f"{files.source} is a {files.config.model_type} model; text-to-speech needs one with 'tts_config', such as {DEFAULT_DSM_TTS_REPO}."
+        )
+
+
+# Model and voices -----------------------------------------------------------------------------------------------------
+
+
+def load(args: argparse.Namespace, batch: int) -> TTSModel:
+    loaded = commands.load(args, batch=batch, check=check_kind)
+    temp = 0.0 if args.greedy else commands.first(args.temp, TTSModel.default_temp)
+    tts = TTSModel.from_checkpoint(
+        loaded,
+        n_q=commands.first(args.nq, loaded.lm.dep_q),
+        temp=temp,
+        final_padding=args.final_padding,
+        padding_bonus=args.padding_bonus,
+        initial_padding=args.initial_padding,
+        max_padding=args.max_padding,
+        voice_repo=args.voice_repo,
+    )
+    tts.text_temp = temp if args.greedy or args.text_temp is None else args.text_temp
+    tts.text_top_k = commands.first(args.text_top_k, tts.text_top_k)
+    tts.audio_top_k = commands.first(args.top_k, tts.audio_top_k)
+    if not tts.valid_cfg_conditionings:
+        tts.cfg_coef = args.cfg_coef
+    if tts.n_q > tts.lm.dep_q:
+        raise InputError(f"--nq: this model has {tts.lm.dep_q} codebooks, {tts.n_q} were asked for.")
+    if tts.n_q < tts.lm.dep_q and not tts.multi_speaker:
+        raise InputError(
+            f"--nq: this model speaks with all of its {tts.lm.dep_q} codebooks only, {tts.n_q} were asked for."
+        )
+    if args.quantize is not None:
+        quantize(tts.lm, args.quantize)
+    return tts
+
+
+def quantize(lm: Lm, bits: int) -> None:
+    """Quantise the depth transformer, attention and feed-forward layers in memory, as the published command does."""
+    try:
+        nn.quantize(lm.depformer, bits=bits)
+        for layer in lm.transformer.layers:
+            nn.quantize(layer.self_attn, bits=bits)
+            nn.quantize(layer.gating, bits=bits)
+    except ValueError as e:
+        raise InputError(f"--quantize {bits} does not fit this model's sizes: {e}") from None
+
+
+def start(args: argparse.Namespace, tts: TTSModel, voices: Sequence[Sequence[str]], keep_log: bool = False) -> Speech:
+    """One utterance for each list of voices, with nothing to say yet."""
+    coef = args.cfg_coef if tts.valid_cfg_conditionings else None
+    prefixes = None
+    if tts.multi_speaker:
+        attributes = [tts.make_condition_attributes([tts.get_voice_path(v) for v in names], coef) for names in voices]
+    else:
+        if any(len(names) != 1 for names in voices):
+            raise InputError("this model speaks with exactly one voice, that of the recording given as --voice.")
+        attributes = [tts.make_condition_attributes() for _ in voices]
+        prefixes = [tts.get_prefix(tts.get_voice_path(names[0])) for names in voices]
+    # The same seed for each: what a request sounds like does not depend on those beside it.
+    seeds = [args.seed] * len(voices)
+    return tts.speech(
+        attributes, prefixes, padding_between=args.padding_between, seed=seeds, compile=args.compile, keep_log=keep_log
+    )
+
+
+# One text -------------------------------------------------------------------------------------------------------------
+
+
+def say_text(args: argparse.Namespace, text_file: str | None, out: str) -> int:
+    text = None
+    if text_file != "-":
+        text = args.text if text_file is None else read_text(Path(text_file))
+        if not text.strip():
+            raise InputError(f"{'--text' if text_file is None else text_file} is empty; there is nothing to say.")
+    with ExitStack() as stack:
+        # Opened before anything is loaded, so that nothing is loaded in vain.
+        sink = stack.enter_context(open_sink(args, out))
+        tts = load(args, 1)
+        if args.dialogue and not tts.multi_speaker:
+            raise InputError("--dialogue needs a model for several speakers; this one continues a single voice.")
+        begin = time.perf_counter()
+        speech = start(args, tts, [args.voice or [DEFAULT_VOICE]])
+        feed = TextFeed(speech, Speakable(tts.tokenizer), dialogue=args.dialogue)
+        outlet = Outlet(sink.write)
+        with progress(speech) as step:
+            pieces = stdin_pieces() if text is None else pieces_of(text)
+            whole = run(speech, [outlet], feed_all(feed, pieces), limit_samples(args, tts), step)
+        sink.finish()
+    words = speech.words()
+    said = Transcript(
+        text_file or "--text", " ".join(w.text for w in words), words, outlet.samples / tts.mimi.sample_rate
+    )
+    for line in (feed.speakable.report(), None if whole else "the text was not finished within --max-seconds"):
+        if line:
+            say(line)
+    if args.subtitles:
+        write_text(Path(args.subtitles), FORMATS[format_of(args.subtitles)](said))
+        say(f"wrote {args.subtitles}")
+    report(args, said, outlet, speech, begin)
+    say(f"{'played on' if out == '-' else 'wrote'} {sink.name}")
+    return 0
+
+
+def feed_all(feed: TextFeed, pieces: Iterable[str]) -> Iterator[None]:
+    for piece in pieces:
+        feed.add(piece)
+        yield
+    feed.check_said()
+
+
+class FileSink:
+    """A sound file, which gets its name when it is finished."""
+
+    def __init__(self, path: str):
+        self.name, self._writer = path, AudioWriter(path)
+        self.write = self._writer.write
+
+    def finish(self) -> None:
+        self._writer.commit()
+
+    def __enter__(self) -> FileSink:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._writer.discard()
+
+
+def open_sink(args: argparse.Namespace, out: str):
+    if out != "-":
+        return FileSink(out)
+    from .text_to_speech.loudspeaker import Loudspeaker
+
+    return Loudspeaker(args.output_device)
+
+
+def limit_samples(args: argparse.Namespace, tts: TTSModel) -> int | None:
+    return None if args.max_seconds is None else round(args.max_seconds * tts.mimi.sample_rate)
+
+
+@contextmanager
+def progress(speech: Speech):
+    """A bar over the words that are known, and what moves it."""
+    columns = (TextColumn("{task.completed} of {task.total} words"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("speak", total=0)
+
+        def step() -> None:
+            bar.update(task, total=speech.entries_said, completed=speech.entries_said - speech.entries_left)
+
+        yield step
+
+
+def report(args: argparse.Namespace, said: Transcript, outlet: Outlet, speech: Speech, begin: float) -> None:
+    """Figures of one speech. The first sound includes the wait for its text."""
+    taken = time.perf_counter() - begin
+    figures = {
+        "steps": speech.generator.offset,
+        "first_sound_seconds": None if outlet.first_sound is None else round(outlet.first_sound - begin, 3),
+        "real_time_factor": round(taken / max(said.duration, 1e-9), 3),
+        "peak_memory_gb": round(mx.get_peak_memory() / 1e9, 3),
+    }
+    if args.json:
+        print(json.dumps({**json_object(said), **figures}, ensure_ascii=False, indent=1))
+    say(
+        f"{said.duration:.1f} s of speech in {taken:.1f} s (real-time factor {figures['real_time_factor']}), "
+        f"first sound after {figures['first_sound_seconds']} s, peak memory {figures['peak_memory_gb']} GB"
+    )
+
+
+# Requests -------------------------------------------------------------------------------------------------------------
+
+
+def answer_requests(args: argparse.Namespace, path: Path) -> int:
+    requests = read_requests(path)
+    folder = archive.make_folder(Path(args.out_folder))
+    tts = load(args, min(args.batch, len(requests)))
+    for i in range(0, len(requests), args.batch):
+        answer(args, tts, requests[i : i + args.batch], folder)
+    return 0
+
+
+def answer(args: argparse.Namespace, tts: TTSModel, requests: Sequence[Request], folder: Path) -> None:
+    """Speak some requests side by side."""
+    begin = time.perf_counter()
+    with ExitStack() as stack:
+        sinks = [stack.enter_context(FileSink(str(folder / f"{r.id}.wav"))) for r in requests]
+        speech = start(args, tts, [r.voices for r in requests], keep_log=not args.only_wav)
+        speakable = Speakable(tts.tokenizer)
+        for row, request in enumerate(requests):
+            feed = TextFeed(speech, speakable, row)
+            for turn in request.turns:
+                feed.add(turn)
+                feed.end_turn()
+            feed.check_said()
+        outlets = [Outlet(sink.write, keep_codes=not args.only_wav) for sink in sinks]
+        with progress(speech) as step:
+            run(speech, outlets, (), limit_samples(args, tts), step)
+        for sink in sinks:
+            sink.finish()
+    if speakable.left_out:
+        say(str(speakable.report()))
+    for row, (request, outlet) in enumerate(zip(requests, outlets, strict=True)):
+        if speech.generator.states[row].end_step is None:
+            say(f"{request.id}: the text was not finished within --max-seconds")
+        if not args.only_wav:
+            archive.write(folder, request, speech, row, outlet.codes, archive.settings(args, tts))
+        say(f"wrote {folder / request.id}.wav")
+    seconds, taken = sum(o.samples for o in outlets) / tts.mimi.sample_rate, time.perf_counter() - begin
+    say(
+        f"{len(requests)} at once: {seconds:.1f} s of speech in {taken:.1f} s (real-time factor {taken / max(seconds, 1e-9):.3f})"
+    )
+
+
+if __name__ == "__main__":
+    commands.run(main)

@@ -1,0 +1,364 @@
+"""`python -m moshi_mlx.stt FILE...`: speech to text, from recordings or from the microphone.
+
+python -m moshi_mlx.stt talk.mp3                            # the text, while it is found
+python -m moshi_mlx.stt talk.mp3 -o talk.srt                # subtitles; also .vtt, .json (words with times), .txt
+python -m moshi_mlx.stt *.wav --output-dir texts -f txt -f json --batch 8
+python -m moshi_mlx.stt                                     # the microphone, until Ctrl-C
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import mlx.core as mx
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import commands
+from .audio.files import AudioReader, check_writable, read_audio, write_text
+from .checkpoint import Checkpoint, Files
+from .commands import console, say
+from .config import LmConfig
+from .errors import ConfigError, InputError
+from .modules.sampling import Sampler
+from .speech_to_text import live
+from .speech_to_text.listener import Listener
+from .speech_to_text.live import LiveTranscriber, LiveWord, TurnEnd
+from .speech_to_text.pauses import HEAD, THRESHOLD, TurnDetector
+from .speech_to_text.prompt import TextPrompt
+from .speech_to_text.recording import AudioPrompt, Surroundings
+from .speech_to_text.sources import FrameSource, open_source
+from .speech_to_text.transcribe import TIMINGS, FileTranscriber, Transcript
+from .speech_to_text.writers import FORMATS, format_of, json_object
+from .text import Detokenizer
+
+# English and French, with the heads that tell ends of turns.
+DEFAULT_REPO = "kyutai/stt-1b-en_fr-candle"
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m moshi_mlx.stt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("files", nargs="*", metavar="FILE", help="recordings (- for standard input); none: the microphone")
+    out = p.add_argument_group("output")
+    out.add_argument("-o", "--output", metavar="FILE", help="write to FILE, in the format its ending says")
+    out.add_argument("--output-dir", metavar="DIR", help="write one file per recording and format to DIR")
+    out.add_argument(
+        "-f",
+        "--format",
+        dest="formats",
+        action="append",
+        choices=sorted(FORMATS),
+        help="format, may be repeated with --output-dir (default: txt)",
+    )
+    out.add_argument(
+        "--timing",
+        choices=TIMINGS,
+        default="offline",
+        help="rule for the times of words in recordings (default: %(default)s)",
+    )
+    p.add_argument("--batch", type=int, default=1, metavar="N", help="recordings heard at once (default: %(default)s)")
+    listening = p.add_argument_group("live")
+    listening.add_argument("--input", metavar="FILE", help="listen to FILE as if it was the microphone")
+    listening.add_argument("--input-device", metavar="NAME", help="microphone, by number or part of its name")
+    listening.add_argument("--list-devices", action="store_true", help="list sound devices and exit")
+    listening.add_argument("--times", action="store_true", help="show when each word began")
+    listening.add_argument("--json", action="store_true", help="print one JSON object per word and turn")
+    listening.add_argument(
+        "--vad", action=argparse.BooleanOptionalAction, help="tell the ends of turns (default: where the model can)"
+    )
+    listening.add_argument(
+        "--pause-head", type=int, default=HEAD, metavar="N", help="0: eager, 3: patient (default: %(default)s)"
+    )
+    listening.add_argument("--pause-threshold", type=float, default=THRESHOLD, metavar="P", help="default: %(default)s")
+    listening.add_argument(
+        "--no-flush", dest="flush", action="store_false", help="let the last words of a turn come with the delay"
+    )
+    prompt = p.add_argument_group("prompt (experimental)")
+    prompt.add_argument("--prompt-audio", metavar="FILE", help="speech to hear first, for its spelling and style")
+    prompt.add_argument("--prompt-text", metavar="TEXT", help="what is said first, word by word")
+    prompt.add_argument("--keep-prompt", action="store_true", help="keep the prompt's transcript")
+    p.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
+    commands.add_checkpoint_arguments(p)
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.list_devices:
+        from .audio import devices
+
+        print(devices.table(devices.devices(devices.portaudio())))
+        return 0
+    listens = not args.files
+    check_arguments(args, listens)
+    with ExitStack() as stack:
+        source = None
+        if listens:
+            source = stack.enter_context(open_source(args.input, args.input_device))
+        if not (args.model or args.hf_repo or (args.moshi_weights and args.lm_config)):
+            args.hf_repo = DEFAULT_REPO
+        loaded = commands.load(args, batch=args.batch, check=check_kind)
+        if source is not None:
+            return listen(args, loaded, source)
+        return transcribe(args, loaded)
+
+
+def check_arguments(args: argparse.Namespace, listens: bool) -> None:
+    """Everything that can be wrong before a model is loaded."""
+    if args.batch < 1:
+        raise InputError(f"--batch should be 1 or more, found {args.batch}.")
+    if args.output and args.output_dir:
+        raise InputError("give either --output FILE or --output-dir DIR, not both.")
+    if args.keep_prompt and not args.prompt_audio:
+        raise InputError("--keep-prompt needs --prompt-audio.")
+    if args.prompt_text is not None and not args.prompt_text.strip():
+        raise InputError("--prompt-text is empty.")
+    if args.input and args.files:
+        raise InputError(
+            "give recordings to transcribe, or --input FILE to be heard as if it was the microphone, not both."
+        )
+    if listens:
+        if args.output or args.output_dir or args.formats or args.prompt_audio:
+            raise InputError(
+                "live words go to standard output: --output, --output-dir, --format and --prompt-audio are for recordings."
+            )
+        return
+    if args.output:
+        if len(args.files) > 1:
+            raise InputError("several recordings need --output-dir DIR instead of --output.")
+        format_of(args.output)
+        check_writable(Path(args.output))
+    if len(args.formats or ()) > 1 and not args.output_dir:
+        raise InputError("several formats need --output-dir DIR.")
+    stems = [Path(f).stem for f in args.files]
+    if args.output_dir and len(set(stems)) < len(stems):
+        raise InputError("the recordings should have different names, or their transcripts would overwrite each other.")
+    for name in args.files:
+        if name != "-":
+            AudioReader(name).close()
+
+
+def check_kind(files: Files) -> None:
+    """Refuse other models before their weights are read."""
+    lm: LmConfig = files.config.lm
+    if lm.dep_q or not lm.n_q:
+        raise ConfigError(
+            f"{files.source} is a {files.config.model_type} model; speech-to-text needs one that only listens, such as {DEFAULT_REPO}."
+        )
+
+
+def make_listener(args: argparse.Namespace, loaded: Checkpoint, batch: int) -> Listener:
+    prompt = None
+    if args.prompt_text is not None:
+        assert loaded.tokenizer is not None
+        prompt = TextPrompt(loaded.tokenizer.encode(args.prompt_text), batch)
+        window = loaded.lm.cfg.transformer.context
+        if window is not None and len(prompt) > window:
+            raise InputError(
+                f"--prompt-text has {len(prompt)} tokens, more than the model's window of {window} steps; shorten it."
+            )
+    defaults = loaded.config.generation
+    sampler = Sampler(
+        temp=defaults.temp_text if "lm_gen_config" in loaded.config.raw else 0, top_p=0, top_k=defaults.top_k_text
+    )
+    return Listener(loaded.lm, loaded.mimi, batch, sampler=sampler, prompt=prompt, compile=args.compile)
+
+
+def tokenizer_of(loaded: Checkpoint):
+    if loaded.tokenizer is None:
+        raise InputError(f"{loaded.files.source} lacks its tokenizer; name it with --tokenizer.")
+    return loaded.tokenizer
+
+
+def delays(loaded: Checkpoint) -> tuple[float, float]:
+    """Seconds the text lags behind the audio, and of silence that the model expects first."""
+    stt = loaded.config.stt
+    return (stt.audio_delay_seconds, stt.audio_silence_prefix_seconds) if stt else (0.0, 0.0)
+
+
+# Recordings -----------------------------------------------------------------------------------------------------------
+
+
+def transcribe(args: argparse.Namespace, loaded: Checkpoint) -> int:
+    tokenizer = tokenizer_of(loaded)
+    batch = min(args.batch, len(args.files))
+    listener = make_listener(args, loaded, batch)
+    assert listener.mimi is not None
+    delay, silence = delays(loaded)
+    prompt = None
+    if args.prompt_audio:
+        prompt = AudioPrompt(read_audio(args.prompt_audio, listener.mimi.sample_rate), args.keep_prompt)
+    around = Surroundings(delay, silence, listener.mimi.frame_size, listener.mimi.sample_rate, prompt)
+    transcriber = FileTranscriber(listener, tokenizer, around, args.timing)
+    printer = TextPrinter(tokenizer, loaded.lm.cfg) if _prints_text(args) and len(args.files) == 1 else None
+    start, seconds, failed = time.perf_counter(), 0.0, 0
+    printed: list[Transcript] = []
+    with Progress(
+        TextColumn("{task.completed:.0f} s"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal or printer is not None,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("hear", total=None)
+        for names in _groups(args.files, batch):
+            with ExitStack() as stack:
+                readers = [stack.enter_context(AudioReader(n, listener.mimi.sample_rate)) for n in names]
+                found = transcriber(
+                    readers,
+                    printer.add if printer else None,
+                    lambda frames: bar.update(task, advance=frames / around.frame_rate),
+                )
+            for name, transcript in zip(names, found, strict=True):
+                seconds += transcript.duration
+                failed += transcript.error is not None
+                if transcript.error is None:
+                    deliver(args, name, transcript, printed)
+                elif len(args.files) == 1:
+                    raise transcript.error
+                else:
+                    print(f"error: {transcript.error}", file=sys.stderr)
+                if transcript.prompt_left:
+                    say(
+                        f"{transcript.source}: the prompt text was not found at its beginning, so the transcript is not to be trusted"
+                    )
+    if printer is not None:
+        printer.end()
+    show(args, printed)
+    report(seconds, time.perf_counter() - start, len(args.files))
+    return 1 if failed else 0
+
+
+def _groups(files: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for i in range(0, len(files), size):
+        yield files[i : i + size]
+
+
+def _prints_text(args: argparse.Namespace) -> bool:
+    return not args.output and not args.output_dir and (args.formats or ["txt"]) == ["txt"]
+
+
+class TextPrinter:
+    """Prints text as its tokens come."""
+
+    def __init__(self, tokenizer, cfg: LmConfig):
+        self._detokenizer, self._begun = Detokenizer(tokenizer, cfg), False
+
+    def add(self, row: int, token: int) -> None:
+        text = self._detokenizer.feed(token)
+        if not self._begun:
+            text = text.lstrip()
+        self._begun = self._begun or bool(text)
+        if text:
+            print(text, end="", flush=True)
+
+    def end(self) -> None:
+        print(self._detokenizer.flush(), flush=True)
+
+
+def deliver(args: argparse.Namespace, name: str, transcript: Transcript, printed: list[Transcript]) -> None:
+    """Write a transcript to its files, or keep it for standard output."""
+    if args.output:
+        write_text(Path(args.output), FORMATS[format_of(args.output)](transcript))
+        say(f"wrote {args.output}")
+    elif args.output_dir:
+        folder = Path(args.output_dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise InputError(f"{folder} cannot be made: {e.strerror or e}.") from None
+        stem = "stdin" if name == "-" else Path(name).stem
+        for kind in args.formats or ["txt"]:
+            path = folder / f"{stem}.{kind}"
+            check_writable(path)
+            write_text(path, FORMATS[kind](transcript))
+            say(f"wrote {path}")
+    else:
+        printed.append(transcript)
+
+
+def show(args: argparse.Namespace, printed: list[Transcript]) -> None:
+    """Print transcripts that were not printed while they were found."""
+    kind = (args.formats or ["txt"])[0]
+    if not printed or (kind == "txt" and len(args.files) == 1):
+        return
+    if len(args.files) == 1:
+        print(FORMATS[kind](printed[0]), end="")
+    elif kind == "json":
+        print(json.dumps([json_object(t) for t in printed], ensure_ascii=False, indent=1))
+    else:
+        print("\n".join(f"== {t.source}\n{FORMATS[kind](t)}" for t in printed), end="")
+
+
+def report(seconds: float, taken: float, files: int) -> None:
+    say(
+        f"{files} recording{'' if files == 1 else 's'}, {seconds:.1f} s of audio in {taken:.1f} s "
+        f"(real-time factor {taken / max(seconds, 1e-9):.3f}), peak memory {mx.get_peak_memory() / 1e9:.3f} GB"
+    )
+
+
+# Live -----------------------------------------------------------------------------------------------------------------
+
+
+def listen(args: argparse.Namespace, loaded: Checkpoint, source: FrameSource) -> int:
+    """Words until the source ends or the user interrupts."""
+    tokenizer, listener = tokenizer_of(loaded), make_listener(args, loaded, 1)
+    turns = None
+    if args.vad or (args.vad is None and listener.heads):
+        turns = TurnDetector(listener.heads, args.pause_head, args.pause_threshold)
+    delay, silence = delays(loaded)
+    transcriber = LiveTranscriber(listener, tokenizer, delay, silence, turns, args.flush)
+    transcriber.start()
+    source.begin()
+    if source.live:
+        say("listening; end with Ctrl-C")
+    times: list[float] = []
+    try:
+        for frame in source.frames():
+            start = time.perf_counter()
+            events = transcriber.feed(frame)
+            times.append(time.perf_counter() - start)
+            show_events(args, events)
+    except KeyboardInterrupt:
+        say("")
+    show_events(args, transcriber.finish())
+    if not args.json:
+        print(flush=True)
+    lost = f", {source.dropped} frames lost because the machine was too slow" if source.dropped else ""
+    slowest = f", slowest step {1000 * max(times):.0f} ms" if times else ""
+    say(f"heard {transcriber.seconds:.1f} s{slowest}{lost}")
+    return 0
+
+
+def show_events(args: argparse.Namespace, events: Sequence[live.Event]) -> None:
+    for event in events:
+        if args.json:
+            print(json.dumps(event_object(event), ensure_ascii=False), flush=True)
+        elif isinstance(event, LiveWord):
+            print(
+                f"[{event.start:.2f}] {event.text}" if args.times else event.text,
+                end="\n" if args.times else " ",
+                flush=True,
+            )
+        elif isinstance(event, TurnEnd):
+            print("[end of turn]" if args.times else "", flush=True)
+
+
+def event_object(event: live.Event) -> dict:
+    if isinstance(event, LiveWord):
+        return {"type": "word", "text": event.text, "start": round(event.start, 3)}
+    if isinstance(event, TurnEnd):
+        return {"type": "end_of_turn", "time": round(event.time, 3), "text": event.text}
+    return {"type": "end_of_word", "end": round(event.end, 3)}
+
+
+if __name__ == "__main__":
+    commands.run(main)

@@ -1,0 +1,118 @@
+"""Text to entries: however the text is cut, and what cannot be spoken."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from speech_toys import TOKENIZER
+
+from moshi_mlx.errors import InputError
+from moshi_mlx.models.tts import Entry, StateMachine, TokenIds, script_to_entries
+from moshi_mlx.text_to_speech.checks import Speakable, check_entry, check_unfinished
+from moshi_mlx.text_to_speech.script import ScriptReader
+
+IDS = TokenIds(TOKENIZER.vocab_size() + 1)
+TEXT = st.lists(
+    st.sampled_from(
+        ["hello", " ", "\n", '<break time="1s"/>', '<break time="0.5s">', "<break", ' time="', "2.s", '"', "/>", ">", "<",
+         "wor", "ld!", ":", "(", "\u2019", "\u00a0", "é", "<b", "r"]
+    ),
+    max_size=12,
+).map("".join)  # fmt: skip
+
+
+def reader(**options) -> ScriptReader:
+    return ScriptReader(TOKENIZER, IDS, 12.5, **options)
+
+
+def plain(entries: list[Entry]) -> list[tuple]:
+    return [(e.tokens, e.text, e.padding) for e in entries]
+
+
+@settings(max_examples=300, deadline=None)
+@given(turns=st.lists(TEXT, max_size=3), cuts=st.lists(st.integers(0, 60)), between=st.integers(0, 3))
+@example(turns=['hello<break  time="1s"  />world'], cuts=list(range(40)), between=1)
+def test_entries_do_not_depend_on_how_text_is_cut(turns, cuts, between):
+    whole = script_to_entries(TOKENIZER, IDS, 12.5, turns, padding_between=between)
+    r, pieces = reader(padding_between=between), []
+    for turn in turns:
+        at = sorted({0, len(turn), *(c for c in cuts if c < len(turn))})
+        for start, end in itertools.pairwise(at):
+            pieces += r.feed(turn[start:end])
+        pieces += r.end_turn()
+    assert plain(pieces) == plain(whole)
+
+
+def test_a_word_is_given_as_soon_as_it_is_complete():
+    r = reader(multi_speaker=False)
+    assert [e.text for e in r.feed("hello wor")] == ["hello"]
+    assert [e.text for e in r.feed("ld")] == []
+    assert [e.text for e in r.feed(" ")] == ["world"]
+    assert [e.padding for e in r.feed('now<break time="1s"/>')] == [0, 12]
+
+
+@pytest.mark.parametrize(
+    "held", ["<", "<bre", "<break", "<break ", '<break time="1', '<break time="1s"', '<break time="1s" ']
+)
+def test_a_pause_is_waited_for(held):
+    r = reader()
+    assert r.feed("one " + held)[0].text == "one"
+    assert r.pending == held
+
+
+@pytest.mark.parametrize("text", ["<breakfast ", "<b> ", "< ", "<break tim ", '<break time="s" '])
+def test_what_is_no_pause_is_text(text):
+    assert "".join(e.text for e in reader().feed(text)) == "".join(text.split())
+
+
+def test_speakers_are_announced_once():
+    entries = script_to_entries(TOKENIZER, IDS, 12.5, ["yes", "", "no", "maybe"])
+    assert [e.tokens[0] for e in entries] == [IDS.main, TOKENIZER.encode("no")[0], IDS.other]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+def test_a_step_that_is_ready_does_what_it_would_do_with_all_the_text(ahead):
+    """Words come one by one, as late as `may_consume` and `knows_enough` allow."""
+    machine = StateMachine(IDS, ahead, 3, 2)
+    entries = script_to_entries(
+        TOKENIZER, IDS, 12.5, ['one two <break time="0.4s"/> three four five six'], padding_between=1
+    )
+    whole, late = machine.new_state(entries), machine.new_state([])
+    waiting = list(entries)
+    for step in range(80):
+        while waiting and late.may_consume() and not late.knows_enough(ahead):
+            late.entries.append(waiting.pop(0))
+        sampled = (step * 7 % 5) and 3
+        assert machine.process(step, late, sampled) == machine.process(step, whole, sampled), step
+    assert late.end_step == whole.end_step is not None
+    assert not waiting
+
+
+def test_200_000_characters_are_read_at_once():
+    text = "All work and no play makes a long text. " * 5000
+    assert len(reader(multi_speaker=False).feed(text)) == 45000
+
+
+def test_a_word_nobody_can_say():
+    [entry] = script_to_entries(TOKENIZER, IDS, 12.5, ["a" * 5000])
+    with pytest.raises(InputError, match="a word of 5000 characters or more .* separate words by spaces"):
+        check_entry(entry, 500)
+    with pytest.raises(InputError, match="separate words"):
+        check_unfinished("a" * 5000, 500)
+    check_entry(script_to_entries(TOKENIZER, IDS, 12.5, ["antidisestablishmentarianism"])[0], 500)
+
+
+def test_a_pause_nobody_waits_for():
+    [entry] = script_to_entries(TOKENIZER, IDS, 12.5, ['<break time="1000s"/>'])
+    with pytest.raises(InputError, match="a pause of 1000 s; a pause may last up to 60 s"):
+        check_entry(entry, 500)
+
+
+def test_what_cannot_be_spoken_is_left_out_and_told():
+    speakable = Speakable(TOKENIZER)
+    assert speakable("Hi\x1b[31m \U0001f389\ufe0fthere\x00\n\tyou é 你") == "Hi[31m there\n\tyou é 你"
+    assert speakable.report() == "left out 4 characters that cannot be spoken: U+001B \U0001f389 \ufe0f U+0000"
+    assert Speakable(TOKENIZER).report() is None
