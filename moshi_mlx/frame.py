@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
+from .models import mimi_model
 from .models.mimi_model import MimiModel
 from .modules import transformer
 from .state import copy_containers
@@ -19,10 +20,21 @@ from .step import FIRST_CAPACITY, Conditions, Step
 
 
 class FrameStep:
-    """The frame of one model, codec and set of options. Holds no conversation."""
+    """The frame of one model, codec and set of options. Holds no conversation.
 
-    def __init__(self, step: Step, mimi: MimiModel, conditions: Conditions | None = None, compile: bool = True):
+    `pause_at_end`: the encoder does not hear the frame that carries the end marker of a translation.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        mimi: MimiModel,
+        conditions: Conditions | None = None,
+        compile: bool = True,
+        pause_at_end: bool = True,
+    ):
         self.step, self.mimi, self.conditions = step, mimi, conditions
+        self.pause_at_end = pause_at_end
         wrap: Callable = mx.compile if compile else lambda f: f
         self._speaking, self._silent, self._first = wrap(self._frame), wrap(self._listen), wrap(self._lm_only)
 
@@ -40,12 +52,17 @@ class FrameStep:
         """The language model's first step, which reads initial tokens only."""
         return {**state, "lm": self._first(state["lm"])}
 
-    def __call__(self, state: dict, pcm: mx.array, steps: int) -> tuple[dict, mx.array, mx.array]:
-        """`pcm [B, 1920]` after `steps` steps -> new state, reply `[B, 1920]`, tokens `[B, 1 + dep_q]`; nothing is evaluated."""
+    def __call__(
+        self, state: dict, pcm: mx.array, steps: int, ended: mx.array | None = None
+    ) -> tuple[dict, mx.array, mx.array]:
+        """`pcm [B, 1920]` after `steps` steps -> new state, reply `[B, 1920]`, tokens `[B, 1 + dep_q]`; nothing is evaluated.
+
+        `ended` bool `[B]`: where it is true this frame says that the user's side is over (family.md section 3).
+        """
         state = self._with_room(state, steps)
         has_reply = steps + 1 > self.step.clock.max_delay and self.step.generated > 0
         run = self._speaking if has_reply else self._silent
-        return run(state, pcm)
+        return run(state, pcm, ended)
 
     def _with_room(self, state: dict, steps: int) -> dict:
         """Double the rings when they are full, up to the model's window."""
@@ -61,15 +78,24 @@ class FrameStep:
         given = mx.full((batch, self.step.clock.given), self.step.lm.cfg.card, mx.int32)
         return self.step.run(state, given, self.conditions)[0]
 
-    def _listen(self, state: dict, pcm: mx.array) -> tuple[dict, mx.array, mx.array]:
-        """A frame before the first reply is complete: nothing to decode."""
+    def _hear(self, state: dict, pcm: mx.array, ended: mx.array | None) -> tuple[mx.array, dict]:
+        """The user's codes `[B, given]` of this frame: initial tokens where the user's side has ended. And the encoder's state."""
         given = self.step.clock.given
-        codes, encoder = self.mimi.encode_chunk(pcm[:, None], state["encoder"], max(given, 1))
-        lm, out = self.step.run(state["lm"], codes[:, :given, 0], self.conditions)
+        execute = None
+        if ended is not None and self.pause_at_end:
+            state, execute = mimi_model.with_own_clocks(state, pcm.shape[0]), ~ended
+        codes, state = self.mimi.encode_chunk(pcm[:, None], state, max(given, 1), execute)
+        codes = codes[:, :given, 0]
+        return codes if ended is None else mx.where(ended[:, None], self.step.lm.cfg.card, codes), state
+
+    def _listen(self, state: dict, pcm: mx.array, ended: mx.array | None = None) -> tuple[dict, mx.array, mx.array]:
+        """A frame before the first reply is complete: nothing to decode."""
+        codes, encoder = self._hear(state["encoder"], pcm, ended)
+        lm, out = self.step.run(state["lm"], codes, self.conditions)
         decoder = copy_containers(state["decoder"])
         return {"lm": lm, "encoder": encoder, "decoder": decoder}, mx.zeros_like(pcm), out.frame
 
-    def _frame(self, state: dict, pcm: mx.array) -> tuple[dict, mx.array, mx.array]:
-        state, _, tokens = self._listen(state, pcm)
+    def _frame(self, state: dict, pcm: mx.array, ended: mx.array | None = None) -> tuple[dict, mx.array, mx.array]:
+        state, _, tokens = self._listen(state, pcm, ended)
         reply, decoder = self.mimi.decode_chunk(tokens[:, 1:, None], state["decoder"])
         return {**state, "decoder": decoder}, reply[:, 0], tokens

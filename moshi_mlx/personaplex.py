@@ -7,6 +7,7 @@ again, while the user's side carries a tone. Nothing of it is heard.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,10 +17,12 @@ from .config import LmConfig
 from .errors import ConfigError, InputError
 from .prefill import Forced
 from .token_clock import UNGENERATED
-from .voices import Voice
+from .voices import Voice, find_voice
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
+
+    from .checkpoint import Checkpoint
 
 # One frame of silence, and one of a 440 Hz tone at half amplitude, as the model saw them in training.
 SILENCE = (948, 243, 1178, 546, 1736, 1030, 1978, 2008)
@@ -44,6 +47,32 @@ def text_tokens(tokenizer: SentencePieceProcessor | None, text: str) -> list[int
     if tokenizer is None:
         raise InputError("a text prompt needs the checkpoint's tokenizer; name it with --tokenizer.")
     return [int(t) for t in tokenizer.encode(with_tags(text))]
+
+
+def prompt_of(loaded: Checkpoint, voice: str | Path | Voice | None = None, text: str | None = None) -> Forced | None:
+    """The prompt a conversation with `loaded` begins with; None for models that take none.
+
+    `voice` is a `Voice` or the name of one (see `voices.find_voice`); `text` is the role, by default a friendly teacher, empty for
+    none. Raises `InputError` for what the model cannot use.
+    """
+    if not loaded.config.is_personaplex:
+        if voice is not None or text is not None:
+            raise InputError(
+                f"{loaded.files.source} takes no voice and no text prompt; PersonaPlex does (--model personaplex)."
+            )
+        return None
+    if isinstance(voice, (str, Path)):
+        place = loaded.files.place
+        assert place is not None
+        voice = find_voice(str(voice), place, loaded.mimi)
+    prompt = make_prompt(loaded.lm.cfg, voice, text_tokens(loaded.tokenizer, DEFAULT_ROLE if text is None else text))
+    window = loaded.lm.cfg.transformer.context
+    if window is not None and prompt.length >= window:
+        raise InputError(
+            f"the prompt takes {prompt.length} frames, {prompt.length / 12.5:.0f} s, and the model's window has {window}; shorten the "
+            "voice or the text."
+        )
+    return prompt
 
 
 def make_prompt(cfg: LmConfig, voice: Voice | None, text: Sequence[int]) -> Forced:

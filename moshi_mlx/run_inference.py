@@ -6,17 +6,18 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import commands
+from . import commands, hibiki
 from .audio.files import AudioReader, AudioWriter, check_writable, write_text
 from .commands import console, say
 from .errors import AudioError, InputError
+from .hibiki import Ending
 from .session import Frame, Session
 from .text import Word, WordTimer
 
@@ -35,14 +36,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--tail",
         type=float,
-        default=0.0,
         metavar="SECONDS",
-        help="listen to silence after the input (default: %(default)s)",
+        help="listen to silence after the input (default: 0; for a translation, at most "
+        f"{hibiki.TAIL_SECONDS:.0f} until the model ends it)",
     )
     p.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
     p.add_argument("--verbose", action="store_true", help=argparse.SUPPRESS)
     commands.add_checkpoint_arguments(p)
     commands.add_sampling_arguments(p)
+    commands.add_prompt_arguments(p)
     return p
 
 
@@ -59,6 +61,9 @@ class Job:
     samples: int = 0
     length: int | None = None
     heard: bool = False
+    # Of a translation: how it ends, and what was said since its last word.
+    ending: Ending | None = None
+    held: list[np.ndarray] = field(default_factory=list)
 
     def close(self) -> None:
         self.reader.close()
@@ -79,7 +84,10 @@ def main(argv: list[str] | None = None) -> int:
             text_sampler=text_sampler,
             audio_sampler=audio_sampler,
             cfg_coef=args.cfg_coef,
+            voice=args.voice,
+            text_prompt=args.text_prompt,
             compile=args.compile,
+            kv_bits=args.kv_bits,
         )
         live = not args.json and len(jobs) == 1
         times = converse(session, jobs, args.tail, args.stereo, live)
@@ -97,7 +105,7 @@ def open_jobs(args: argparse.Namespace) -> list[Job]:
     channels = 2 if args.stereo else 1
     if args.batch is None and len(args.files) > 2:
         raise InputError(f"expected IN [OUT], found {len(args.files)} names. Use --batch DIR for several inputs.")
-    if not 0 <= args.tail < float("inf"):
+    if args.tail is not None and not 0 <= args.tail < float("inf"):
         raise InputError(f"--tail should be 0 or more seconds, found {args.tail}.")
     jobs: list[Job] = []
     try:
@@ -146,50 +154,61 @@ def open_input(name: str) -> AudioReader:
     return reader
 
 
-def conversation_frames(job: Job, session: Session, tail: float) -> Iterator[np.ndarray]:
-    """The input's frames, then `tail` seconds of silence."""
+def conversation_frames(job: Job, session: Session, tail: float) -> Iterator[tuple[np.ndarray, bool]]:
+    """The input's frames, then `tail` seconds of silence, or what a translation ends with; true marks its source's end."""
     size = session.frame_size
     # One frame behind the reader: the last one is known to be last when it is stepped.
     pending: np.ndarray | None = None
     for pcm in job.reader.frames(size):
         job.heard = job.heard or bool(pcm.any())
         if pending is not None:
-            yield pending
+            yield pending, False
         pending = pcm
     if pending is None or not job.heard:
         raise AudioError(
             f"{job.reader.name} holds nothing but digital silence. Check that the right input was recorded."
         )
+    if job.ending is not None:
+        yield pending, False
+        yield from job.ending.frames(size)
+        return
     # The reply lasts as long as input and tail, to the sample.
     job.length = job.reader.samples + round(tail * session.sample_rate)
-    yield pending
+    yield pending, False
     for _ in range(-(-job.length // size) - -(-job.reader.samples // size)):
-        yield np.zeros(size, np.float32)
+        yield np.zeros(size, np.float32), False
 
 
-def converse(session: Session, jobs: list[Job], tail: float, stereo: bool, live: bool) -> list[float]:
+def converse(session: Session, jobs: list[Job], tail: float | None, stereo: bool, live: bool) -> list[float]:
     """Step all conversations to the end of the longest; returns the seconds each step took."""
-    sources = [conversation_frames(job, session, tail) for job in jobs]
-    timers = [WordTimer(session.mimi.frame_rate) for _ in jobs]
-    silence = np.zeros(session.frame_size, np.float32)
+    rate = session.mimi.frame_rate
+    if hibiki.is_translation(session.checkpoint):
+        wait = round(commands.first(tail, hibiki.TAIL_SECONDS) * rate)
+        for job in jobs:
+            job.ending = Ending(wait, without_last=hibiki.is_zero(session.lm.cfg))
+    sources = [conversation_frames(job, session, tail or 0.0) for job in jobs]
+    timers = [WordTimer(rate) for _ in jobs]
+    nothing = np.zeros(session.frame_size, np.float32), False
     times: list[float] = []
     durations = [j.reader.duration for j in jobs]
-    total = None if None in durations else max(d for d in durations if d is not None) + tail
+    total = None if None in durations else max(d for d in durations if d is not None) + (tail or 0.0)
     columns = (TextColumn("{task.completed:.0f} s"), BarColumn(), TimeRemainingColumn())
     shown = console.is_terminal and not live
+    left_out = hibiki.lead_in(session)
     with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
         task = bar.add_task("talk", total=total)
         while True:
-            heard = [next(source, None) for source in sources]
-            if all(pcm is None for pcm in heard):
+            given = [next(source, None) for source in sources]
+            if all(g is None for g in given):
                 break
+            heard, ended = zip(*(nothing if g is None else g for g in given), strict=True)
             start = time.perf_counter()
-            frames = session.step(np.stack([silence if pcm is None else pcm for pcm in heard]))
+            frames = session.step(np.stack(heard), ended)
             times.append(time.perf_counter() - start)
-            for job, pcm, frame, timer in zip(jobs, heard, frames, timers, strict=True):
-                if pcm is not None:
-                    keep(job, pcm, frame, timer, stereo, live)
-            bar.update(task, completed=len(times) / session.mimi.frame_rate)
+            for job, g, frame, timer in zip(jobs, given, frames, timers, strict=True):
+                if g is not None:
+                    keep(job, g[0], replace(frame, index=frame.index - left_out), timer, stereo, live)
+            bar.update(task, completed=len(times) / rate)
     for job, timer in zip(jobs, timers, strict=True):
         job.words += timer.flush()
     return times
@@ -199,19 +218,30 @@ def keep(job: Job, heard: np.ndarray, frame: Frame, timer: WordTimer, stereo: bo
     """Store one frame of reply."""
     pcm = frame.pcm if job.length is None else frame.pcm[: job.length - job.samples]
     heard = heard[: len(pcm)]
-    job.samples += len(pcm)
     job.words += timer.feed(frame.text, frame.index)
     if frame.text:
         if live:
             print(frame.text if job.text else frame.text.lstrip(), end="", flush=True)
         job.text.append(frame.text)
-    if job.writer is not None:
-        job.writer.write(np.stack([heard, pcm], axis=1) if stereo else pcm)
+    job.held.append(np.stack([heard, pcm], axis=1) if stereo else pcm)
+    if job.ending is None or job.ending.wants(frame.text_token, job.held):
+        release(job)
+
+
+def release(job: Job) -> None:
+    """Write the frames held back."""
+    for pcm in job.held:
+        job.samples += len(pcm)
+        if job.writer is not None:
+            job.writer.write(pcm)
+    job.held.clear()
 
 
 def finish(job: Job, live: bool) -> None:
     if live:
         print(flush=True)
+    if job.ending is not None and not job.ending.complete:
+        say(f"{job.source}: the model did not end its translation in time; cut after the last word")
     if job.writer is not None:
         job.writer.commit()
     if job.text_file is not None:
@@ -241,6 +271,7 @@ def report(args: argparse.Namespace, session: Session, jobs: list[Job], times: l
                 "text": reply_text(job),
                 "words": [{"word": w.text, "start": w.start, "end": w.end} for w in job.words],
                 "duration": round(job.samples / session.sample_rate, 3),
+                **({} if job.ending is None else {"complete": job.ending.complete}),
             }
             for job in jobs
         ]

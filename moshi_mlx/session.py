@@ -16,15 +16,16 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from . import checkpoint
+from . import checkpoint, hibiki, personaplex, prefill
 from .checkpoint import Checkpoint
 from .errors import InputError
 from .frame import FrameStep
 from .modules.conditioner import ConditionAttributes
 from .modules.sampling import Sampler
-from .step import Guidance, Step, make_conditions
 from .state import copy_containers, let_go
+from .step import Guidance, Step, make_conditions
 from .text import Detokenizer
+from .voices import Voice
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,15 @@ class Session:
         audio_sampler: Sampler | None = None,
         cfg_coef: float = 1.0,
         attributes: Sequence[ConditionAttributes] | None = None,
+        voice: str | Path | Voice | None = None,
+        text_prompt: str | None = None,
         compile: bool = True,
+        kv_bits: int | None = None,
     ):
+        """`voice` (a name such as NATF2, a file, or a `Voice`) and `text_prompt` are for PersonaPlex: who speaks, and as what.
+
+        `kv_bits` (8 or 4) stores keys and values packed: less memory and traffic in long conversations, at a small loss.
+        """
         if loaded.mimi is None:
             raise InputError("a session needs the checkpoint's codec.")
         self.checkpoint, self.batch = loaded, batch
@@ -66,11 +74,13 @@ class Session:
         defaults = loaded.config.generation
         text_sampler = text_sampler or Sampler(temp=defaults.temp_text, top_k=defaults.top_k_text)
         audio_sampler = audio_sampler or Sampler(temp=defaults.temp, top_k=defaults.top_k)
-        self._step = Step(self.lm, text_sampler, audio_sampler, Guidance(cfg_coef), compile=compile)
+        self._step = Step(self.lm, text_sampler, audio_sampler, Guidance(cfg_coef), compile=compile, kv_bits=kv_bits)
         if attributes is None:
             attributes = default_attributes(loaded, batch, cfg_coef)
         conditions = make_conditions(self.lm, attributes) if attributes else None
-        self._frame_step = FrameStep(self._step, self.mimi, conditions, compile=compile)
+        pause_at_end = not hibiki.is_zero(self.lm.cfg)
+        self._frame_step = FrameStep(self._step, self.mimi, conditions, compile, pause_at_end)
+        self._prompt = personaplex.prompt_of(loaded, voice, text_prompt)
         self.seeds = [seed + b for b in range(batch)] if isinstance(seed, int) else list(seed)
         if len(self.seeds) != batch:
             raise InputError(f"{batch} conversations need as many seeds, found {len(self.seeds)}.")
@@ -87,14 +97,20 @@ class Session:
         context: int | None = None,
         **options: Any,
     ) -> Session:
-        """Load a local folder or a Hub repository (default: moshiko at the precision `quantized`) and start a session.
+        """Load a folder or short name `model`, or a Hub repository, and start a session; moshiko without either.
 
-        `context` bounds the attention window, in frames. Other options are those of the constructor.
+        `quantized` (4 or 8) chooses among the precisions of a short name; `context` bounds the attention window, in frames. Other
+        options are those of the constructor.
         """
         loaded = checkpoint.load(
             model, hf_repo, quantized=quantized, dtype=dtype, context=context, batch=options.get("batch", 1)
         )
         return cls(loaded, **options)
+
+    @property
+    def frame_step(self) -> FrameStep:
+        """The frame as a pure function of (state, audio)."""
+        return self._frame_step
 
     @property
     def frame_size(self) -> int:
@@ -124,10 +140,13 @@ class Session:
         if seed is not None:
             self.seeds = [seed + b for b in range(self.batch)]
         self._state = self._frame_step.init_state(self.seeds)
-        # The model's first input holds no audio: run it now, and every later step uses the frame it is given.
-        self._state = self._frame_step.first(self._state)
+        if self._prompt is not None:
+            self._state["lm"] = prefill.run(self._step, self._prompt, self.seeds)
+        else:
+            # The model's first input holds no audio: run it now, and every later step uses the frame it is given.
+            self._state = self._frame_step.first(self._state)
         mx.eval(self._state)
-        self._steps = 1
+        self._first = self._steps = 1 if self._prompt is None else self._prompt.length
         self._start_text()
 
     def _start_text(self) -> None:
@@ -137,10 +156,13 @@ class Session:
     @property
     def frames(self) -> int:
         """Frames stepped so far."""
-        return self._steps - 1
+        return self._steps - self._first
 
-    def step(self, pcm: np.ndarray) -> Any:
-        """The user's next 80 ms, float `[1920]` -> `Frame`; `[batch, 1920]` -> a list of `batch` frames."""
+    def step(self, pcm: np.ndarray, ended: bool | Sequence[bool] = False) -> Any:
+        """The user's next 80 ms, float `[1920]` -> `Frame`; `[batch, 1920]` -> a list of `batch` frames.
+
+        `ended` (for each row) tells a translation model that its source is over; this frame's audio is then not heard.
+        """
         pcm = np.asarray(pcm, np.float32)
         single = pcm.ndim == 1
         rows = pcm[None] if single else pcm
@@ -149,14 +171,23 @@ class Session:
                 f"a step takes {self.frame_size} samples for each of {self.batch} conversations, found {list(pcm.shape)}."
             )
         old = self._state
-        self._state, out, tokens = self._frame_step(old, mx.array(rows), self._steps)
+        self._state, out, tokens = self._frame_step(old, mx.array(rows), self._steps, self._marks(ended))
         let_go(old)
         mx.eval(self._state, out, tokens)
         self._steps += 1
-        index = self._steps - 2
+        index = self.frames - 1
         sound, numbers = np.array(out), np.array(tokens)
         frames = [self._frame(b, sound[b], numbers[b], index) for b in range(self.batch)]
         return frames[0] if single else frames
+
+    def _marks(self, ended: bool | Sequence[bool]) -> mx.array | None:
+        """Which rows end with this frame, None when none does."""
+        rows = np.broadcast_to(np.array(ended, bool), self.batch)
+        if not rows.any():
+            return None
+        if self.lm.cfg.model_type != "hibiki":
+            raise InputError("only translation models are told that their source is over.")
+        return mx.array(rows)
 
     def _frame(self, row: int, pcm: np.ndarray, tokens: np.ndarray, index: int) -> Frame:
         token = int(tokens[0])

@@ -16,6 +16,8 @@ MARKS = {
     "tts_runs": "family/tts_lm*/*/runs.json",
     "stt_words": "family/stt_words*/cases.json",
     "stt_run": "family/stt_lm*/run.json",
+    "hibiki": "family/*/runs.json",
+    "helium": "family/helium*/run.json",
     "lora": "family/*/fused.safetensors",
     "personaplex": "family/personaplex*/run.json",
 }

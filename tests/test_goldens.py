@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import golden_cases
+import golden_helium
+import golden_hibiki
 import golden_lm
 import golden_lora
 import golden_mimi
@@ -74,6 +76,16 @@ def test_stt_words(case):
 @golden("stt_run")
 def test_stt_run(case):
     golden_stt.check_run(case)
+
+
+@golden("hibiki")
+def test_hibiki(case):
+    golden_hibiki.check(case.parent)
+
+
+@golden("helium")
+def test_helium(case):
+    golden_helium.check(case.parent)
 
 
 @golden("lora")

@@ -165,3 +165,9 @@ def reset_codec(state: dict, rows: mx.array) -> dict:
         "transformer": transformer.reset_rows(state["transformer"], rows),
         "resample": conv.reset_rows(state["resample"], rows),
     }
+
+
+def with_own_clocks(state: dict, batch: int) -> dict:
+    """The state of an encoder or decoder whose rows no longer have to advance together."""
+    stack = state["transformer"]
+    return {**state, "transformer": {**stack, "position": mx.broadcast_to(stack["position"], (batch,))}}

@@ -1,0 +1,144 @@
+"""`python -m moshi_mlx.run_helium PROMPT`: text that goes on from a prompt, as it is written."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import mlx.core as mx
+from rich.progress import BarColumn, Progress, TextColumn
+
+from . import helium, memory, registry
+from .commands import console, first, run, say
+from .errors import InputError
+
+DEFAULT_PROMPT = "Aujourd'hui, il est temps"
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m moshi_mlx.run_helium", description=__doc__)
+    p.add_argument("text", nargs="?", metavar="PROMPT", help="the beginning of the text; - reads standard input")
+    p.add_argument("--prompt", help=argparse.SUPPRESS)
+    p.add_argument(
+        "--max-tokens", "--nsteps", type=_positive, default=200, help="tokens to write (default: %(default)s)"
+    )
+    p.add_argument("--only-new", action="store_true", help="do not print the prompt before what follows it")
+    p.add_argument("--verbose", action="store_true", help=argparse.SUPPRESS)
+    group = p.add_argument_group("checkpoint")
+    group.add_argument(
+        "--model", metavar="DIR|NAME", help="local folder, or a short name (helium-1-2b, helium-1-preview)"
+    )
+    group.add_argument("--hf-repo", metavar="REPO", help="Hub repository (default: kyutai/helium-1-preview-2b-mlx)")
+    group.add_argument("--weights", metavar="FILE", help="weights in Kyutai's layout")
+    group.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model")
+    group.add_argument("--quantize-bits", type=int, choices=[4, 8], help="pack the weights after loading")
+    group.add_argument(
+        "--quantize-group-size", type=int, choices=[32, 64, 128], default=64, help="(default: %(default)s)"
+    )
+    group = p.add_argument_group("sampling")
+    group.add_argument(
+        "--temp", type=float, default=0.8, help="temperature, 0 for the most probable token (default: %(default)s)"
+    )
+    group.add_argument(
+        "--top-p", type=float, default=0.95, help="probability mass to choose from (default: %(default)s)"
+    )
+    group.add_argument("--top-k", type=int, default=0, help="tokens to choose from, 0 for all (default: %(default)s)")
+    group.add_argument("--greedy", action="store_true", help="always take the most probable token")
+    group.add_argument("--seed", type=int, default=299792458, help="seed of the random draws (default: %(default)s)")
+    return p
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    prompt = _prompt(args)
+    sampler = _sampler(args)
+    text = _load(args)
+    tokens = text.tokens(prompt)
+    mx.random.seed(args.seed % 2**32)
+    start, written = time.perf_counter(), 0
+    if not args.only_new:
+        print(prompt, end="", flush=True)
+    out = text.detokenizer()
+    with Progress(
+        TextColumn("reading"), BarColumn(), console=console, disable=not console.is_terminal, transient=True
+    ) as bar:
+        task = bar.add_task("read", total=len(tokens))
+        for token in helium.generate_tokens(
+            text, tokens, args.max_tokens, sampler, lambda done, _: bar.update(task, completed=done)
+        ):
+            if not written:
+                bar.stop()
+                read, start = time.perf_counter() - start, time.perf_counter()
+            written += 1
+            print(out.add(token), end="", flush=True)
+    print(out.finish(), flush=True)
+    if not written:
+        say("the model ended the text at once")
+        return 0
+    spent = time.perf_counter() - start
+    rate = f"{(written - 1) / spent:.1f} tokens a second" if written > 1 else "one token"
+    say(f"prompt: {len(tokens)} tokens in {read:.2f} s; {rate}; peak memory {memory.gigabytes(mx.get_peak_memory())}")
+    if len(tokens) + written >= text.window:
+        say(f"stopped at the model's window of {text.window} tokens")
+    return 0
+
+
+def _prompt(args: argparse.Namespace) -> str:
+    if args.text is not None and args.prompt is not None:
+        raise InputError("give the prompt once: as PROMPT or with --prompt.")
+    prompt = first(args.text, args.prompt, DEFAULT_PROMPT)
+    if prompt == "-":
+        try:
+            prompt = sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError:
+            raise InputError("standard input is not UTF-8 text.") from None
+    if not prompt.strip():
+        raise InputError("the prompt is empty; write the beginning of a text for the model to go on with.")
+    return prompt
+
+
+def _sampler(args: argparse.Namespace):
+    """mlx-lm's, or None for greedy."""
+    from mlx_lm.sample_utils import make_sampler
+
+    if not 0 <= args.temp < float("inf"):
+        raise InputError(f"--temp should be 0 or more, found {args.temp}.")
+    if not 0 < args.top_p <= 1:
+        raise InputError(f"--top-p should be above 0 and at most 1, found {args.top_p}.")
+    if args.top_k < 0:
+        raise InputError(f"--top-k should be 0 or more, found {args.top_k}.")
+    if args.greedy or not args.temp:
+        return None
+    return make_sampler(temp=args.temp, top_p=args.top_p, top_k=args.top_k)
+
+
+def _load(args: argparse.Namespace) -> helium.TextModel:
+    model = args.model if args.hf_repo or args.weights else first(args.model, helium.DEFAULT_NAME)
+    for line in registry.before_download(model, args.hf_repo, None) if model or args.hf_repo else []:
+        say(line)
+    columns = (TextColumn("loading"), BarColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("load", total=None)
+        text = helium.load(
+            args.model,
+            args.hf_repo,
+            weights=args.weights,
+            tokenizer=args.tokenizer,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if args.quantize_bits is not None:
+        helium.quantize(text, args.quantize_bits, args.quantize_group_size)
+    say(f"{text.source}: window of {text.window} tokens, {memory.gigabytes(memory.module_bytes(text.model))}")
+    return text
+
+
+if __name__ == "__main__":
+    run(main)
