@@ -98,12 +98,19 @@ def _tensor_info(name: str, entry: dict, path: Path, data_start: int) -> TensorI
     return TensorInfo(dtype, shape, path, data_start + start, data_start + stop)
 
 
+def is_pickle(start: bytes) -> bool:
+    """Whether a file that begins with these 8 bytes is one of `torch.save`, bare or zipped."""
+    bare = start[:1] == b"\x80" and 2 <= start[1] <= 5
+    # The same two bytes begin a safetensors header of 640 bytes, or 896, 1152, 1408.
+    return (bare and any(start[2:8])) or start[:4] == b"PK\x03\x04"
+
+
 def _refuse_other_formats(path: Path, start: bytes, size: int) -> None:
     if size < 8:
         raise CheckpointError(
             f"{path} is {'empty' if size == 0 else 'too short to be a weights file'}. Download it again."
         )
-    if start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or start[:4] == b"PK\x03\x04":
+    if is_pickle(start):
         raise CheckpointError(
             f"{path} is a PyTorch pickle, which can run code and is never loaded. "
             "Use the safetensors file, or convert it: python -m moshi_mlx.convert SRC DST"

@@ -29,9 +29,12 @@ _SIZES = {name: dtype.size for dtype, name in TYPE_NAMES.items()}
 
 def to_bytes(x: mx.array) -> bytes:
     """Little-endian bytes of an array, row by row."""
-    if x.dtype == mx.bfloat16:
-        return np.array(x.view(mx.uint16)).tobytes()
-    return np.array(x).tobytes()
+    return _numpy(x).tobytes()
+
+
+def _numpy(x: mx.array) -> np.ndarray:
+    """The values as numpy sees them without a copy; bfloat16, which it lacks, as 16-bit integers."""
+    return np.ascontiguousarray(np.array(x.view(mx.uint16) if x.dtype == mx.bfloat16 else x, copy=False))
 
 
 class WeightsWriter:
@@ -57,24 +60,26 @@ class WeightsWriter:
         text += b" " * (-len(text) % 8)
         self.total_bytes = 8 + len(text) + offset
         self._waiting = iter(list(self._sizes))
-        refuse_if_disk_is_full(self.path.parent, self.total_bytes)
         self._temporary: str | None = None
         try:
-            handle, self._temporary = tempfile.mkstemp(
-                prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent
-            )
-            self._file = os.fdopen(handle, "wb")
-            self._file.write(struct.pack("<Q", len(text)) + text)
+            self._begin(struct.pack("<Q", len(text)) + text)
         except OSError as e:
             self.discard()
             raise CheckpointError(f"{self.path} cannot be written: {e.strerror or e}.") from None
 
+    def _begin(self, header: bytes) -> None:
+        """Open the temporary file and write the header."""
+        refuse_if_disk_is_full(self.path.parent, self.total_bytes)
+        handle, self._temporary = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent)
+        self._file = os.fdopen(handle, "wb")
+        self._file.write(header)
+
     def write(self, name: str, data: mx.array | bytes) -> None:
         """The next tensor, as announced."""
         expected = next(self._waiting, None)
-        raw = data if isinstance(data, bytes) else to_bytes(data)
-        if name != expected or len(raw) != self._sizes[name]:
-            raise ValueError(f"tensor {name} of {len(raw)} bytes is not the announced {expected}")
+        raw = memoryview(data) if isinstance(data, bytes) else _numpy(data).reshape(-1).data
+        if name != expected or raw.nbytes != self._sizes[name]:
+            raise ValueError(f"tensor {name} of {raw.nbytes} bytes is not the announced {expected}")
         try:
             self._file.write(raw)
         except OSError as e:

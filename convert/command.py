@@ -1,0 +1,154 @@
+"""The command: arguments, the steps of a conversion, and what is said about them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from moshi_mlx.checkpoint import DTYPES
+from moshi_mlx.commands import console, say
+from moshi_mlx.errors import InputError
+from moshi_mlx.memory import gigabytes
+from moshi_mlx.version import __version__
+from moshi_mlx.weights_writer import refuse_if_disk_is_full
+
+from . import card, hub_upload, outputs, verify
+from .folder import building, check_destination, copy_file, write_json, write_text, written
+from .outputs import Outputs
+from .source import Request, Source, open_source
+from .stream import write_file
+from .tensors import check_finite
+
+PROG = "python -m moshi_mlx.convert"
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `convert` and `quantize` both take."""
+    parser.add_argument(
+        "source", metavar="SRC", help="Hub repository, folder, file, or short name of a published model"
+    )
+    parser.add_argument("destination", metavar="DST", type=Path, help="folder to make")
+    group = parser.add_argument_group("source")
+    group.add_argument("--lm-config", "--config", dest="config", metavar="FILE", help="config.json to use instead")
+    group.add_argument("--mimi-weights", metavar="FILE", help="codec to take over instead of the source's")
+    group.add_argument("--tokenizer", metavar="FILE", help="tokenizer to take over instead of the source's")
+    group.add_argument("--lora", metavar="FILE", help="adapter of moshi-finetune to merge in")
+    group.add_argument("--lora-scale", metavar="X", type=float, help="its scale (default: what its config.json says)")
+    group.add_argument(
+        "--keep-user-codebooks",
+        action="store_true",
+        help="PersonaPlex: keep the depth steps that predict the user, which are not heard",
+    )
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="type of dense weights (default: as stored)")
+    parser.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        help="run source and result side by side (default: for small models)",
+    )
+    parser.add_argument("--upload-repo", metavar="REPO", help="upload the result to this repository of the Hub")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog=PROG,
+        description="Make one folder that runs from a checkpoint in any published format, or write it back.",
+    )
+    add_source_arguments(p)
+    p.add_argument("--to", choices=outputs.LAYOUTS, default="mlx", help="layout to write (default: %(default)s)")
+    return p
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    return Request(
+        args.source,
+        args.config,
+        args.mimi_weights,
+        args.tokenizer,
+        args.lora,
+        args.lora_scale,
+        args.keep_user_codebooks,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    check_destination(args.destination)
+    source = open_source(request_of(args))
+    if args.verify and source.model is None:
+        raise InputError("--verify compares language models; there is none here.")
+    planned = outputs.plan(source, args.to, DTYPES[args.dtype] if args.dtype else None)
+    announce(source, planned, args.destination)
+    command = command_line(PROG, argv)
+    job = {"version": __version__, "args": vars(args), "sources": fingerprint(source)}
+
+    def finish(folder: Path) -> None:
+        facts = {"size": gigabytes(planned.nbytes), "type": args.dtype or "as stored"}
+        write_text(folder / "README.md", card.write(source, args.to, command, facts, args.destination.name))
+        if source.model is not None and args.verify is not False:
+            check(source, folder, exact=args.dtype is None and not source.model.reduced, asked=bool(args.verify))
+
+    make(planned, args.destination, job, finish)
+    say(f"wrote {args.destination} ({gigabytes(planned.nbytes)})")
+    if args.upload_repo:
+        hub_upload.upload(args.destination, args.upload_repo)
+    return 0
+
+
+def command_line(prog: str, argv: Sequence[str] | None) -> list[str]:
+    return [*prog.split(), *(sys.argv[1:] if argv is None else argv)]
+
+
+def fingerprint(source: Source) -> list[list[Any]]:
+    """The files of a source, so that a continued run is one of the same bytes."""
+    parts = [source.model and source.model.tensors, source.codec and source.codec.tensors]
+    files = sorted({info.file for tensors in parts if tensors for info in tensors.values()})
+    return [[str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+
+
+def announce(source: Source, planned: Outputs, destination: Path) -> None:
+    """Say what will be made of what, before it is."""
+    say(f"{source.name}: {source.kind}, licence: {source.licence or 'see the model card'}")
+    for note in source.notes:
+        say(f"note: {note}")
+    say(f"{destination}: {gigabytes(planned.nbytes)} to write, at most {gigabytes(planned.largest)} of it at a time")
+
+
+def make(planned: Outputs, destination: Path, job: Any, finish: Callable[[Path], None]) -> None:
+    """Build the folder; `finish` sees it whole, before it gets its name."""
+    with building(destination, job) as folder:
+        refuse_if_disk_is_full(folder, planned.nbytes - written(folder))
+        columns = (
+            TextColumn("converting"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+            task = bar.add_task("convert", total=planned.cost)
+            for name, path in planned.copies.items():
+                check_finite(path)
+                copy_file(path, folder / name)
+            for name, jobs in planned.weights.items():
+                write_file(folder / name, jobs, {"format": "pt"}, lambda count: bar.advance(task, count))
+        for name, data in planned.texts.items():
+            write_json(folder / name, data)
+        for name, content in planned.contents.items():
+            (folder / name).write_bytes(content)
+        for step in planned.steps:
+            step(folder)
+        finish(folder)
+
+
+def check(source: Source, folder: Path, exact: bool, asked: bool) -> None:
+    """Compare source and result, unless they are large and nobody asked."""
+    assert source.model is not None
+    if not asked and not verify.is_small(source.model):
+        return
+    found = verify.compare(source.model, source.codec, folder, exact)
+    say(found.sentence())

@@ -1,0 +1,127 @@
+"""The folder a command makes: built under another name, complete when it gets its own (or it does not get it at all).
+
+An interrupted run leaves `.NAME.part` beside it, which the same command continues; a failed one leaves nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from moshi_mlx.errors import CheckpointError, InputError, MoshiError
+
+_JOB, _LOCK = ".job.json", ".lock"
+
+
+def check_destination(path: Path) -> None:
+    """Refuse to write over anything that is there."""
+    if path.is_symlink():
+        raise InputError(f"{path} is a symbolic link; name the folder to make itself.")
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise InputError(f"{path} exists and is not empty. Remove it or name another folder.")
+    elif path.exists():
+        raise InputError(f"{path} is a file; expected the name of a folder to make.")
+
+
+@contextlib.contextmanager
+def building(destination: Path, job: Any) -> Iterator[Path]:
+    """The unfinished folder. It becomes `destination` at the end; a `MoshiError` removes it, an interrupt leaves it.
+
+    `job` (plain data) says everything the result depends on: what an earlier run with another job left is thrown away.
+    """
+    check_destination(destination)
+    part = destination.with_name(f".{destination.name}.part")
+    if part.is_symlink() or (part.exists() and not part.is_dir()):
+        raise InputError(f"{part} is in the way; remove it.")
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise CheckpointError(f"{destination} cannot be made: {e.strerror or e}.") from None
+    with _locked(part, destination):
+        _keep_only_same_job(part, job)
+        try:
+            yield part
+            _finish(part, destination)
+        except MoshiError:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _locked(part: Path, destination: Path) -> Iterator[None]:
+    handle = os.open(part / _LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"another run is making {destination}; wait for it, or name another folder.") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _keep_only_same_job(part: Path, job: Any) -> None:
+    digest = hashlib.sha256(json.dumps(job, sort_keys=True, default=str).encode()).hexdigest()
+    record = part / _JOB
+    if not record.is_file() or record.read_text() != digest:
+        for entry in part.iterdir():
+            if entry.name == _LOCK:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        record.write_text(digest)
+
+
+def _finish(part: Path, destination: Path) -> None:
+    for entry in (part / _JOB, part / _LOCK):
+        entry.unlink(missing_ok=True)
+    try:
+        os.rename(part, destination)
+        folder = os.open(destination.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as e:
+        raise CheckpointError(f"{destination} cannot be made: {e.strerror or e}.") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small file, whole or not at all."""
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, path)
+    except OSError as e:
+        raise CheckpointError(f"{path} cannot be written: {e.strerror or e}.") from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """The bytes of a file, unless an earlier run copied them."""
+    if target.is_file() and not target.is_symlink() and target.stat().st_size == source.stat().st_size:
+        return
+    fresh = target.with_name(f".{target.name}.copy")
+    try:
+        shutil.copyfile(source, fresh)
+        os.replace(fresh, target)
+    except OSError as e:
+        raise CheckpointError(f"{target} cannot be written: {e.strerror or e}.") from None
+
+
+def written(folder: Path) -> int:
+    """Bytes that an earlier run left."""
+    return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file()) if folder.is_dir() else 0

@@ -1,0 +1,76 @@
+"""What goes into a file: the parameters of a language model in a layout, a type and a packing, as jobs of `stream`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import mlx.core as mx
+
+from moshi_mlx.layouts.expr import Expr
+from moshi_mlx.loading import Quantization
+from moshi_mlx.weights_file import FLOATS, MX_DTYPES
+from moshi_mlx.weights_writer import TYPE_NAMES
+
+from .stream import Job
+from .tensors import StoredTensors
+
+# Conditioners are computed in float32 (lm.md 10) and stay what they are.
+_KEPT = "condition_provider."
+
+
+def dense_jobs(plan: Mapping[str, Expr], tensors: StoredTensors, dtype: mx.Dtype | None, prefix: str = "") -> list[Job]:
+    """A tensor for every entry of `plan`, named with `prefix`; `dtype` None leaves each the type its sources have."""
+    return [_dense(prefix + name, expr, tensors, dtype) for name, expr in plan.items()]
+
+
+def _dense(name: str, expr: Expr, tensors: StoredTensors, dtype: mx.Dtype | None) -> Job:
+    kind = expr.kind(lambda source: tensors[source].dtype)
+    if kind not in FLOATS:
+        return Job(expr, tensors, ((name, kind, expr.shape(tensors.shape)),), lambda x: (mx.contiguous(x),))
+    packed_part = name.endswith((".scales", ".biases"))
+    target = kept_type(kind) if dtype is None or packed_part or name.startswith(_KEPT) else dtype
+    spec = (name, TYPE_NAMES[target], expr.shape(tensors.shape))
+    return Job(expr, tensors, (spec,), lambda x: (mx.contiguous(x.astype(target)),))
+
+
+def kept_type(kind: str) -> mx.Dtype:
+    """Type of a stored floating-point tensor in MLX, which has no float64."""
+    return MX_DTYPES.get(kind, mx.float32)
+
+
+def packed_jobs(
+    plan: Mapping[str, Expr],
+    tensors: StoredTensors,
+    dtype: mx.Dtype | None,
+    packing: Mapping[str, Quantization],
+    observe: Callable[[str, mx.array, Sequence[mx.array]], None] | None = None,
+) -> list[Job]:
+    """As `dense_jobs`, with the weights of the layers in `packing` quantised: exactly what `nn.quantize` makes of them.
+
+    `observe(path, weight, packed)` sees each of them while it is in memory.
+    """
+    jobs = []
+    for name, expr in plan.items():
+        path, _, leaf = name.rpartition(".")
+        dense = _dense(name, expr, tensors, dtype)
+        jobs.append(_packed(path, dense, packing[path], observe) if leaf == "weight" and path in packing else dense)
+    return jobs
+
+
+def _packed(path: str, dense: Job, q: Quantization, observe) -> Job:
+    ((name, kind, (rows, columns)),) = dense.specs
+    groups = columns // q.group_size
+    specs = [(name, "U32", (rows, columns * q.bits // 32))]
+    if q.mode == "affine":
+        specs += [(f"{path}.{part}", kind, (rows, groups)) for part in ("scales", "biases")]
+    else:
+        specs += [(f"{path}.scales", "U8", (rows, groups))]
+
+    def finish(x: mx.array) -> Sequence[mx.array]:
+        (weight,) = dense.finish(x)
+        packed = mx.quantize(weight, q.group_size, q.bits, mode=q.mode)
+        if observe is not None:
+            observe(path, weight, packed)
+        return packed
+
+    return Job(dense.expr, dense.tensors, tuple(specs), finish)

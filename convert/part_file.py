@@ -1,0 +1,93 @@
+"""A safetensors file whose writing can be taken up again where it was interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from moshi_mlx.weights_writer import WeightsWriter, refuse_if_disk_is_full
+
+# Written tensors are made safe on the disk, and counted as done, this often.
+CHECKPOINT_BYTES = 512 << 20
+
+
+class PartFile(WeightsWriter):
+    """As `WeightsWriter`, but the unfinished file keeps a fixed name and is continued by the next run of the same work.
+
+    `done` lists the tensors that are there already and are not written again. What was on its way when the machine stopped is
+    not trusted: only tensors before the last record are.
+    """
+
+    def __init__(
+        self, path: Path, tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: dict[str, str] | None
+    ):
+        self.done: list[str] = []
+        self._record = path.with_name(f".{path.name}.done")
+        self._count, self._since = 0, 0
+        super().__init__(path, tensors, metadata)
+
+    def _begin(self, header: bytes) -> None:
+        part = self.path.with_name(f".{self.path.name}.part")
+        self._digest = hashlib.sha256(header).hexdigest()
+        self._temporary = str(part)
+        self._count = self._recorded(part, len(header))
+        sizes = list(self._sizes.items())
+        stop = len(header) + sum(size for _, size in sizes[: self._count])
+        refuse_if_disk_is_full(self.path.parent, self.total_bytes - (stop if self._count else 0))
+        # A symbolic link in its place would be followed.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        self._file = os.fdopen(os.open(part, flags, 0o644), "r+b")
+        if not self._count:
+            self._file.truncate(0)
+            self._file.write(header)
+        self._file.truncate(stop)
+        self._file.seek(stop)
+        self.done = [name for name, _ in sizes[: self._count]]
+        self._waiting = iter([name for name, _ in sizes[self._count :]])
+
+    def _recorded(self, part: Path, header_bytes: int) -> int:
+        """Tensors that an earlier run finished, if it wrote the same header and all of them are there."""
+        try:
+            record = json.loads(self._record.read_text())
+            count, size = int(record["tensors"]), part.stat().st_size
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+        needed = header_bytes + sum(list(self._sizes.values())[:count])
+        return count if record.get("header") == self._digest and size >= needed else 0
+
+    def write(self, name: str, data) -> None:
+        super().write(name, data)
+        self._count += 1
+        self._since += self._sizes[name]
+        if self._since >= CHECKPOINT_BYTES:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Count what was written as done."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        fresh = self._record.with_name(self._record.name + ".new")
+        fresh.write_text(json.dumps({"header": self._digest, "tensors": self._count}))
+        os.replace(fresh, self._record)
+        self._since = 0
+
+    def commit(self) -> None:
+        super().commit()
+        self._record.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Leave the part for the next run. Whoever owns the folder removes it when there shall be none."""
+        if self._temporary is None:
+            return
+        file = getattr(self, "_file", None)
+        if file is not None:
+            # The disk may be full: then the last record stands.
+            with contextlib.suppress(OSError):
+                self.checkpoint()
+            with contextlib.suppress(OSError):
+                file.close()
+        self._temporary = None

@@ -1,0 +1,179 @@
+"""What is at a place: a language model, a codec, a tokenizer and voices, recognised and checked without reading a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moshi_mlx import hub
+from moshi_mlx.checkpoint_config import CheckpointConfig, read_json
+from moshi_mlx.errors import CheckpointError, ConfigError, InputError
+from moshi_mlx.places import Place
+
+from . import formats, language_model, tokenizers, transformers_config, voice_files
+from .codec import Codec, find_codec
+from .language_model import LanguageModel
+from .place import WEIGHT_NAMES, CheckedFolder, find_place, revision_of
+from .tensors import StoredTensors
+from .tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to convert: a source, and single files given by hand in place of the source's own."""
+
+    source: str
+    config: str | None = None
+    mimi: str | None = None
+    tokenizer: str | None = None
+    lora: str | None = None
+    lora_scale: float | None = None
+    keep_user_codebooks: bool = False
+
+
+@dataclass
+class Source:
+    """A recognised source. `notes` are sentences for the user: what is missing, what was left out."""
+
+    name: str
+    kind: str
+    model: LanguageModel | None = None
+    codec: Codec | None = None
+    tokenizer: Tokenizer | None = None
+    voices: list[tuple[str, voice_files.Reader]] = field(default_factory=list)
+    licence: str | None = None
+    revision: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def open_source(request: Request) -> Source:
+    """Find out what a source holds. Everything that can be wrong with its headers and configuration is told here."""
+    place, given = find_place(request.source)
+    if given is not None and voice_files.is_archive(given):
+        return _voices_alone(request, voice_files.in_archive(given))
+    data = _read_config(request, place)
+    path, tensors, kind = _find_weights(place, given, data, request.source)
+    source = Source(
+        name=str(place) if given is None or isinstance(place, CheckedFolder) is False else str(given),
+        kind=f"{formats.WORDS[kind]}, {formats.precision_words(tensors)}",
+        licence=place.licence(),
+        revision=revision_of(path),
+    )
+    if kind == "voice":
+        return _voices_alone(request, [(path.stem, lambda: voice_files.read(path))])
+    if kind == "adapter":
+        raise CheckpointError(
+            f"{path} is a LoRA adapter, not a model. Merge it into its base: "
+            f"python -m moshi_mlx.convert BASE DST --lora {path}"
+        )
+    inner = None
+    if kind != "codec":
+        tensors, inner = formats.codec_inside(tensors, kind)
+        source.model = language_model.open_model(tensors, kind, data, request)
+        source.notes += source.model.notes
+        _check_flags(request, source.model)
+    source.codec = find_codec(place, data, request, tensors if kind == "codec" else inner, source.model)
+    if source.model is not None:
+        source.tokenizer = tokenizers.find_tokenizer(place, request, source.model.config)
+        source.voices = _voices(place, source.model)
+        source.notes += _missing(source)
+    return source
+
+
+def _check_flags(request: Request, model: LanguageModel) -> None:
+    if request.keep_user_codebooks and not model.config.is_personaplex:
+        raise InputError("--keep-user-codebooks is for PersonaPlex, whose depth transformer also predicts the user.")
+    if request.lora_scale is not None and request.lora is None:
+        raise InputError("--lora-scale is the scale of an adapter; name one with --lora.")
+
+
+def _voices_alone(request: Request, voices: list[tuple[str, voice_files.Reader]]) -> Source:
+    return Source(name=request.source, kind="PersonaPlex voices", voices=voices)
+
+
+def override(name: str) -> Path:
+    """A single file given by hand: a path or `hf://owner/repo/file`."""
+    path = hub.download(*hub.split_hub_name(name)) if hub.is_hub_name(name) else Path(name)
+    assert path is not None
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist.")
+    return path
+
+
+def _read_config(request: Request, place: Place) -> dict[str, Any]:
+    """The object of `config.json`, empty where there is none."""
+    path = override(request.config) if request.config else place.find("config.json", optional=True)
+    return {} if path is None else read_json(path)
+
+
+def _find_weights(
+    place: Place, given: Path | None, data: dict[str, Any], source: str
+) -> tuple[Path, StoredTensors, str]:
+    """The file with the language model, or whatever is there instead, and what it is."""
+    found: list[tuple[Path, StoredTensors, str]] = []
+    for path in [given] if given is not None else _candidates(place, data):
+        tensors = formats.open_weights(path)
+        if isinstance(place, CheckedFolder) and given is None:
+            place.check(tensors)
+        kind = formats.kind_of(tensors)
+        if kind is None and given is not None:
+            some = ", ".join(list(tensors)[:3])
+            raise CheckpointError(f"{path} is of no known format: its tensors are called {some}, ...")
+        if kind is None:
+            continue
+        if kind not in ("codec", "adapter", "voice"):
+            return path, tensors, kind
+        found.append((path, tensors, kind))
+    if found:
+        return found[0]
+    raise CheckpointError(
+        f"{source} holds no weights of a known format; expected {WEIGHT_NAMES[0]} or a file named by its config.json."
+    )
+
+
+def _candidates(place: Place, data: dict[str, Any]) -> Iterator[Path]:
+    """Files to look at, the one that the configuration names first."""
+    named = data.get("moshi_name")
+    if isinstance(named, str) and (path := place.named(named, optional=True)) is not None:
+        yield path
+    if isinstance(place, CheckedFolder):
+        yield from place.weights()
+        return
+    for name in WEIGHT_NAMES:
+        path = place.find(name, optional=True)
+        if path is not None:
+            yield path
+
+
+def _voices(place: Place, model: LanguageModel) -> list[tuple[str, voice_files.Reader]]:
+    """The voices that come with PersonaPlex."""
+    if not model.config.is_personaplex:
+        return []
+    archive = place.find(voice_files.ARCHIVE, optional=True)
+    if archive is not None:
+        return voice_files.in_archive(archive)
+    folder = place.path / "voices" if isinstance(place, CheckedFolder) else None
+    return voice_files.in_folder(folder) if folder is not None and folder.is_dir() else []
+
+
+def _missing(source: Source) -> list[str]:
+    """What a complete folder would have and this source lacks."""
+    assert source.model is not None
+    notes = []
+    if source.codec is None and source.model.config.lm.n_q:
+        notes.append("there is no codec here: give one with --mimi-weights, or name it when the result is run.")
+    if source.tokenizer is None:
+        notes.append("there is no tokenizer here: give one with --tokenizer, or name it when the result is run.")
+    return notes
+
+
+def config_of(data: dict[str, Any]) -> CheckpointConfig:
+    """Kyutai's configuration, with what it says of file names taken for what it is worth."""
+    try:
+        return CheckpointConfig.from_dict(data)
+    except ConfigError as e:
+        if transformers_config.is_model(data):
+            raise ConfigError(f"{e} The weights are not in the layout of transformers.") from None
+        raise
