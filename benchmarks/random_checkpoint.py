@@ -51,7 +51,7 @@ TINY_STT = {
 }  # fmt: skip
 TINY_TTS = {
     **TINY_LM, **_TINY_TEXT, "model_type": "tts", "n_q": 16, "dep_q": 16, "delays": [0, 0] + [2] * 15,
-    "depformer_weights_per_step_schedule": [*range(8), *[8] * 8], "depformer_low_rank_embeddings": 32,
+    "depformer_weights_per_step_schedule": [*range(8), *[8] * 8], "depformer_low_rank_embeddings": 64,
     "demux_second_stream": True, "cross_attention": True,
     "conditioners": {
         "speaker_wavs": {"type": "tensor", "tensor": {"dim": 32}},
@@ -68,6 +68,20 @@ TINY_TTS_PREFIX = {
     **TINY_TTS, "cross_attention": False, "conditioners": {}, "text_card_out": 5, "model_id": {"sig": "0badcafe", "epoch": 2},
     "fuser": {"cross_attention_pos_emb": False, "cross_attention_pos_emb_scale": 1, "sum": [], "prepend": [], "cross": []},
 }  # fmt: skip
+TINY_HIBIKI = {
+    **TINY_LM, **_TINY_TEXT, "model_type": "hibiki", "delays": [0] + ([0] + [2] * 7) * 2,
+    "conditioners": {
+        "description": {"type": "lut", "lut": {"n_bins": 31, "dim": 16, "tokenizer": "noop", "possible_values": ["very_bad", "bad", "neutral", "good", "very_good"]}},
+    },
+    "fuser": {"cross_attention_pos_emb": False, "cross_attention_pos_emb_scale": 1, "sum": ["description"], "prepend": [], "cross": []},
+    "lm_gen_config": {"temp": 0.8, "temp_text": 0.4, "top_k": 250, "top_k_text": 25},
+}  # fmt: skip
+TINY_HIBIKI_ZERO = {
+    **{k: v for k, v in TINY_HIBIKI.items() if k not in ("conditioners", "fuser")},
+    "hidden_scale": 6, "positional_embedding": "rope_concat", "max_period": 20000, "kv_repeat": 2, "depformer_kv_repeat": 1,
+    "depformer_norm": "layer_norm", "depformer_dim_feedforward": None, "depformer_weights_per_step_schedule": [*range(4), *[4] * 4],
+}  # fmt: skip
+TINY_PERSONAPLEX = {**TINY_LM, **_TINY_TEXT, "dep_q": 16, "card": 2048}
 
 
 def _codebooks(config: dict, count: int) -> dict:
@@ -79,6 +93,9 @@ SPEECH_PRESETS = {
     "tiny-stt": (TINY_STT, _codebooks(TINY_MIMI, 32)),
     "tiny-tts": (TINY_TTS, _codebooks(TINY_MIMI, 16)),
     "tiny-tts-prefix": (TINY_TTS_PREFIX, _codebooks(TINY_MIMI, 16)),
+    "tiny-hibiki": (TINY_HIBIKI, TINY_MIMI),
+    "tiny-hibiki-zero": (TINY_HIBIKI_ZERO, TINY_MIMI),
+    "tiny-personaplex": (TINY_PERSONAPLEX, {**TINY_MIMI, "quantizer": {**TINY_MIMI["quantizer"], "bins": 2048}}),
 }
 WORD_TOKENIZER = Path(__file__).resolve().parent.parent / "tests/goldens/family/tokenizer/tiny_bpe_400.model"
 PRESETS = {

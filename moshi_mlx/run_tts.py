@@ -19,19 +19,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import mlx.core as mx
-import mlx.nn as nn
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import commands
 from .audio.files import AudioWriter, check_writable, write_text
-from .checkpoint import Files
 from .commands import console, say
-from .errors import ConfigError, InputError
-from .models.lm import Lm
+from .errors import InputError
 from .models.tts import DEFAULT_DSM_TTS_REPO, DEFAULT_DSM_TTS_VOICE_REPO, TTSModel
 from .speech_to_text.transcribe import Transcript
 from .speech_to_text.writers import FORMATS, format_of, json_object
-from .text_to_speech import archive
+from .text_to_speech import archive, setup
 from .text_to_speech.checks import Speakable
 from .text_to_speech.outlets import Outlet, run
 from .text_to_speech.requests import Request, read_requests
@@ -161,75 +158,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         check_writable(Path(args.subtitles))
 
 
-def check_kind(files: Files) -> None:
-    """Refuse other models before their weights are read."""
-    if files.config.tts is None:
-        raise ConfigError(
-            f"{files.source} is a {files.config.model_type} model; text-to-speech needs one with 'tts_config', such as {DEFAULT_DSM_TTS_REPO}."
-        )
-
-
-# Model and voices -----------------------------------------------------------------------------------------------------
-
-
-def load(args: argparse.Namespace, batch: int) -> TTSModel:
-    loaded = commands.load(args, batch=batch, check=check_kind)
-    temp = 0.0 if args.greedy else commands.first(args.temp, TTSModel.default_temp)
-    tts = TTSModel.from_checkpoint(
-        loaded,
-        n_q=commands.first(args.nq, loaded.lm.dep_q),
-        temp=temp,
-        final_padding=args.final_padding,
-        padding_bonus=args.padding_bonus,
-        initial_padding=args.initial_padding,
-        max_padding=args.max_padding,
-        voice_repo=args.voice_repo,
-    )
-    tts.text_temp = temp if args.greedy or args.text_temp is None else args.text_temp
-    tts.text_top_k = commands.first(args.text_top_k, tts.text_top_k)
-    tts.audio_top_k = commands.first(args.top_k, tts.audio_top_k)
-    if not tts.valid_cfg_conditionings:
-        tts.cfg_coef = args.cfg_coef
-    if tts.n_q > tts.lm.dep_q:
-        raise InputError(f"--nq: this model has {tts.lm.dep_q} codebooks, {tts.n_q} were asked for.")
-    if tts.n_q < tts.lm.dep_q and not tts.multi_speaker:
-        raise InputError(
-            f"--nq: this model speaks with all of its {tts.lm.dep_q} codebooks only, {tts.n_q} were asked for."
-        )
-    if args.quantize is not None:
-        quantize(tts.lm, args.quantize)
-    return tts
-
-
-def quantize(lm: Lm, bits: int) -> None:
-    """Quantise the depth transformer, attention and feed-forward layers in memory, as the published command does."""
-    try:
-        nn.quantize(lm.depformer, bits=bits)
-        for layer in lm.transformer.layers:
-            nn.quantize(layer.self_attn, bits=bits)
-            nn.quantize(layer.gating, bits=bits)
-    except ValueError as e:
-        raise InputError(f"--quantize {bits} does not fit this model's sizes: {e}") from None
-
-
-def start(args: argparse.Namespace, tts: TTSModel, voices: Sequence[Sequence[str]], keep_log: bool = False) -> Speech:
-    """One utterance for each list of voices, with nothing to say yet."""
-    coef = args.cfg_coef if tts.valid_cfg_conditionings else None
-    prefixes = None
-    if tts.multi_speaker:
-        attributes = [tts.make_condition_attributes([tts.get_voice_path(v) for v in names], coef) for names in voices]
-    else:
-        if any(len(names) != 1 for names in voices):
-            raise InputError("this model speaks with exactly one voice, that of the recording given as --voice.")
-        attributes = [tts.make_condition_attributes() for _ in voices]
-        prefixes = [tts.get_prefix(tts.get_voice_path(names[0])) for names in voices]
-    # The same seed for each: what a request sounds like does not depend on those beside it.
-    seeds = [args.seed] * len(voices)
-    return tts.speech(
-        attributes, prefixes, padding_between=args.padding_between, seed=seeds, compile=args.compile, keep_log=keep_log
-    )
-
-
 # One text -------------------------------------------------------------------------------------------------------------
 
 
@@ -239,14 +167,13 @@ def say_text(args: argparse.Namespace, text_file: str | None, out: str) -> int:
         text = args.text if text_file is None else read_text(Path(text_file))
         if not text.strip():
             raise InputError(f"{'--text' if text_file is None else text_file} is empty; there is nothing to say.")
+    voices = args.voice or [DEFAULT_VOICE]
     with ExitStack() as stack:
         # Opened before anything is loaded, so that nothing is loaded in vain.
         sink = stack.enter_context(open_sink(args, out))
-        tts = load(args, 1)
-        if args.dialogue and not tts.multi_speaker:
-            raise InputError("--dialogue needs a model for several speakers; this one continues a single voice.")
+        tts = setup.load(args, [voices])
         begin = time.perf_counter()
-        speech = start(args, tts, [args.voice or [DEFAULT_VOICE]])
+        speech = setup.start(args, tts, [voices])
         feed = TextFeed(speech, Speakable(tts.tokenizer), dialogue=args.dialogue)
         outlet = Outlet(sink.write)
         with progress(speech) as step:
@@ -272,7 +199,7 @@ def feed_all(feed: TextFeed, pieces: Iterable[str]) -> Iterator[None]:
     for piece in pieces:
         feed.add(piece)
         yield
-    feed.check_said()
+    feed.finish()
 
 
 class FileSink:
@@ -340,7 +267,7 @@ def report(args: argparse.Namespace, said: Transcript, outlet: Outlet, speech: S
 def answer_requests(args: argparse.Namespace, path: Path) -> int:
     requests = read_requests(path)
     folder = archive.make_folder(Path(args.out_folder))
-    tts = load(args, min(args.batch, len(requests)))
+    tts = setup.load(args, [r.voices for r in requests], args.batch)
     for i in range(0, len(requests), args.batch):
         answer(args, tts, requests[i : i + args.batch], folder)
     return 0
@@ -351,14 +278,14 @@ def answer(args: argparse.Namespace, tts: TTSModel, requests: Sequence[Request],
     begin = time.perf_counter()
     with ExitStack() as stack:
         sinks = [stack.enter_context(FileSink(str(folder / f"{r.id}.wav"))) for r in requests]
-        speech = start(args, tts, [r.voices for r in requests], keep_log=not args.only_wav)
+        speech = setup.start(args, tts, [r.voices for r in requests], keep_log=not args.only_wav)
         speakable = Speakable(tts.tokenizer)
         for row, request in enumerate(requests):
             feed = TextFeed(speech, speakable, row)
             for turn in request.turns:
                 feed.add(turn)
                 feed.end_turn()
-            feed.check_said()
+            feed.finish()
         outlets = [Outlet(sink.write, keep_codes=not args.only_wav) for sink in sinks]
         with progress(speech) as step:
             run(speech, outlets, (), limit_samples(args, tts), step)

@@ -26,16 +26,15 @@ from .commands import console, say
 from .config import LmConfig
 from .errors import ConfigError, InputError
 from .modules.sampling import Sampler
-from .speech_to_text import live
 from .speech_to_text.listener import Listener
-from .speech_to_text.live import LiveTranscriber, LiveWord, TurnEnd
+from .speech_to_text.live import LiveTranscriber
 from .speech_to_text.pauses import HEAD, THRESHOLD, TurnDetector
+from .speech_to_text.printing import TextPrinter, show_events
 from .speech_to_text.prompt import TextPrompt
 from .speech_to_text.recording import AudioPrompt, Surroundings
 from .speech_to_text.sources import FrameSource, open_source
 from .speech_to_text.transcribe import TIMINGS, FileTranscriber, Transcript
 from .speech_to_text.writers import FORMATS, format_of, json_object
-from .text import Detokenizer
 
 # English and French, with the heads that tell ends of turns.
 DEFAULT_REPO = "kyutai/stt-1b-en_fr-candle"
@@ -246,24 +245,6 @@ def _prints_text(args: argparse.Namespace) -> bool:
     return not args.output and not args.output_dir and (args.formats or ["txt"]) == ["txt"]
 
 
-class TextPrinter:
-    """Prints text as its tokens come."""
-
-    def __init__(self, tokenizer, cfg: LmConfig):
-        self._detokenizer, self._begun = Detokenizer(tokenizer, cfg), False
-
-    def add(self, row: int, token: int) -> None:
-        text = self._detokenizer.feed(token)
-        if not self._begun:
-            text = text.lstrip()
-        self._begun = self._begun or bool(text)
-        if text:
-            print(text, end="", flush=True)
-
-    def end(self) -> None:
-        print(self._detokenizer.flush(), flush=True)
-
-
 def deliver(args: argparse.Namespace, name: str, transcript: Transcript, printed: list[Transcript]) -> None:
     """Write a transcript to its files, or keep it for standard output."""
     if args.output:
@@ -326,38 +307,16 @@ def listen(args: argparse.Namespace, loaded: Checkpoint, source: FrameSource) ->
             start = time.perf_counter()
             events = transcriber.feed(frame)
             times.append(time.perf_counter() - start)
-            show_events(args, events)
+            show_events(events, args.times, args.json)
     except KeyboardInterrupt:
         say("")
-    show_events(args, transcriber.finish())
+    show_events(transcriber.finish(), args.times, args.json)
     if not args.json:
         print(flush=True)
     lost = f", {source.dropped} frames lost because the machine was too slow" if source.dropped else ""
     slowest = f", slowest step {1000 * max(times):.0f} ms" if times else ""
     say(f"heard {transcriber.seconds:.1f} s{slowest}{lost}")
     return 0
-
-
-def show_events(args: argparse.Namespace, events: Sequence[live.Event]) -> None:
-    for event in events:
-        if args.json:
-            print(json.dumps(event_object(event), ensure_ascii=False), flush=True)
-        elif isinstance(event, LiveWord):
-            print(
-                f"[{event.start:.2f}] {event.text}" if args.times else event.text,
-                end="\n" if args.times else " ",
-                flush=True,
-            )
-        elif isinstance(event, TurnEnd):
-            print("[end of turn]" if args.times else "", flush=True)
-
-
-def event_object(event: live.Event) -> dict:
-    if isinstance(event, LiveWord):
-        return {"type": "word", "text": event.text, "start": round(event.start, 3)}
-    if isinstance(event, TurnEnd):
-        return {"type": "end_of_turn", "time": round(event.time, 3), "text": event.text}
-    return {"type": "end_of_word", "end": round(event.end, 3)}
 
 
 if __name__ == "__main__":

@@ -314,7 +314,7 @@ def published_model(folder, quantize: int | None = None):
     model.set_dtype(mx.bfloat16)
     model.load_pytorch_weights(str(folder / raw["moshi_name"]), config, strict=True)
     if quantize is not None:
-        nn.quantize(model.depformer, bits=quantize, group_size=32)
+        nn.quantize(model.depformer, bits=quantize)
         for layer in model.transformer.layers:
             nn.quantize(layer.self_attn, bits=quantize)
             nn.quantize(layer.gating, bits=quantize)

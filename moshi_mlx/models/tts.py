@@ -110,7 +110,7 @@ class TTSModel:
         self.max_speakers = config.tts.max_speakers
         self.model_id = config.model_id
         self.voice_repo = voice_repo
-        self.voice_suffix = f".{self.model_id.get('sig')}@{self.model_id.get('epoch')}.safetensors"
+        self.voice_suffix = voice_files.suffix_of(self.model_id)
         self.delay_steps = int(config.tts.audio_delay * mimi.frame_rate)
         self.machine = StateMachine(
             TokenIds(lm.cfg.text_card + 1), config.tts.second_stream_ahead, max_padding, initial_padding

@@ -60,7 +60,8 @@ class Queue:
         fade = min(count, len(self._ramp))
         if begins:
             out[:fade] *= self._ramp[:fade]
-        self._playing = count == len(out)
+        # Enough must be left to fade out with, should nothing more come.
+        self._playing = level - count >= len(self._ramp)
         if not self._playing:
             out[count - fade : count] *= self._ramp[len(self._ramp) - fade :][::-1]
             self.underruns += not self._finished

@@ -50,6 +50,7 @@ class Speech:
         self._decoder = mimi.init_decoder(generator.batch)
         self._decode: Callable = mx.compile(mimi.decode_chunk) if compile else mimi.decode_chunk
         self.entries_said = 0
+        self.words_said = [0] * generator.batch
 
     # Text in ----------------------------------------------------------------------------------------------------
 
@@ -74,6 +75,7 @@ class Speech:
         check_unfinished(self._readers[row].pending, window)
         self.generator.states[row].entries.extend(entries)
         self.entries_said += len(entries)
+        self.words_said[row] += sum(bool(e.tokens) for e in entries)
 
     # Sound out --------------------------------------------------------------------------------------------------
 

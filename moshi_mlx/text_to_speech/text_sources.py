@@ -53,11 +53,9 @@ class TextFeed:
     def __init__(self, speech: Speech, speakable: Speakable, row: int = 0, dialogue: bool = False):
         self._speech, self.speakable, self._row, self._dialogue = speech, speakable, row, dialogue
         self._turn_began = False
-        self.text: list[str] = []
 
     def add(self, piece: str) -> None:
         piece = self.speakable(piece)
-        self.text.append(piece)
         if not self._dialogue:
             self._speech.say(piece, self._row)
             return
@@ -73,8 +71,9 @@ class TextFeed:
         self._speech.end_turn(self._row)
         self._turn_began = False
 
-    def check_said(self) -> None:
-        """Refuse a text without a single word."""
-        if not "".join(self.text).strip():
+    def finish(self) -> None:
+        """No more text will come. Refuses a text without a single word."""
+        self._speech.end_turn(self._row)
+        if not self._speech.words_said[self._row]:
             report = self.speakable.report()
-            raise InputError(f"there is nothing to say: {report or 'the text is empty'}.")
+            raise InputError(f"there is nothing to say: {report or 'the text has no words'}.")

@@ -25,6 +25,11 @@ TENSOR = "speaker_wavs"
 DROPPED_FRAMES = 2
 
 
+def suffix_of(model_id: dict) -> str:
+    """What follows the name of a recording in that of the embedding made of it for one model."""
+    return f".{model_id.get('sig')}@{model_id.get('epoch')}.safetensors"
+
+
 def find_voice(name: str, repo: str, suffix: str = "") -> Path:
     """File of the voice `name`: a local file, `hf://owner/repo/path`, or one of `repo` (on the Hub, or a local folder).
 

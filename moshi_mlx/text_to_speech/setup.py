@@ -1,0 +1,113 @@
+"""From the arguments of a command to a model that speaks, and what can be refused before its weights are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import mlx.nn as nn
+
+from .. import commands
+from ..checkpoint import Files
+from ..config import LmConfig, LutConditionerConfig
+from ..errors import ConfigError, InputError
+from ..models.lm import Lm
+from ..models.tts import DEFAULT_DSM_TTS_REPO, TTSModel
+from . import voices as voice_files
+from .speech import Speech
+
+# Voices of one utterance, the main speaker's first.
+Voices = Sequence[str]
+
+
+def load(args: argparse.Namespace, voices: Sequence[Voices], batch: int = 1) -> TTSModel:
+    """The model for utterances with these `voices`, `batch` of them at once."""
+    loaded = commands.load(args, batch=min(batch, len(voices)), check=lambda files: check(args, files, voices))
+    temp = 0.0 if args.greedy else commands.first(args.temp, TTSModel.default_temp)
+    tts = TTSModel.from_checkpoint(
+        loaded,
+        n_q=commands.first(args.nq, loaded.lm.dep_q),
+        temp=temp,
+        final_padding=args.final_padding,
+        padding_bonus=args.padding_bonus,
+        initial_padding=args.initial_padding,
+        max_padding=args.max_padding,
+        voice_repo=args.voice_repo,
+    )
+    tts.text_temp = temp if args.greedy or args.text_temp is None else args.text_temp
+    tts.text_top_k = commands.first(args.text_top_k, tts.text_top_k)
+    tts.audio_top_k = commands.first(args.top_k, tts.audio_top_k)
+    if not tts.valid_cfg_conditionings:
+        tts.cfg_coef = args.cfg_coef
+    if args.quantize is not None:
+        quantize(tts.lm, args.quantize)
+    return tts
+
+
+def check(args: argparse.Namespace, files: Files, voices: Sequence[Voices]) -> None:
+    """Refuse other models, and options and voices that do not fit this one."""
+    config = files.config
+    if config.tts is None:
+        raise ConfigError(
+            f"{files.source} is a {config.model_type} model; text-to-speech needs one with 'tts_config', such as {DEFAULT_DSM_TTS_REPO}."
+        )
+    takes_embeddings = voice_files.TENSOR in config.lm.conditioners
+    _check_codebooks(args.nq, config.lm, takes_embeddings)
+    if args.dialogue and not takes_embeddings:
+        raise InputError("--dialogue needs a model for several speakers; this one continues a single voice.")
+    guidance = config.lm.conditioners.get("cfg")
+    if isinstance(guidance, LutConditionerConfig) and guidance.possible_values is not None:
+        known = sorted(float(v) for v in guidance.possible_values)
+        if args.cfg_coef not in known:
+            raise InputError(f"--cfg-coef: this model knows {', '.join(map(str, known))}; found {args.cfg_coef}.")
+    suffix = voice_files.suffix_of(config.model_id) if takes_embeddings else ""
+    for names in voices:
+        if not takes_embeddings and len(names) != 1:
+            raise InputError(
+                f"this model speaks with exactly one voice, that of a recording it continues; {len(names)} were given."
+            )
+        if len(names) > config.tts.max_speakers:
+            raise InputError(f"this model takes up to {config.tts.max_speakers} voices, {len(names)} were given.")
+        for name in names:
+            voice_files.find_voice(name, args.voice_repo, suffix)
+
+
+def _check_codebooks(wanted: int | None, lm: LmConfig, may_be_fewer: bool) -> None:
+    if wanted is None or wanted == lm.dep_q:
+        return
+    if wanted > lm.dep_q:
+        raise InputError(f"--nq: this model has {lm.dep_q} codebooks, {wanted} were asked for.")
+    if not may_be_fewer:
+        raise InputError(f"--nq: this model speaks with all of its {lm.dep_q} codebooks only, {wanted} were asked for.")
+
+
+def quantize(lm: Lm, bits: int) -> None:
+    """Quantise the depth transformer, attention and feed-forward layers in memory, as the published command does."""
+    try:
+        nn.quantize(lm.depformer, bits=bits)
+        for layer in lm.transformer.layers:
+            nn.quantize(layer.self_attn, bits=bits)
+            nn.quantize(layer.gating, bits=bits)
+    except ValueError as e:
+        raise InputError(f"--quantize {bits} does not fit this model's sizes: {e}") from None
+
+
+def start(args: argparse.Namespace, tts: TTSModel, voices: Sequence[Voices], keep_log: bool = False) -> Speech:
+    """One utterance for each of `voices`, with nothing to say yet."""
+    paths = [[tts.get_voice_path(name) for name in names] for names in voices]
+    prefixes = None
+    if tts.multi_speaker:
+        coef = args.cfg_coef if tts.valid_cfg_conditionings else None
+        attributes = [tts.make_condition_attributes(p, coef) for p in paths]
+    else:
+        attributes = [tts.make_condition_attributes() for _ in paths]
+        prefixes = [tts.get_prefix(p[0]) for p in paths]
+    return tts.speech(
+        attributes,
+        prefixes,
+        padding_between=args.padding_between,
+        # The same seed for each: what a request sounds like does not depend on those beside it.
+        seed=[args.seed] * len(paths),
+        compile=args.compile,
+        keep_log=keep_log,
+    )
