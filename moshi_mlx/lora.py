@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -21,7 +22,7 @@ from .checkpoint_config import read_json
 from .config import LmConfig
 from .errors import CheckpointError, InputError
 from .layouts import lm as lm_layouts
-from .layouts.expr import Expr, Rows, Stored
+from .layouts.expr import Expr, Reshape, Rows, Stored
 from .loading import parameter_shapes
 from .modules.embedding import TokenEmbedding
 from .modules.matrix import Matrix
@@ -29,7 +30,7 @@ from .weights_file import FLOATS, WeightsFile
 
 FILE_NAME = "lora.safetensors"
 DEFAULT_SCALING = 2.0
-_A, _B = ".lora_A.weight", ".lora_B.weight"
+_A, _B, _FROZEN = ".lora_A.weight", ".lora_B.weight", ".frozen_W."
 
 
 @dataclass(frozen=True)
@@ -121,19 +122,19 @@ class Adapter:
                     f"{self.path}: {name} should hold floating-point values, found {self.file[name].dtype}."
                 )
         adapted = {name.removesuffix(_A) + ".weight" for name in names if name.endswith(_A)}
-        whole = {name for name in names if not name.endswith((_A, _B))}
-        found = lm_layouts.sources(list(parameters), cfg, adapted | whole, "pytorch")
+        # An adapted layer of a replaced embedding keeps its own weight under another name.
+        whole = {name.replace(_FROZEN, "."): name for name in names if not name.endswith((_A, _B))}
         pairs: dict[str, Pair] = {}
         replacements: dict[str, Expr] = {}
         used: set[str] = set()
-        for parameter, expr in found.items():
-            sources = set(expr.sources())
-            if sources <= whole:
-                replacements[parameter] = self._checked(parameter, expr, parameters[parameter])
-                used |= sources
-            elif sources <= adapted:
-                pair = Pair(_factor(expr, _A), _factor(expr, _B))
-                self._check_pair(parameter, pair, parameters[parameter])
+        for parameter, expr in lm_layouts.sources(list(parameters), cfg, adapted | whole.keys(), "pytorch").items():
+            sources, wanted = set(expr.sources()), parameters[parameter]
+            if sources <= whole.keys():
+                replacements[parameter] = self._checked(parameter, _renamed(expr, whole.__getitem__), wanted)
+                used |= {whole[s] for s in sources}
+            if sources <= adapted:
+                pair = Pair(_renamed(expr, partial(_factor_name, _A)), _renamed(expr, partial(_factor_name, _B)))
+                self._check_pair(parameter, pair, wanted)
                 pairs[parameter] = pair
                 used |= {s.removesuffix(".weight") + end for s in sources for end in (_A, _B)}
         unknown = sorted(
@@ -179,8 +180,8 @@ class Adapter:
             if f"{parameter.removesuffix('weight')}scales" in plan:
                 continue
             if parameter in self.replacements:
-                out[parameter] = Replaced(expr, self.replacements[parameter], self)
-            elif parameter in self.pairs:
+                expr = out[parameter] = Replaced(expr, self.replacements[parameter], self)
+            if parameter in self.pairs:
                 out[parameter] = Merged(expr, self.pairs[parameter], self)
         return out
 
@@ -189,29 +190,29 @@ class Adapter:
         modules = dict(lm.named_modules())
         changes: list[tuple[str, nn.Module]] = []
         # Slices of one depth set share their arrays, before and after.
-        done: dict[tuple[int, Expr | Pair], nn.Module] = {}
+        done: dict[tuple[int, Expr | None, Pair | None], nn.Module] = {}
         for parameter in sorted(self.pairs.keys() | self.replacements.keys()):
             path, _, leaf = parameter.rpartition(".")
             module = modules[path]
             if leaf != "weight" or module.get("scales") is None:
                 continue
-            what = self.replacements.get(parameter) or self.pairs[parameter]
-            key = (id(module.weight), what)
+            by, pair = self.replacements.get(parameter), self.pairs.get(parameter)
+            key = (id(module.weight), by, pair)
             if key not in done:
-                done[key] = self._adapted(path, module, what, dtype)
+                done[key] = self._adapted(path, module, by, pair, dtype)
                 mx.eval(done[key].parameters())
             changes.append((path, done[key]))
         lm.update_modules(tree_unflatten(changes))
         self.file.close()
 
-    def _adapted(self, path: str, module: nn.Module, what: Expr | Pair, dtype: mx.Dtype) -> nn.Module:
-        """What takes the place of one packed module."""
-        if isinstance(what, Expr):
-            return _dense(module, what.build(self.file.array), dtype)
-        if _READ_DIRECTLY.search(path):
+    def _adapted(self, path: str, module: nn.Module, by: Expr | None, pair: Pair | None, dtype: mx.Dtype) -> nn.Module:
+        """What takes the place of one packed module: a dense one, or itself with a product beside it."""
+        if by is not None or _READ_DIRECTLY.search(path):
             whole = Matrix.of(module).rows(mx.arange(module.weight.shape[0]), mx.float32)
-            return _dense(module, whole + what.delta(self.file, self.scaling), dtype)
-        a, b = (x.build(self.file.array).astype(mx.float32) for x in (what.a, what.b))
+            weight = whole if by is None else by.build(self.file.array)
+            return _dense(module, weight if pair is None else weight + pair.delta(self.file, self.scaling), dtype)
+        assert pair is not None
+        a, b = (x.build(self.file.array).astype(mx.float32) for x in (pair.a, pair.b))
         return AdaptedLinear(module, a.astype(dtype), (self.scaling * b).astype(dtype))
 
 
@@ -230,12 +231,18 @@ def _dense(module: nn.Module, weight: mx.array, dtype: mx.Dtype) -> nn.Module:
     return new
 
 
-def _factor(expr: Expr, ending: str) -> Expr:
-    """The expression of a weight, over one of its factors. Where weight sets are stacked, so are the factors' rows."""
+def _renamed(expr: Expr, name_of: Callable[[str], str]) -> Expr:
+    """The expression of a weight over other tensors. Where weight sets are stacked, so are the rows of their factors."""
     if isinstance(expr, Rows):
-        return Rows(_factor(expr.of, ending), expr.index, expr.count)
+        return Rows(_renamed(expr.of, name_of), expr.index, expr.count)
+    if isinstance(expr, Reshape):
+        return Reshape(_renamed(expr.of, name_of), expr.to)
     assert isinstance(expr, Stored), expr
-    return Stored(expr.name.removesuffix(".weight") + ending)
+    return Stored(name_of(expr.name))
+
+
+def _factor_name(ending: str, weight: str) -> str:
+    return weight.removesuffix(".weight") + ending
 
 
 def find_file(path: str | Path) -> Path:

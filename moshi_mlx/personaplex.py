@@ -62,9 +62,7 @@ def prompt_of(loaded: Checkpoint, voice: str | Path | Voice | None = None, text:
             )
         return None
     if isinstance(voice, (str, Path)):
-        place = loaded.files.place
-        assert place is not None
-        voice = find_voice(str(voice), place, loaded.mimi)
+        voice = find_voice(str(voice), loaded.files.place, loaded.mimi)
     prompt = make_prompt(loaded.lm.cfg, voice, text_tokens(loaded.tokenizer, DEFAULT_ROLE if text is None else text))
     window = loaded.lm.cfg.transformer.context
     if window is not None and prompt.length >= window:

@@ -95,16 +95,21 @@ def is_name(name: str) -> bool:
     return name in _NAMES
 
 
-def by_name(name: str, bits: int | None = None) -> Published:
-    """The checkpoint of a short name at a precision (None: the largest published). Raises `InputError`."""
+def variants(name: str) -> tuple[Published, ...]:
+    """The checkpoint of a short name at every precision published. Raises `InputError`."""
     if name not in _NAMES:
         raise InputError(unknown_name(name))
-    variants = [p for p in ALL if p.name == _NAMES[name]]
-    found = next((p for p in variants if p.bits == bits), None)
+    return tuple(p for p in ALL if p.name == _NAMES[name])
+
+
+def by_name(name: str, bits: int | None = None) -> Published:
+    """The checkpoint of a short name at a precision (None: bfloat16). Raises `InputError`."""
+    known = variants(name)
+    found = next((p for p in known if p.bits == bits), None)
     if found is None:
         raise InputError(
-            f"{name} is published as {' and '.join(p.precision for p in variants)}, not as {bits} bit. "
-            f"Make one: python -m moshi_mlx.quantize --model {name} -q {bits} FOLDER"
+            f"{name} is published as {' and '.join(p.precision for p in known)}, not as {bits} bit. "
+            f"Make one: python -m moshi_mlx.quantize {name} FOLDER -q {bits}"
         )
     return found
 

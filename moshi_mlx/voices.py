@@ -125,8 +125,8 @@ def voice_from_audio(path: str | Path, mimi: MimiModel) -> Voice:
     return Voice(str(path), codes=np.array(codes[0]))
 
 
-def find_voice(name: str, place: Place, mimi: MimiModel | None = None) -> Voice:
-    """A voice by the name of a file, or of one that comes with the checkpoint (`NATF2`).
+def find_voice(name: str, place: Place | None, mimi: MimiModel | None = None) -> Voice:
+    """A voice by the name of a file, or of one that comes with the checkpoint at `place` (`NATF2`).
 
     A recording is encoded by `mimi`. Raises `InputError` for a name that nothing has, listing those there are.
     """
@@ -139,6 +139,8 @@ def find_voice(name: str, place: Place, mimi: MimiModel | None = None) -> Voice:
         if mimi is None:
             raise InputError(f"making a voice of {path} needs the codec.")
         return voice_from_audio(path, mimi)
+    if place is None:
+        raise InputError(f"there is no voice {name!r} without a checkpoint folder or repository; name a file.")
     for ending in _STORED:
         found = place.find(f"voices/{name}{ending}", optional=True)
         if found is not None:

@@ -1,0 +1,103 @@
+"""`python -m moshi_mlx.models`: published checkpoints, their size and licence, and what fits this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import mlx.core as mx
+from rich.console import Console
+from rich.table import Table
+
+from .. import memory, registry
+from ..commands import run, say
+from ..registry import Published
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m moshi_mlx.models", description=__doc__)
+    p.add_argument("name", nargs="?", help="tell all about one of them")
+    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return p
+
+
+def memory_limit() -> int:
+    """Bytes the GPU may use, or the machine's memory where there is none."""
+    if mx.default_device() == mx.gpu:
+        limit = mx.device_info().get("max_recommended_working_set_size")
+        if isinstance(limit, int):
+            return limit
+    return memory.total_bytes()
+
+
+def fits(model: Published, limit: int) -> bool:
+    return model.memory_bytes <= limit
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    limit = memory_limit()
+    shown = registry.ALL if args.name is None else registry.variants(args.name)
+    if args.json:
+        print(json.dumps([_described(m, limit) for m in shown], indent=1))
+    elif args.name is not None:
+        for model in shown:
+            _tell(model, limit)
+    else:
+        _list(shown, limit)
+    return 0
+
+
+def _described(model: Published, limit: int) -> dict:
+    said = {k: v for k, v in vars(model).items() if k not in ("about", "page")}
+    return {
+        **said,
+        "download_bytes": model.download_bytes,
+        "memory_bytes": model.memory_bytes,
+        "fits": fits(model, limit),
+        "page": f"docs/models/{model.page}.md",
+    }
+
+
+def _size(model: Published, size: int) -> str:
+    return f"{'~' if model.about else ''}{memory.gigabytes(size)}"
+
+
+def _list(models: tuple[Published, ...], limit: int) -> None:
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        # For programs and people who search in it: nothing is wrapped.
+        out = Console(highlight=False, width=240)
+    table = Table(box=None, pad_edge=False)
+    for title in ("name", "precision", "download", "memory", "fits"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("what it is")
+    table.add_column("licence")
+    for m in models:
+        licence = f"{m.licence} (gated)" if m.gated else m.licence
+        download, needed = _size(m, m.download_bytes), _size(m, m.memory_bytes)
+        table.add_row(m.name, m.precision, download, needed, "yes" if fits(m, limit) else "no", m.what, licence)
+    out.print(table)
+    say(f"memory is for a conversation that fills the window; this machine has {memory.gigabytes(limit)} for it")
+    say("use one: --model NAME, with -q 8 or -q 4 where that precision is listed")
+
+
+def _tell(m: Published, limit: int) -> None:
+    sampling = ", ".join(f"{k} {v:g}" for k, v in m.sampling.items())
+    answer = "fits" if fits(m, limit) else "does not fit"
+    lines = {
+        f"{m.name}, {m.precision}": m.what,
+        "repository": f"{m.repo} ({m.url})",
+        "files": ", ".join(f for f in (m.weights, m.codec, m.tokenizer) if f),
+        "size": f"{m.parameters / 1e9:.2f} G parameters, {_size(m, m.download_bytes)} to download",
+        "memory": f"{_size(m, m.memory_bytes)}, which {answer} this machine's {memory.gigabytes(limit)}",
+        "licence": f"{m.licence}; gated: accept it at {m.url}" if m.gated else m.licence,
+        "sampling": sampling,
+        "more": f"docs/models/{m.page}.md",
+    }
+    for name, value in lines.items():
+        print(f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    run(main)
