@@ -1,0 +1,70 @@
+"""A frame of the language model against nothing but its weight products, in one run.
+
+    python benchmarks/bare_products.py --model DIR [--rounds 3]
+
+The products are those a frame makes: each weight matrix once, each depth matrix once per codebook, on vectors of the right length, evaluated
+together. What the ratio has above 1 is everything else: attention, norms, sampling, launches, the host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import mlx.core as mx
+import numpy as np
+from machine import describe_machine
+
+from moshi_mlx import checkpoint
+from moshi_mlx.generate import LmGen
+from moshi_mlx.models.lm import Lm
+from moshi_mlx.modules.matrix import Matrix
+
+
+def products(lm: Lm) -> list[tuple[Matrix, mx.array]]:
+    """Matrix and input of every weight product of one frame."""
+    layers = list(lm.transformer.layers)
+    matrices = [lm.text_linear]
+    for part in lm.depformer.slices:
+        layers += part.transformer.layers
+        matrices += [part.linear_in, part.linear_out]
+    for layer in layers:
+        matrices += [layer.self_attn.in_proj, layer.self_attn.out_proj, layer.gating.linear_in, layer.gating.linear_out]
+    inputs: dict[int, mx.array] = {}
+    out = []
+    for m in map(Matrix.of, matrices):
+        size = m.weight.shape[1] if m.scales is None else m.scales.shape[1] * m.group_size
+        inputs.setdefault(size, mx.random.normal((1, size)).astype(lm.dtype))
+        out.append((m, inputs[size]))
+    mx.eval(list(inputs.values()))
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    print(describe_machine())
+    lm = checkpoint.load(args.model, with_codec=False).lm
+    gen = LmGen(lm, seed=0)
+    calls = products(lm)
+    user = np.zeros((1, lm.cfg.other_codebooks), int)
+
+    def frame() -> None:
+        gen.step(user)
+        np.array(gen.frame)
+
+    times: dict[str, list[float]] = {"products": [], "frame": []}
+    for round_ in range(args.rounds + 1):
+        for name, call in (("products", lambda: mx.eval([m.product(x) for m, x in calls])), ("frame", frame)):
+            start = time.perf_counter()
+            call()
+            if round_:
+                times[name].append(time.perf_counter() - start)
+    bare, whole = (float(np.median(times[n])) for n in ("products", "frame"))
+    print(f"{len(calls)} products {1000 * bare:.1f} ms, frame {1000 * whole:.1f} ms, ratio {whole / bare:.3f}, over {args.rounds} rounds")
+
+
+if __name__ == "__main__":
+    main()
