@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from . import checkpoint, hibiki, personaplex, prefill
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, Overrides
 from .errors import InputError
 from .frame import FrameStep
 from .modules.conditioner import ConditionAttributes
@@ -95,15 +95,24 @@ class Session:
         quantized: int | None = None,
         dtype: mx.Dtype | None = None,
         context: int | None = None,
+        lora: str | Path | None = None,
+        lora_scale: float | None = None,
         **options: Any,
     ) -> Session:
         """Load a folder or short name `model`, or a Hub repository, and start a session; moshiko without either.
 
-        `quantized` (4 or 8) chooses among the precisions of a short name; `context` bounds the attention window, in frames. Other
-        options are those of the constructor.
+        `quantized` (4 or 8) chooses among the precisions of a short name; `context` bounds the attention window, in frames;
+        `lora` is an adapter's file or folder. Other options are those of the constructor.
         """
+        overrides = Overrides(lora=None if lora is None else str(lora), lora_scale=lora_scale)
         loaded = checkpoint.load(
-            model, hf_repo, quantized=quantized, dtype=dtype, context=context, batch=options.get("batch", 1)
+            model,
+            hf_repo,
+            quantized=quantized,
+            dtype=dtype,
+            overrides=overrides,
+            context=context,
+            batch=options.get("batch", 1),
         )
         return cls(loaded, **options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -149,7 +150,8 @@ def test_ends_when_the_model_says_so(folders, speech, recording, capsys):
     for kind, spare in (("one", 1), ("zero", 0)):
         reply, said = report(folders[kind], recording, capsys)
         loaded = checkpoint.load(folders[kind])
-        tokens = translate(loaded, speech, 375)[:, 0].tolist()
+        # A frame more than the command took shows that it might have gone on.
+        tokens = translate(loaded, speech, reply["steps"] - 26)[:, 0].tolist()
         delay = loaded.lm.cfg.max_delay
         # Frame i comes out with input frame i + delay - 1 of the session; Hibiki-Zero's has one more before it.
         fed = [i + delay - 1 - hibiki.is_zero(loaded.lm.cfg) for i in range(len(tokens))]
@@ -159,6 +161,18 @@ def test_ends_when_the_model_says_so(folders, speech, recording, capsys):
         silent = delay - 1 - hibiki.is_zero(loaded.lm.cfg)
         assert reply["duration"] == pytest.approx(0.08 * (silent + stop + spare))
         assert "did not end" not in said
+
+
+def test_the_page_is_right(folders, speech):
+    """The loop that docs/models/hibiki.md shows, on a session."""
+    page = (Path(__file__).resolve().parent.parent / "docs" / "models" / "hibiki.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "hibiki.md", "exec"), names)
+    session = Session(checkpoint.load(folders["one"]), text_sampler=GREEDY, audio_sampler=GREEDY, compile=False)
+    frames = list(names["translate"](session, padded(speech)))
+    assert frames[-1].text_token == EOS
+    assert len(frames) > 26
 
 
 def test_cap(folders, recording, capsys):

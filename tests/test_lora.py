@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import golden_lora
@@ -17,13 +18,14 @@ from toy import make_lm
 
 from moshi_mlx import checkpoint, run_inference
 from moshi_mlx.checkpoint import Overrides, load_lm_file
-from moshi_mlx.checkpoint_config import CheckpointConfig
+from moshi_mlx.checkpoint_config import CheckpointConfig, as_personaplex
 from moshi_mlx.errors import CheckpointError, InputError
 from moshi_mlx.lora import AdaptedLinear, Adapter
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.modules.embedding import TokenEmbedding
 from moshi_mlx.modules.matrix import Matrix
 from moshi_mlx.modules.sampling import Sampler
+from moshi_mlx.session import Session
 from moshi_mlx.step import Step
 
 CASES = Path(__file__).parent / "goldens" / "family"
@@ -72,9 +74,9 @@ def make_adapter(path: Path, lm: Lm, seed: int = 0, rank: int = 3, names: str = 
     return tensors
 
 
-def greedy_tokens(lm: Lm, compile: bool = False, steps: int = 8) -> np.ndarray:
+def greedy_tokens(lm: Lm, compile: bool = False, steps: int = 8, generated: int | None = None) -> np.ndarray:
     """Text and audio tokens of a few steps with imposed user codes."""
-    step = Step(lm, GREEDY, GREEDY, compile=compile)
+    step = Step(lm, GREEDY, GREEDY, generated=generated, compile=compile)
     state = step.init_state([0], 16)
     rng = np.random.default_rng(3)
     out = []
@@ -209,6 +211,20 @@ def test_untrained_adapter_changes_nothing(tmp_path):
         assert mx.array_equal(a, b), name
 
 
+def test_with_depth_steps_left_out(tmp_path):
+    """An adapter of all depth steps of a model of which half are run (PersonaPlex): its other half is passed over."""
+    full = make_lm(dep_q=6, delays=[0] + [0, 1, 1] * 2)
+    make_adapter(tmp_path / "lora.safetensors", full)
+    mx.save_safetensors(str(tmp_path / "base.safetensors"), dict(tree_flatten(full.parameters())))
+    tokens = []
+    for cfg in (as_personaplex(full.cfg), replace(as_personaplex(full.cfg), depformer=full.cfg.depformer)):
+        lm = Lm(cfg)
+        adapter = Adapter(tmp_path / "lora.safetensors", cfg, 0.5)
+        load_lm_file(lm, tmp_path / "base.safetensors", dtype=mx.float32, adapter=adapter)
+        tokens.append(greedy_tokens(lm, generated=3))
+    np.testing.assert_array_equal(*tokens)
+
+
 def refuse(tmp_path, change, message):
     lm = make_lm()
     tensors = make_adapter(tmp_path / "lora.safetensors", lm)
@@ -316,3 +332,11 @@ def test_the_command_uses_it(tiny_checkpoint, adapter_folder, question, tmp_path
     assert reply("zero.wav", "--lora", adapter_folder, "--lora-scale", 0) == plain
     assert reply("adapted.wav", "--lora", adapter_folder) != plain
     assert "adapter: " in capsys.readouterr().err
+
+
+def test_a_session_uses_it(tiny_checkpoint, adapter_folder):
+    plain, adapted = (
+        Session.load(tiny_checkpoint, compile=False, **options)
+        for options in ({}, {"lora": adapter_folder, "lora_scale": 1.0})
+    )
+    assert not mx.array_equal(plain.lm.text_linear.weight, adapted.lm.text_linear.weight)
