@@ -16,7 +16,7 @@ from .models import mimi_model
 from .models.mimi_model import MimiModel
 from .modules import transformer
 from .state import copy_containers
-from .step import FIRST_CAPACITY, Conditions, Step
+from .step import Conditions, Step
 
 
 class FrameStep:
@@ -35,12 +35,14 @@ class FrameStep:
     ):
         self.step, self.mimi, self.conditions = step, mimi, conditions
         self.pause_at_end = pause_at_end
+        # Whether the last frame began with larger rings.
+        self.grown = False
         wrap: Callable = mx.compile if compile else lambda f: f
-        self._speaking, self._silent, self._first = wrap(self._frame), wrap(self._listen), wrap(self._lm_only)
+        self._speaking, self._silent = wrap(self._frame), wrap(self._listen)
 
-    def init_state(self, seeds: Sequence[int]) -> dict:
-        limit = self.step.lm.transformer.capacity()
-        capacity = min(FIRST_CAPACITY, limit) if limit else FIRST_CAPACITY
+    def init_state(self, seeds: Sequence[int], capacity: int | None = None) -> dict:
+        """State before the first frame of `len(seeds)` conversations, rings of the first size unless `capacity` says more."""
+        capacity = capacity or self.step.capacities()[0]
         batch = len(seeds)
         return {
             "lm": self.step.init_state(seeds, capacity),
@@ -50,7 +52,7 @@ class FrameStep:
 
     def first(self, state: dict) -> dict:
         """The language model's first step, which reads initial tokens only."""
-        return {**state, "lm": self._first(state["lm"])}
+        return {**state, "lm": self.step.first(state["lm"], self.conditions)}
 
     def __call__(
         self, state: dict, pcm: mx.array, steps: int, ended: mx.array | None = None
@@ -64,19 +66,20 @@ class FrameStep:
         run = self._speaking if has_reply else self._silent
         return run(state, pcm, ended)
 
-    def _with_room(self, state: dict, steps: int) -> dict:
-        """Double the rings when they are full, up to the model's window."""
-        capacity = transformer.capacity_of(state["lm"]["trunk"])
-        limit = self.step.lm.transformer.capacity()
-        if steps < capacity or (limit is not None and capacity >= limit):
-            return state
-        larger = 2 * capacity if limit is None else min(2 * capacity, limit)
-        return {**state, "lm": {**state["lm"], "trunk": transformer.grow(state["lm"]["trunk"], larger)}}
+    def trace(self, batch: int) -> None:
+        """Trace the frame for every size its rings will have, so that no frame of a conversation waits for it. Nothing is evaluated."""
+        pcm = mx.zeros((batch, self.mimi.frame_size))
+        for capacity in self.step.capacities():
+            state = self.init_state([0] * batch, capacity)
+            self(state, pcm, self.step.clock.max_delay)
 
-    def _lm_only(self, state: dict) -> dict:
-        batch = state["tokens"].shape[0]
-        given = mx.full((batch, self.step.clock.given), self.step.lm.cfg.card, mx.int32)
-        return self.step.run(state, given, self.conditions)[0]
+    def _with_room(self, state: dict, steps: int) -> dict:
+        """The state with larger rings when they are full."""
+        larger = self.step.larger_capacity(transformer.capacity_of(state["lm"]["trunk"]), steps)
+        self.grown = larger is not None
+        if larger is None:
+            return state
+        return {**state, "lm": {**state["lm"], "trunk": transformer.grow(state["lm"]["trunk"], larger)}}
 
     def _hear(self, state: dict, pcm: mx.array, ended: mx.array | None) -> tuple[mx.array, dict]:
         """The user's codes `[B, given]` of this frame: initial tokens where the user's side has ended. And the encoder's state."""

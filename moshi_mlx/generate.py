@@ -16,7 +16,6 @@ from .state import copy_containers, let_go
 from .step import (
     DEFAULT_AUDIO_SAMPLER,
     DEFAULT_TEXT_SAMPLER,
-    FIRST_CAPACITY,
     Conditions,
     Guidance,
     Hook,
@@ -113,9 +112,7 @@ class LmGen:
     def reset(self, rows: Sequence[bool] | mx.array | None = None) -> None:
         """Start over: all conversations, or those where `rows` is true (with `support_out_of_sync`)."""
         if rows is None:
-            limit = self.model.transformer.capacity()
-            capacity = min(FIRST_CAPACITY, limit) if limit else FIRST_CAPACITY
-            self.state = self._step.init_state(self.seeds, capacity, self._lockstep)
+            self.state = self._step.init_state(self.seeds, self._step.capacities()[0], self._lockstep)
             return
         if self._lockstep:
             raise InputError("resetting single conversations needs support_out_of_sync=True.")
@@ -123,11 +120,9 @@ class LmGen:
         self._out = None
 
     def _grow(self) -> None:
-        """Make room for the next position: double the rings until they are as large as the window."""
-        capacity = transformer.capacity_of(self._state["trunk"])
-        limit = self.model.transformer.capacity()
-        if self._steps >= capacity and (limit is None or capacity < limit):
-            larger = 2 * capacity if limit is None else min(2 * capacity, limit)
+        """Make room for the next position."""
+        larger = self._step.larger_capacity(transformer.capacity_of(self._state["trunk"]), self._steps)
+        if larger is not None:
             self._state["trunk"] = transformer.grow(self._state["trunk"], larger)
 
     # Stepping ---------------------------------------------------------------------------------------------------

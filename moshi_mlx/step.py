@@ -134,6 +134,21 @@ class Step:
 
     # State ------------------------------------------------------------------------------------------------------
 
+    def capacities(self) -> list[int]:
+        """Sizes the rings go through: doubling from the first to the model's window (a window without bound goes on doubling)."""
+        limit = self.lm.transformer.capacity()
+        if limit is None:
+            return [FIRST_CAPACITY]
+        sizes = [FIRST_CAPACITY << i for i in range(limit.bit_length()) if FIRST_CAPACITY << i < limit]
+        return [*sizes, limit]
+
+    def larger_capacity(self, capacity: int, position: int) -> int | None:
+        """The size that rings of `capacity` need for `position`, None if they have room or are as large as the window."""
+        limit = self.lm.transformer.capacity()
+        if position < capacity or (limit is not None and capacity >= limit):
+            return None
+        return 2 * capacity if limit is None else min(2 * capacity, limit)
+
     def init_state(self, seeds: Sequence[int], capacity: int, lockstep: bool = True) -> dict:
         """State before the first step of `len(seeds)` conversations. `lockstep`: they always step together."""
         batch = len(seeds)
@@ -194,6 +209,16 @@ class Step:
         state, frame, valid = self.commit(state, text, audio, execute)
         return state, (frame, valid, text, audio, hidden, logits)
 
+    def first(self, state: dict, conditions: Conditions | None) -> dict:
+        """The first step of all rows: it reads initial tokens only, and of its own tokens only those without delay are ever used."""
+        used = [k for k in range(self.generated) if self.lm.cfg.delays[1 + k] == 0]
+        tree = conditions.tree() if conditions is not None else None
+        given = mx.broadcast_to(mx.array(self.lm.cfg.card, mx.int32), (state["tokens"].shape[0], self.clock.given))
+        state, hidden, logits = self.temporal(state, given, tree, None)
+        text = self.sample_text(state, logits)
+        audio = self.depth(state, hidden, text, max(used, default=0) + 1) if self.generated else None
+        return self.commit(state, text, audio, None)[0]
+
     def temporal(
         self, state: dict, given: mx.array, conditions: dict | None, execute: mx.array | None
     ) -> tuple[dict, mx.array, mx.array]:
@@ -216,11 +241,15 @@ class Step:
         noise = None if self.text_sampler.greedy else gumbel(state["seed"], 2 * state["offset"], logits.shape[-1])
         return self.text_sampler.choose(logits, noise).astype(mx.int32)
 
-    def depth(self, state: dict, hidden: mx.array, text: mx.array) -> mx.array:
-        """Second part: this frame's audio tokens `[B, generated]` from the trunk's output and the text token (-1: none)."""
+    def depth(self, state: dict, hidden: mx.array, text: mx.array, count: int | None = None) -> mx.array:
+        """Second part: this frame's audio tokens `[B, generated]` from the trunk's output and the text token (-1: none).
+
+        Only the first `count` codebooks are generated, where the others are known to be of no use; they read 0.
+        """
+        count = self.generated if count is None else count
         cfg, guided = self.lm.cfg, self.guidance.active
         own: list[mx.array] = []
-        noise: list = [None] * self.generated
+        noise: list = [None] * count
         if not self.audio_sampler.greedy:
             # Drawn at once, and sized by the model: leaving out codebooks changes no draw.
             noise = mx.split(gumbel(state["seed"], 2 * state["offset"] + 1, cfg.dep_q * cfg.card), cfg.dep_q, axis=-1)
@@ -231,7 +260,8 @@ class Step:
             return mx.concatenate([token, token]) if guided else token
 
         first = mx.concatenate([text, text]) if guided else text
-        self.lm.depformer(hidden, first, choose, self.generated, chosen=True)
+        self.lm.depformer(hidden, first, choose, count, chosen=True)
+        own += [mx.zeros_like(own[0])] * (self.generated - count)
         return mx.stack(own, axis=1).astype(mx.int32)
 
     def commit(
