@@ -22,7 +22,7 @@ from .errors import CheckpointError, ConfigError, InputError
 from .modules import transformer
 from .places import Folder, Place, open_place
 from .presets import HELIUM_1_PREVIEW_2B
-from .step import FIRST_CAPACITY
+from .step import Step
 from .text import Detokenizer
 from .weights_file import WeightsFile
 
@@ -204,21 +204,19 @@ class _State:
     """The trunk's state where mlx-lm keeps its caches."""
 
     def __init__(self, lm: Lm):
-        self.value = lm.transformer.init_state(
-            1, min(FIRST_CAPACITY, lm.transformer.capacity() or FIRST_CAPACITY), lm.dtype
-        )
+        self._step = Step(lm, compile=False)
+        self.value = self._step.init_state([0], self._step.capacities()[0])["trunk"]
         self.offset = 0
 
     @property
     def state(self) -> list[mx.array]:
         return list(dict(tree_flatten(self.value)).values())
 
-    def with_room(self, lm: Lm, length: int) -> dict:
+    def with_room(self, length: int) -> dict:
         """The state, able to hold `length` more positions of the window."""
-        needed, limit = self.offset + length, lm.transformer.capacity()
         capacity = transformer.capacity_of(self.value)
-        while capacity < needed and capacity != limit:
-            capacity = 2 * capacity if limit is None else min(2 * capacity, limit)
+        while (larger := self._step.larger_capacity(capacity, self.offset + length - 1)) is not None:
+            capacity = larger
         value, self.value = self.value, {}
         return transformer.grow(value, capacity) if capacity > transformer.capacity_of(value) else value
 
@@ -232,7 +230,7 @@ class _Trunk(nn.Module):
 
     def __call__(self, tokens: mx.array, cache: list[_State]) -> mx.array:
         [state] = cache
-        before = state.with_room(self.lm, tokens.shape[1])
+        before = state.with_room(tokens.shape[1])
         hidden, state.value = self.lm.trunk(self.lm.embed(tokens[:, None]), before)
         state.offset += tokens.shape[1]
         return self.lm.text_linear(hidden)

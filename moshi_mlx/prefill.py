@@ -14,7 +14,7 @@ import numpy as np
 
 from .config import LmConfig
 from .errors import InputError
-from .step import FIRST_CAPACITY, Hooks, Step
+from .step import Hooks, Step
 from .token_clock import UNGENERATED
 
 # Positions per pass: large enough to be limited by arithmetic, small enough that attention's scores stay small.
@@ -63,13 +63,12 @@ def run(step: Step, forced: Forced, seeds: Sequence[int]) -> dict:
     A prompt may be longer than the attention window, which then has moved on.
     """
     clock, length = step.clock, forced.length
-    limit = step.lm.transformer.capacity()
     if clock.max_delay > 1 or step.guidance.active:
         raise InputError("prompts are read at once by models with delays of at most one frame, without guidance.")
     last = length - 1
     if last < forced.embedded:
         raise InputError("a prompt given as embeddings has to be followed by at least one frame of tokens.")
-    state = step.init_state(seeds, _capacity(length, limit))
+    state = step.init_state(seeds, _capacity(step, length))
     trunk = _read(step, forced, state["trunk"], last, len(seeds))
     window = mx.broadcast_to(mx.array(_window(step, forced.tokens, last)), state["tokens"].shape)
     state = {**state, "trunk": trunk, "tokens": window, "offset": mx.array(last, mx.int32)}
@@ -78,12 +77,12 @@ def run(step: Step, forced: Forced, seeds: Sequence[int]) -> dict:
     return state
 
 
-def _capacity(length: int, limit: int | None) -> int:
-    """Slots for the prompt and the step after it, as rings grow while stepping."""
-    capacity = FIRST_CAPACITY
-    while capacity <= length:
-        capacity *= 2
-    return capacity if limit is None else min(capacity, limit)
+def _capacity(step: Step, length: int) -> int:
+    """Slots for the prompt, by the sizes that rings go through while stepping."""
+    capacity = step.capacities()[0]
+    while (larger := step.larger_capacity(capacity, length - 1)) is not None:
+        capacity = larger
+    return capacity
 
 
 def _read(step: Step, forced: Forced, trunk: dict, stop: int, batch: int) -> dict:

@@ -101,6 +101,15 @@ def test_embeddings_stand_for_tokens():
     same(step, prefill.run(step, forced, [0]), whole)
 
 
+def test_packed_rings():
+    """Keys and values of 8 bits are packed before they are attended to, in a pass as in a step."""
+    lm = make_lm(dim=64, num_heads=1, hidden_scale=4)
+    step = Step(lm, GREEDY, GREEDY, compile=False, kv_bits=8)
+    forced = Forced(prefill.delayed(lm.cfg, random_frames(lm, 9)))
+    at_once, by_steps = prefill.run(step, forced, [0]), stepped(step, forced, [0])
+    np.testing.assert_array_equal(continuation(step, at_once), continuation(step, by_steps))
+
+
 def test_rings_grow_with_the_prompt():
     lm = make_lm(context=None)
     step = Step(lm, GREEDY, GREEDY, compile=False)
