@@ -22,10 +22,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from . import commands
 from .audio.files import AudioReader, check_writable, read_audio, write_text
 from .checkpoint import Checkpoint, Files
+from .checkpoint_config import SttConfig
 from .commands import console, say
 from .config import LmConfig
 from .errors import ConfigError, InputError
 from .modules.sampling import Sampler
+from .speech_to_text.delays import delays_of
 from .speech_to_text.listener import Listener
 from .speech_to_text.live import LiveTranscriber
 from .speech_to_text.pauses import HEAD, THRESHOLD, TurnDetector
@@ -178,8 +180,13 @@ def tokenizer_of(loaded: Checkpoint):
 
 def delays(loaded: Checkpoint) -> tuple[float, float]:
     """Seconds the text lags behind the audio, and of silence that the model expects first."""
-    stt = loaded.config.stt
-    return (stt.audio_delay_seconds, stt.audio_silence_prefix_seconds) if stt else (0.0, 0.0)
+    found = delays_of(loaded.config)
+    if found is None:
+        say(
+            "config: 'stt_config' is missing, so the text is taken to come with the audio; times and last words may be wrong"
+        )
+        found = SttConfig()
+    return found.audio_delay_seconds, found.audio_silence_prefix_seconds
 
 
 # Recordings -----------------------------------------------------------------------------------------------------------

@@ -264,6 +264,15 @@ def test_turns_without_heads(question, tmp_path):
         stt.main(["--input", str(question), "--vad", "--model", str(folder)])
 
 
+def test_a_configuration_without_delays(question, tmp_path, capsys):
+    folder = shutil.copytree(checkpoint("tiny-stt"), tmp_path / "c")
+    config = json.loads((folder / "config.json").read_text())
+    del config["stt_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    stt.main([str(question), "--model", str(folder)])
+    assert "'stt_config' is missing" in capsys.readouterr().err
+
+
 def test_no_sound_card(tmp_path):
     """Whatever this machine has, there is an answer in one sentence."""
     p = process("--input-device", "no such microphone")

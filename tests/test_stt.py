@@ -13,7 +13,9 @@ from speech_toys import BOUNDARY, PAD, TOKENIZER, ScriptedListener, _tidy, check
 
 from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx.audio.files import AudioReader, read_audio
+from moshi_mlx.checkpoint_config import CheckpointConfig, SttConfig
 from moshi_mlx.errors import InputError
+from moshi_mlx.speech_to_text.delays import delays_of
 from moshi_mlx.speech_to_text.listener import Listener
 from moshi_mlx.speech_to_text.live import LiveTranscriber, LiveWord, LiveWordEnd, TurnEnd
 from moshi_mlx.speech_to_text.pauses import TurnDetector
@@ -324,6 +326,19 @@ def test_what_a_text_prompt_allows():
     assert np.isfinite(np.array(prompt.constrain(logits)))[0].all()
     prompt.reset()
     assert prompt.left == [2, 2]
+
+
+def test_delays_of_configurations_that_leave_them_out():
+    from random_checkpoint import TINY_STT
+
+    def of(**changes):
+        config = {k: v for k, v in TINY_STT.items() if k != "stt_config"}
+        return delays_of(CheckpointConfig.from_dict({**config, **changes}))
+
+    assert of(dim=2048, num_layers=16, num_heads=16) == SttConfig(0.5, 0.0)
+    assert of(dim=2048, num_layers=48, num_heads=32) == SttConfig(2.5, 1.0)
+    assert of(stt_config={"audio_delay_seconds": 1.5}) == SttConfig(1.5, 0.0)
+    assert of() is None
 
 
 def test_an_unknown_timing_rule():
