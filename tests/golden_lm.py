@@ -132,16 +132,24 @@ class Recorder:
 
 
 def check_run(lm: Lm, run: Path) -> None:
+    """A step-by-step run: plain, compiled in parts with hooks between them, and, where nothing is imposed, compiled whole."""
     options = json.loads(run.read_text())
     data = read(run.with_suffix(".safetensors"))
+    conditions = conditions_of(lm, options["conditions"], data, options["null_negative"])
+    for mode in ("plain", "parts", "whole"):
+        imposed = any(name.startswith("hook.") for name in data)
+        if mode != "whole" or not imposed:
+            check_mode(lm, options, data, conditions, mode)
+
+
+def check_mode(lm: Lm, options: dict, data: dict[str, np.ndarray], conditions: Conditions | None, mode: str) -> None:
     batch, out_of_sync = options["batch"], options["support_out_of_sync"]
     masked = options["cfg_is_masked_until"]
     guidance = Guidance(options["cfg_coef"], None if masked is None else tuple(masked), options["cfg_is_no_text"])
-    step = Step(lm, GREEDY, GREEDY, guidance, compile=False)
-    conditions = conditions_of(lm, options["conditions"], data, options["null_negative"])
+    step = Step(lm, GREEDY, GREEDY, guidance, compile=mode != "plain")
     state = step.init_state([0] * batch, lm.transformer.capacity() or 4 * options["steps"], lockstep=not out_of_sync)
     recorder = Recorder(data)
-    inputs = _record_inputs(lm)
+    inputs = _record_inputs(lm) if mode == "plain" else None
     heads, frames, returned = [], [], []
     try:
         for t in range(options["steps"]):
@@ -154,37 +162,38 @@ def check_run(lm: Lm, run: Path) -> None:
             if data.get("hook.replace_on", np.zeros(t + 1))[t]:
                 replace = mx.array(data["hook.replace_tokens"][t])
             given = mx.array(data["input_tokens"][t])[:, : step.clock.given]
-            state, out = step.run(state, given, conditions, execute, replace, recorder.hooks())
+            hooks = None if mode == "whole" else recorder.hooks()
+            state, out = step.run(state, given, conditions, execute, replace, hooks)
             rows = np.ones(batch, bool) if execute is None else np.array(execute)
-            _check_step(t, data, out, recorder, rows, guidance.active)
+            _check_step(f"{mode} step {t}", t, data, out, recorder, rows, guidance.active)
             heads.append([np.array(h)[:, 0] for h in lm.heads(out.hidden)])
             frames.append(np.array(out.frame))
             returned.append(bool(out_of_sync or np.array(out.valid).any()))
     finally:
-        inputs.restore()
+        if inputs is not None:
+            inputs.restore()
     equal("returned", np.array(returned), data["expect.returned"].astype(bool))
     shown = [f if r else np.full_like(f, NO_FRAME) for f, r in zip(frames, returned, strict=True)]
     equal("frames", np.stack(shown), data["expect.frames"])
-    equal("model input", np.stack(inputs.seen), data["expect.model_input"])
+    if inputs is not None:
+        equal("model input", np.stack(inputs.seen), data["expect.model_input"])
     if "expect.extra_heads" in data and lm.cfg.extra_heads_num_heads:
         close("extra heads", np.stack([np.stack(h, axis=1) for h in heads]), data["expect.extra_heads"], TEXT_TOL)
 
 
-def _check_step(t: int, data: dict, out, recorder: Recorder, rows: np.ndarray, guided: bool) -> None:
+def _check_step(name: str, t: int, data: dict, out, recorder: Recorder, rows: np.ndarray, guided: bool) -> None:
     doubled = np.concatenate([rows, rows]) if guided else rows
-    close(f"step {t} hidden", np.array(out.hidden)[doubled, 0], data["expect.transformer_out"][t][doubled], TEXT_TOL)
-    close(
-        f"step {t} text logits",
-        np.array(out.text_logits)[rows],
-        data["expect.text_logits"][t][rows],
-        DEPTH_TOL if guided else TEXT_TOL,
-    )
-    equal(f"step {t} text sampled", recorder.text_sampled[t][rows], data["expect.text_sampled"][t][rows])
-    equal(f"step {t} text", np.array(out.text)[rows], data["expect.text_token"][t][rows])
+    close(f"{name} hidden", np.array(out.hidden)[doubled, 0], data["expect.transformer_out"][t][doubled], TEXT_TOL)
+    tol = DEPTH_TOL if guided else TEXT_TOL
+    close(f"{name} text logits", np.array(out.text_logits)[rows], data["expect.text_logits"][t][rows], tol)
+    equal(f"{name} text", np.array(out.text)[rows], data["expect.text_token"][t][rows])
+    if len(recorder.text_sampled) > t:
+        equal(f"{name} text sampled", recorder.text_sampled[t][rows], data["expect.text_sampled"][t][rows])
     if out.audio is None:
         return
-    equal(f"step {t} audio sampled", recorder.audio_sampled[t][rows], data["expect.audio_sampled"][t][rows])
-    equal(f"step {t} audio", np.array(out.audio)[rows], data["expect.audio_tokens"][t][rows])
+    equal(f"{name} audio", np.array(out.audio)[rows], data["expect.audio_tokens"][t][rows])
+    if len(recorder.audio_sampled) > t:
+        equal(f"{name} audio sampled", recorder.audio_sampled[t][rows], data["expect.audio_sampled"][t][rows])
 
 
 class _record_inputs:
@@ -217,10 +226,13 @@ def check_precisions(folder: Path) -> None:
         if path.name in tensors:
             assert stored == tensors[path.name], f"{path.name}: other names, shapes or types"
         want = read(folder / f"expect_{expected}.safetensors")
-        text, audio = imposed_logits(lm, inputs)
         tol = TEXT_TOL if expected == "bf16" else 1e-3
-        close(f"{name} text", text, want["expect.text_logits"], tol)
-        close(f"{name} audio", audio, want["expect.audio_logits"], tol)
+        for prepared in (False, True):
+            if prepared:
+                lm.prepare()
+            text, audio = imposed_logits(lm, inputs)
+            close(f"{name} text", text, want["expect.text_logits"], tol)
+            close(f"{name} audio", audio, want["expect.audio_logits"], tol)
 
 
 def imposed_logits(lm: Lm, inputs: dict[str, mx.array]) -> tuple[np.ndarray, np.ndarray]:
