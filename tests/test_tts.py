@@ -424,3 +424,22 @@ def test_a_published_script_for_streaming_runs():
     _, [codes] = speak(tts.speech([condition], seed=0), ["Good morning to ", "all of you"])
     assert len(frames) > 40
     np.testing.assert_array_equal(frames, codes[: len(frames)])
+
+
+def test_published_names():
+    import inspect
+
+    from moshi_mlx.models import tts
+
+    for name in tts.__all__:
+        assert hasattr(tts, name), name
+    made = list(inspect.signature(TTSModel.__init__).parameters)[1:]
+    assert made == [
+        "lm", "mimi", "tokenizer", "temp", "cfg_coef", "final_padding", "n_q", "max_gen_length", "padding_bonus",
+        "initial_padding", "max_padding", "voice_repo", "raw_config",
+    ]  # fmt: skip
+    assert list(inspect.signature(TTSModel.generate).parameters)[1:] == [
+        "all_entries", "attributes", "prefixes", "cfg_is_no_prefix", "cfg_is_no_text", "on_audio_hook", "on_text_hook", "on_frame",
+    ]  # fmt: skip
+    script = list(inspect.signature(tts.script_to_entries).parameters)
+    assert script == ["tokenizer", "token_ids", "frame_rate", "script", "multi_speaker", "padding_between"]
