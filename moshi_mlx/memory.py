@@ -83,6 +83,18 @@ def gigabytes(n: float) -> str:
     return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.1f} MB"
 
 
+def wire() -> int:
+    """Keep the GPU's memory resident on macOS, so that weights are not paged out between frames; bytes allowed, 0 elsewhere.
+
+    A limit of the process, up to what the system recommends; macOS 15 and later.
+    """
+    if not mx.metal.is_available():
+        return 0
+    limit = int(mx.device_info()["max_recommended_working_set_size"])
+    mx.set_wired_limit(limit)
+    return limit
+
+
 def refuse_if_too_large(needed: int, what: str) -> None:
     """Raise before anything is read if `needed` bytes cannot be had."""
     available = available_bytes()

@@ -1,0 +1,75 @@
+"""The benchmark command and what it is made of. Times are never tested."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from moshi_mlx import bench, checkpoint, chips, footprint
+from moshi_mlx.errors import InputError
+from moshi_mlx.traffic import frame_traffic
+
+
+def test_json(tiny_checkpoint, capsys):
+    bench.main(["--model", str(tiny_checkpoint), "--steps", "5", "--warmup", "2", "--batch", "2", "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    assert set(figures["ms_per_frame"]) == {"p50", "p95", "p99", "max"}
+    assert set(figures["parts_ms"]) == {"encode", "temporal", "depth", "decode"}
+    assert figures["steps"] == 5
+    assert figures["batch"] == 2
+    assert figures["bytes_per_frame"]["total"] > 1e6
+    assert figures["memory"]["peak"] > figures["memory"]["active"] * 0.9
+    assert figures["first_frame_s"] >= figures["load_s"] > 0
+
+
+def test_table(tiny_checkpoint, capsys):
+    bench.main(["--model", str(tiny_checkpoint), "--steps", "3", "--warmup", "1", "--no-compile"])
+    out = capsys.readouterr().out
+    for word in ("ms per frame", "by part", "missed 80 ms", "read per frame", "retained", "versions"):
+        assert word in out
+
+
+def test_picture(tiny_checkpoint, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    bench.main(["--model", str(tiny_checkpoint), "--steps", "3", "--plot", str(tmp_path / "a.png"), "--json"])
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_comparison_with_an_environment_that_cannot(tiny_checkpoint):
+    with pytest.raises(InputError, match="cannot be run"):
+        bench.main(["--model", str(tiny_checkpoint), "--steps", "1", "--compare", "/no/such/python", "--json"])
+
+
+def test_refusals(tiny_checkpoint):
+    with pytest.raises(InputError, match="at least 1"):
+        bench.main(["--model", str(tiny_checkpoint), "--steps", "0"])
+
+
+def test_traffic_of_a_frame(tiny_checkpoint):
+    loaded = checkpoint.load(tiny_checkpoint, dtype=None)
+    lm = loaded.lm
+    full, half = frame_traffic(lm, loaded.mimi), frame_traffic(lm, None, generated=4)
+    assert full.temporal == half.temporal
+    assert half.depth == full.depth // 2
+    assert half.codec == 0
+    assert full.total == full.temporal + full.depth + full.codec
+    stored = sum(m.weight.nbytes for m in (lm.text_linear, lm.out_norm))
+    assert full.temporal > stored
+
+
+def test_chips():
+    assert chips.bandwidth("Apple M2 Max") == 400
+    assert chips.bandwidth("M4") == 120
+    assert chips.bandwidth("AMD EPYC") is None
+    assert chips.chip()
+    assert chips.read_thermal("Note: No thermal warning level has been recorded\n") == "no thermal limit"
+    assert chips.read_thermal("CPU_Speed_Limit \t= 70\n") == "limited to 70 % speed"
+    assert chips.read_thermal("CPU_Speed_Limit \t= 100\n") == "no thermal limit"
+
+
+def test_footprint():
+    m = footprint.measure()
+    assert m.physical > 1e6
+    assert m.resident_peak >= m.physical * 0.5
