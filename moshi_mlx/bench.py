@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def about(args: argparse.Namespace, session: Session) -> dict[str, Any]:
         "chip": chips.chip(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "mlx": mx.__version__,
+        "mlx": version("mlx"),
         "moshi_mlx": __version__,
         "device": mx.default_device().type.name,
         "checkpoint": loaded.files.source,
@@ -141,7 +142,7 @@ def about(args: argparse.Namespace, session: Session) -> dict[str, Any]:
 def summary(times: dict[str, list[float]], session: Session) -> dict[str, Any]:
     wall = np.array(times["wall_ms"])
     p50, p95, p99 = (float(np.percentile(wall, p)) for p in (50, 95, 99))
-    rings = sum(a.nbytes for _, a in tree_flatten(session.state["lm"]["trunk"]["layers"]))
+    rings = sum(a.nbytes for a in dict(tree_flatten(session.state["lm"]["trunk"]["layers"])).values())
     traffic = frame_traffic(session.lm, session.mimi, ring_bytes=rings)
     memory = footprint.measure()
     gb_s = traffic.total / 1e9 / (p50 / 1000)

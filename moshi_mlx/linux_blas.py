@@ -32,13 +32,13 @@ def use_openblas() -> bool:
 
         library = ctypes.CDLL(str(Path(package.get_lib_dir()) / f"lib{package.get_library()}.so"))
         target = ctypes.cast(library.scipy_cblas_sgemm, ctypes.c_void_p).value
-        mlx = _loaded("libmlx.so")
-        if target is None or mlx is None:
+        found = _loaded("libmlx.so")
+        if target is None or found is None:
             return False
         if "OPENBLAS_NUM_THREADS" not in os.environ:
             # A second thread that waits for a busy core makes every product wait with it.
             library.scipy_openblas_set_num_threads(1)
-        path, base = mlx
+        path, base = found
         entries = _entries(path.read_bytes())
         for offset in entries:
             _point(base + offset, target)

@@ -7,6 +7,7 @@ matrices are stacked, the modules they came from keep views of the stack.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -72,14 +73,14 @@ class StackedLinears:
         count = self._count if count is None else count
         rows = self._matrix.weight.shape[0] // self._count
         matrix = self._matrix if count == self._count else self._matrix.part(0, count * rows)
-        return mx.split(matrix.product(x), count, axis=-1)
+        return list(mx.split(matrix.product(x), count, axis=-1))
 
 
-def unpacked_table(table: nn.Module, dtype: mx.Dtype) -> nn.Module:
+def unpacked_table(table: Any, dtype: mx.Dtype) -> Any:
     """A small packed table as plain rows of `dtype`: reading one is then a single gather."""
     if not isinstance(table, QuantizedTokenEmbedding):
         return table
-    plain = TokenEmbedding(*table.weight.shape)
+    plain = TokenEmbedding(1, 1)
     plain.weight = Matrix.of(table).rows(mx.arange(table.weight.shape[0]), dtype)
     mx.eval(plain.weight)
     return plain

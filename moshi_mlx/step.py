@@ -201,7 +201,9 @@ class Step:
         state, frame, valid = self.commit(state, text, audio, execute)
         return state, StepOutput(frame, valid, text, audio, hidden, logits)
 
-    def _whole(self, state: dict, given: mx.array, conditions: dict | None, execute: mx.array | None) -> tuple[dict, tuple]:
+    def _whole(
+        self, state: dict, given: mx.array, conditions: dict | None, execute: mx.array | None
+    ) -> tuple[dict, tuple]:
         """All parts of a step that nothing interferes with; the fields of its `StepOutput`."""
         state, hidden, logits = self.temporal(state, given, conditions, execute)
         text = self.sample_text(state, logits)
@@ -252,7 +254,8 @@ class Step:
         noise: list = [None] * count
         if not self.audio_sampler.greedy:
             # Drawn at once, and sized by the model: leaving out codebooks changes no draw.
-            noise = mx.split(gumbel(state["seed"], 2 * state["offset"] + 1, cfg.dep_q * cfg.card), cfg.dep_q, axis=-1)
+            every = gumbel(state["seed"], 2 * state["offset"] + 1, cfg.dep_q * cfg.card)
+            noise = list(mx.split(every, cfg.dep_q, axis=-1))
 
         def choose(k: int, logits: mx.array) -> mx.array:
             token = self.audio_sampler.choose(self.guidance.mix(logits), noise[k])
@@ -294,9 +297,7 @@ class Step:
             null = mx.where(is_text & ~is_initial, ZERO, null)
         return mx.concatenate([inputs, null], axis=0)
 
-    def _trunk(
-        self, trunk: dict, rows: mx.array, tree: dict | None, execute: mx.array | None
-    ) -> tuple[mx.array, dict]:
+    def _trunk(self, trunk: dict, rows: mx.array, tree: dict | None, execute: mx.array | None) -> tuple[mx.array, dict]:
         conditions = Conditions(**(tree or {}))
         self._check_guided(conditions, rows.shape[0])
         x = self.lm.embed(rows)

@@ -47,5 +47,4 @@ def _bytes(module: nn.Module | list) -> int:
 
 def _arrays(module: nn.Module | list) -> Iterator:
     parameters = module.parameters() if isinstance(module, nn.Module) else [m.parameters() for m in module]
-    for _, a in tree_flatten(parameters):
-        yield a
+    yield from dict(tree_flatten(parameters)).values()

@@ -9,11 +9,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import TransformerConfig
-from .kv_cache import attend
+from .kv_cache import Ring, attend
 from .matrix import Matrix
 
 # (queries [B, Hq, T, D], keys and values [2, B, H, T, D]) -> (output [B, Hq, T, D], new cache)
-Attend = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
+Attend = Callable[[mx.array, mx.array], tuple[mx.array, Ring]]
 # Query, key and value groups [B, G, H, T, D] -> the same, all but the values rotated
 Rotate = Callable[[mx.array], mx.array]
 
@@ -30,14 +30,16 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(cfg.d_model, (cfg.num_heads + 2 * cfg.kv_heads) * cfg.head_dim, bias=False)
         self.out_proj = nn.Linear(cfg.d_model, cfg.d_model, bias=False)
 
-    def __call__(self, x: mx.array, attend_fn: Attend, rotate: Rotate | None = None) -> tuple[mx.array, mx.array]:
+    def __call__(self, x: mx.array, attend_fn: Attend, rotate: Rotate | None = None) -> tuple[mx.array, Ring]:
         """`x [B, T, d]`, or `[B, d]` for one position; `attend_fn` sees rotated queries and keys and decides what they attend to."""
         batch, length = x.shape[0], 1 if x.ndim == 2 else x.shape[1]
         groups = self.in_proj(x)
         if x.ndim == 2:
             groups = groups.reshape(batch, self._groups, self._kv_heads, 1, self._head_dim)
         else:
-            groups = groups.reshape(batch, length, self._groups, self._kv_heads, self._head_dim).transpose(0, 2, 3, 1, 4)
+            groups = groups.reshape(batch, length, self._groups, self._kv_heads, self._head_dim).transpose(
+                0, 2, 3, 1, 4
+            )
         if rotate is not None:
             groups = rotate(groups)
         q = groups[:, :-2].reshape(batch, -1, length, self._head_dim)

@@ -31,7 +31,9 @@ def init_ring(batch: int, heads: int, capacity: int, head_dim: int, dtype: mx.Dt
         return ring
     group = next((g for g in GROUP_SIZES if head_dim % g == 0), None)
     if group is None:
-        raise InputError(f"keys and values can be packed where heads have a multiple of {GROUP_SIZES[-1]} features, here {head_dim}.")
+        raise InputError(
+            f"keys and values can be packed where heads have a multiple of {GROUP_SIZES[-1]} features, here {head_dim}."
+        )
     return _pack(ring, group, bits)
 
 
@@ -149,14 +151,16 @@ def _attend_packed(q: mx.array, kv: dict[str, mx.array], mask: mx.array | None) 
     """The same with packed keys and values, which are multiplied as they are."""
     batch, heads, length, size = q.shape
     kv_heads = kv["packed"].shape[2]
-    options = {"group_size": size // kv["scales"].shape[-1], "bits": 32 * kv["packed"].shape[-1] // size}
-    keys, values = zip(*(_halves(kv[name]) for name in ("packed", "scales", "biases")), strict=True)
+    group_size, bits = size // kv["scales"].shape[-1], 32 * kv["packed"].shape[-1] // size
+    (k, v), (k_scales, v_scales), (k_biases, v_biases) = (_halves(kv[name]) for name in ("packed", "scales", "biases"))
     grouped = q.reshape(batch, kv_heads, -1, size)
-    scores = mx.quantized_matmul(grouped, *keys, transpose=True, **options).reshape(batch, heads, length, -1)
+    scores = mx.quantized_matmul(grouped, k, k_scales, k_biases, True, group_size, bits).reshape(
+        batch, heads, length, -1
+    )
     if mask is not None:
         scores = mx.where(mask, scores, -mx.inf)
     weights = mx.softmax(scores, axis=-1, precise=True).reshape(batch, kv_heads, -1, scores.shape[-1])
-    return mx.quantized_matmul(weights, *values, transpose=False, **options).reshape(q.shape)
+    return mx.quantized_matmul(weights, v, v_scales, v_biases, False, group_size, bits).reshape(q.shape)
 
 
 def ring_attend(q: mx.array, kv: mx.array, ring: Ring, span: Span) -> tuple[mx.array, Ring]:

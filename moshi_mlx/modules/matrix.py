@@ -50,7 +50,9 @@ class Matrix:
         def cut(a: mx.array | None) -> mx.array | None:
             return None if a is None else a[start:stop]
 
-        return Matrix(self.weight[start:stop], cut(self.scales), cut(self.biases), self.group_size, self.bits, self.mode)
+        return Matrix(
+            self.weight[start:stop], cut(self.scales), cut(self.biases), self.group_size, self.bits, self.mode
+        )
 
     @property
     def packing(self) -> tuple:

@@ -12,7 +12,7 @@ import mlx.nn as nn
 
 from ..config import TransformerConfig
 from .attention import Attend, Attention, CrossAttention, Rotate, make_rotation, sin_embedding
-from .kv_cache import attend, causal_mask, init_ring, make_span, map_ring, ring_attend, ring_capacity, slots_of
+from .kv_cache import Ring, attend, causal_mask, init_ring, make_span, map_ring, ring_attend, ring_capacity, slots_of
 from .mlp import make_mlp
 from .norm import make_norm
 
@@ -49,7 +49,7 @@ class TransformerLayer(nn.Module):
         attend_fn: Attend,
         rotate: Rotate | None = None,
         cross: mx.array | None = None,
-    ) -> tuple[mx.array, mx.array]:
+    ) -> tuple[mx.array, Ring]:
         """`x [B, T, d]` or `[B, d]`; `cross` holds the keys and values of the source. Returns the output and the attention's cache."""
         y, cache = self.self_attn(self.norm1(x), attend_fn, rotate)
         x = x + (self.layer_scale_1(y) if self._scaled else y)
