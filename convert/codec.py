@@ -18,7 +18,7 @@ from moshi_mlx.places import Place
 from moshi_mlx.presets import MIMI_NAME, MIMI_V0_1
 
 from . import formats, transformers_config
-from .place import CheckedFolder
+from .place import CheckedFolder, override
 from .tensors import StoredTensors
 
 if TYPE_CHECKING:
@@ -54,8 +54,6 @@ def find_codec(
     """The codec given by hand, inside the model's file (`inner`), or beside it; None where there is none."""
     raw = _description(place, data, model is None)
     if request.mimi is not None:
-        from .source import override
-
         path = override(request.mimi)
         return open_codec(formats.open_weights(path), raw, path.name)
     if inner is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 
@@ -43,21 +43,17 @@ def packed_jobs(
     tensors: StoredTensors,
     dtype: mx.Dtype | None,
     packing: Mapping[str, Quantization],
-    observe: Callable[[str, mx.array, Sequence[mx.array]], None] | None = None,
 ) -> list[Job]:
-    """As `dense_jobs`, with the weights of the layers in `packing` quantised: exactly what `nn.quantize` makes of them.
-
-    `observe(path, weight, packed)` sees each of them while it is in memory.
-    """
+    """As `dense_jobs`, with the weights of the layers in `packing` quantised: exactly what `nn.quantize` makes of them."""
     jobs = []
     for name, expr in plan.items():
         path, _, leaf = name.rpartition(".")
         dense = _dense(name, expr, tensors, dtype)
-        jobs.append(_packed(path, dense, packing[path], observe) if leaf == "weight" and path in packing else dense)
+        jobs.append(_packed(path, dense, packing[path]) if leaf == "weight" and path in packing else dense)
     return jobs
 
 
-def _packed(path: str, dense: Job, q: Quantization, observe) -> Job:
+def _packed(path: str, dense: Job, q: Quantization) -> Job:
     ((name, kind, (rows, columns)),) = dense.specs
     groups = columns // q.group_size
     specs = [(name, "U32", (rows, columns * q.bits // 32))]
@@ -68,9 +64,6 @@ def _packed(path: str, dense: Job, q: Quantization, observe) -> Job:
 
     def finish(x: mx.array) -> Sequence[mx.array]:
         (weight,) = dense.finish(x)
-        packed = mx.quantize(weight, q.group_size, q.bits, mode=q.mode)
-        if observe is not None:
-            observe(path, weight, packed)
-        return packed
+        return mx.quantize(weight, q.group_size, q.bits, mode=q.mode)
 
     return Job(dense.expr, dense.tensors, tuple(specs), finish)

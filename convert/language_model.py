@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from moshi_mlx import loading, presets
+from moshi_mlx import hub, loading, presets
 from moshi_mlx import lora as adapters
 from moshi_mlx.checkpoint import lm_plan
 from moshi_mlx.checkpoint_config import CheckpointConfig, as_personaplex
 from moshi_mlx.config import LmConfig
+from moshi_mlx.config_reader import NUMBER, Reader
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError
 from moshi_mlx.layouts import lm as kyutai
 from moshi_mlx.layouts import transformers_lm
@@ -21,6 +21,7 @@ from moshi_mlx.loading import Quantization
 from moshi_mlx.models.lm import Lm
 
 from . import formats, transformers_config
+from .place import override
 from .tensors import StoredTensors
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def open_model(tensors: StoredTensors, kind: str, data: dict[str, Any], request:
     if request.lora is not None:
         if quantizations:
             raise InputError("an adapter is merged into the unquantised model: name that, and quantise the result.")
-        plan, tensors = _merge(plan, tensors, config, request)
+        default_scale = Reader(data, "config").take("lora_scaling", NUMBER, adapters.DEFAULT_SCALING)
+        plan, tensors = _merge(plan, tensors, config, request, default_scale)
     raw = _complete(raw, lm.cfg)
     config = CheckpointConfig.from_dict(raw)
     return LanguageModel(tensors, config, raw, plan, quantizations, reduced, notes)
@@ -138,6 +140,8 @@ def _foreign_config(tensors: StoredTensors, kind: str, data: dict[str, Any]) -> 
             "name the right one with --lm-config."
         )
     raw = transformers_config.lm_config(data)
+    if data.get("stt_config"):
+        raw["stt_config"] = data["stt_config"]
     if kind == "kyutai_speech_to_text" and _last_row_used(tensors, "lm_head.weight", raw["text_card"] + 1):
         raw["text_card_out"] = raw["text_card"] + 1
     return raw
@@ -182,17 +186,17 @@ def _personaplex(
 
 
 def _merge(
-    plan: dict[str, Expr], tensors: StoredTensors, config: CheckpointConfig, request: Request
+    plan: dict[str, Expr], tensors: StoredTensors, config: CheckpointConfig, request: Request, default_scale: float
 ) -> tuple[dict[str, Expr], StoredTensors]:
     """The plan with an adapter merged in, and the tensors of both files."""
     assert request.lora is not None
-    path = adapters.find_file(_adapter_path(request.lora))
+    path = override(request.lora) if hub.is_hub_name(request.lora) else adapters.find_file(request.lora)
     stored = formats.open_weights(path)
     if formats.kind_of(stored) != "adapter":
         raise CheckpointError(f"{path} is not a LoRA adapter: it has no tensor named *.lora_A.weight.")
     scale = request.lora_scale
     if scale is None:
-        scale = adapters.scaling_of(path, config.lora_scaling)
+        scale = adapters.scaling_of(path, default_scale)
     adapter = adapters.Adapter(path, config.lm, scale)
 
     def inside(expr: Expr) -> Expr:
@@ -204,12 +208,6 @@ def _merge(
     for name, expr in adapter.replacements.items():
         merged[name] = inside(expr)
     return merged, tensors.joined(ADAPTER, stored)
-
-
-def _adapter_path(name: str) -> Path:
-    from .source import override
-
-    return override(name) if name.startswith("hf://") else Path(name)
 
 
 def _complete(raw: dict[str, Any], cfg: LmConfig) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from moshi_mlx.checkpoint_config import CheckpointConfig
 from moshi_mlx.config import LmConfig
 from moshi_mlx.errors import ConfigError, InputError
 from moshi_mlx.layouts import inverse
@@ -20,13 +19,14 @@ from moshi_mlx.weights_writer import TYPE_NAMES
 
 from . import tokenizers, transformers_export
 from .codec import Codec
+from .config_file import CODEC_CONFIG, config_file, recorded
 from .jobs import dense_jobs, packed_jobs
 from .language_model import LanguageModel
 from .source import Source
 from .stream import Job
 
 LAYOUTS = ("mlx", "pytorch", "transformers")
-MODEL_NAME, CODEC_CONFIG = "model.safetensors", "mimi.json"
+MODEL_NAME = "model.safetensors"
 _WORDS = {mx.bfloat16: "bfloat16", mx.float16: "float16", mx.float32: "float32"}
 
 
@@ -81,10 +81,12 @@ def plan(source: Source, layout: str, dtype: mx.Dtype | None) -> Outputs:
         jobs = dense_jobs(model.plan, model.tensors, dtype)
     else:
         jobs = dense_jobs({name: model.plan[name] for name in model.parameters}, model.tensors, dtype)
-    outputs.weights[MODEL_NAME] = jobs
+    kept = model.quantizations if layout == "mlx" else {}
+    # Published readers tell how a packed file is packed by its name.
+    name = model.tensors.path.name if kept else MODEL_NAME
+    outputs.weights[name] = jobs
     add_companions(outputs, source)
-    quantization = recorded(model.quantizations) if model.quantizations and layout == "mlx" else None
-    outputs.texts["config.json"] = config_file(source, model, MODEL_NAME, quantization, layout)
+    outputs.texts["config.json"] = config_file(source, model, name, recorded(kept) if kept else None, layout)
     return outputs
 
 
@@ -135,92 +137,12 @@ def add_voices(outputs: Outputs, source: Source, folder: str) -> None:
         outputs.steps.append(save)
 
 
-def config_file(
-    source: Source, model: LanguageModel, weights: str, quantization: dict[str, Any] | None, layout: str
-) -> dict[str, Any]:
-    """`config.json`. That of the MLX layout spells out every key and where the numbers come from; the original PyTorch
-    program passes what it does not know on to its model, so there only the source's keys are kept.
-    """
-    raw = {**explicit(model.config.lm), **model.raw} if layout == "mlx" else dict(model.raw)
-    if layout == "pytorch" and raw.get("model_type") == "personaplex":
-        raw["model_type"] = "moshi"
-    raw["moshi_name"] = weights
-    if source.codec is not None:
-        raw["mimi_name"] = source.codec.name
-        if source.codec.raw is not None:
-            raw["mimi_config_name"] = CODEC_CONFIG
-    if source.tokenizer is not None:
-        raw["tokenizer_name"] = source.tokenizer.name
-    if quantization is not None:
-        raw["quantization"] = quantization
-    if layout == "mlx":
-        said = {"name": source.name, "revision": source.revision, "format": source.kind, "licence": source.licence}
-        raw["source"] = {k: v for k, v in said.items() if v is not None}
-    # It has to be what was planned.
-    CheckpointConfig.from_dict(raw)
-    return raw
-
-
-def explicit(cfg: LmConfig) -> dict[str, Any]:
-    """The keys that readers of the MLX layout ask for, defaults included."""
-    stack, dep = cfg.transformer, cfg.depformer
-    depth = dep.transformer
-    # Of a model without depth transformer the sizes mean nothing, but published readers ask for them.
-    widths = dep.feedforwards or [4 * depth.d_model]
-    return {
-        "dim": stack.d_model,
-        "num_heads": stack.num_heads,
-        "num_layers": stack.num_layers,
-        "hidden_scale": stack.dim_feedforward / stack.d_model,
-        "causal": True,
-        "layer_scale": stack.layer_scale,
-        "context": stack.context,
-        "max_period": stack.max_period,
-        "gating": stack.gating,
-        "norm": stack.norm,
-        "positional_embedding": stack.positional_embedding,
-        "n_q": cfg.n_q,
-        "dep_q": cfg.dep_q,
-        "card": cfg.card,
-        "text_card": cfg.text_card,
-        "existing_text_padding_id": cfg.padding_token,
-        "delays": cfg.delays,
-        "depformer_dim": depth.d_model,
-        "depformer_num_heads": depth.num_heads,
-        "depformer_num_layers": depth.num_layers,
-        "depformer_dim_feedforward": widths[0] if len(set(widths)) == 1 else widths,
-        "depformer_layer_scale": depth.layer_scale,
-        "depformer_gating": depth.gating,
-        "depformer_pos_emb": depth.positional_embedding,
-        "depformer_max_period": depth.max_period,
-        "depformer_multi_linear": len(set(dep.input_sets)) > 1,
-        "depformer_weights_per_step": dep.weights_per_step,
-    }
-
-
-def recorded(packing: Mapping[str, Quantization], dense: Sequence[str] = ()) -> dict[str, Any]:
-    """A packing in mlx-lm's words: the most frequent kind for all, then the layers that differ; `dense` ones are false."""
-    kinds = list(packing.values())
-    usual = max(dict.fromkeys(kinds), key=kinds.count)
-    words = {path: {"group_size": q.group_size, "bits": q.bits, "mode": q.mode} for path, q in packing.items()}
-    common = {"group_size": usual.group_size, "bits": usual.bits, "mode": usual.mode}
-    return {
-        **common,
-        **{path: entry for path, entry in words.items() if entry != common},
-        **dict.fromkeys(dense, False),
-    }
-
-
-def quantized_model(
-    source: Source, packing: Mapping[str, Quantization], dtype: mx.Dtype | None, observe: Callable | None = None
-) -> list[Job]:
+def quantized_model(source: Source, packing: Mapping[str, Quantization], dtype: mx.Dtype | None) -> list[Job]:
     """The language model of a source in the MLX layout, packed."""
     model = source.model
     assert model is not None
-    if model.quantizations:
-        raise InputError(f"{source.name} is quantised already; quantise the model it was made from.")
     plan_ = {name: model.plan[name] for name in model.parameters}
-    return packed_jobs(plan_, model.tensors, default_type(model, dtype), packing, observe)
+    return packed_jobs(plan_, model.tensors, default_type(model, dtype), packing)
 
 
 # ----------------------------------------------------------------------------------------------------------------

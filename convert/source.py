@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from moshi_mlx import hub
-from moshi_mlx.checkpoint_config import CheckpointConfig, read_json
-from moshi_mlx.errors import CheckpointError, ConfigError, InputError
+from moshi_mlx import lora as adapters
+from moshi_mlx.checkpoint_config import read_json
+from moshi_mlx.errors import CheckpointError, InputError
 from moshi_mlx.places import Place
 
-from . import formats, language_model, tokenizers, transformers_config, voice_files
+from . import formats, language_model, tokenizers, voice_files
 from .codec import Codec, find_codec
 from .language_model import LanguageModel
-from .place import WEIGHT_NAMES, CheckedFolder, find_place, revision_of
+from .place import WEIGHT_NAMES, CheckedFolder, find_place, override, revision_of
 from .tensors import StoredTensors
 from .tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to convert: a source, and single files given by hand in place of the source's own."""
+    """What to convert: a source, and single files given by hand in place of the source's own.
+
+    `only_model` leaves codec, tokenizer and voices alone.
+    """
 
     source: str
     config: str | None = None
@@ -31,6 +34,7 @@ class Request:
     lora: str | None = None
     lora_scale: float | None = None
     keep_user_codebooks: bool = False
+    only_model: bool = False
 
 
 @dataclass
@@ -62,7 +66,9 @@ def open_source(request: Request) -> Source:
         revision=revision_of(path),
     )
     if kind == "voice":
-        return _voices_alone(request, [(path.stem, lambda: voice_files.read(path))])
+        alone = given is not None or not isinstance(place, CheckedFolder)
+        found = [(path.stem, lambda: voice_files.read(path))] if alone else voice_files.in_folder(path.parent)
+        return _voices_alone(request, found)
     if kind == "adapter":
         raise CheckpointError(
             f"{path} is a LoRA adapter, not a model. Merge it into its base: "
@@ -71,12 +77,17 @@ def open_source(request: Request) -> Source:
     inner = None
     if kind != "codec":
         tensors, inner = formats.codec_inside(tensors, kind)
+        request = _with_adapter(request, place, data, source.notes)
+        if kind == "kyutai_speech_to_text":
+            data = {**data, **_speech_config(place)}
         source.model = language_model.open_model(tensors, kind, data, request)
         source.notes += source.model.notes
         _check_flags(request, source.model)
+        if request.only_model:
+            return source
     source.codec = find_codec(place, data, request, tensors if kind == "codec" else inner, source.model)
     if source.model is not None:
-        source.tokenizer = tokenizers.find_tokenizer(place, request, source.model.config)
+        source.tokenizer = tokenizers.find_tokenizer(place, data, request, source.model.config)
         source.voices = _voices(place, source.model)
         source.notes += _missing(source)
     return source
@@ -89,17 +100,31 @@ def _check_flags(request: Request, model: LanguageModel) -> None:
         raise InputError("--lora-scale is the scale of an adapter; name one with --lora.")
 
 
+def _with_adapter(request: Request, place: Place, data: dict[str, Any], notes: list[str]) -> Request:
+    """The request with the adapter that the configuration speaks of, which every program applies to this checkpoint."""
+    if request.lora is not None or "dim" not in data:
+        return request
+    named = data.get("lora_name")
+    if isinstance(named, str):
+        path = place.named(named)
+    else:
+        path = place.find(adapters.FILE_NAME, optional=True) if data.get("lora") is True else None
+    if path is None:
+        return request
+    notes.append(f"the adapter {path.name}, which the configuration speaks of, is merged in.")
+    return replace(request, lora=str(path))
+
+
+def _speech_config(place: Place) -> dict[str, Any]:
+    """What transformers keeps beside a speech-to-text model: how sound is prepared."""
+    path = place.find("preprocessor_config.json", optional=True)
+    features = {} if path is None else read_json(path)
+    keys = ("audio_delay_seconds", "audio_silence_prefix_seconds")
+    return {"stt_config": {key: features[key] for key in keys if key in features}}
+
+
 def _voices_alone(request: Request, voices: list[tuple[str, voice_files.Reader]]) -> Source:
     return Source(name=request.source, kind="PersonaPlex voices", voices=voices)
-
-
-def override(name: str) -> Path:
-    """A single file given by hand: a path or `hf://owner/repo/file`."""
-    path = hub.download(*hub.split_hub_name(name)) if hub.is_hub_name(name) else Path(name)
-    assert path is not None
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist.")
-    return path
 
 
 def _read_config(request: Request, place: Place) -> dict[str, Any]:
@@ -144,7 +169,16 @@ def _candidates(place: Place, data: dict[str, Any]) -> Iterator[Path]:
     for name in WEIGHT_NAMES:
         path = place.find(name, optional=True)
         if path is not None:
+            if name.endswith(".index.json"):
+                _fetch_shards(place, path)
             yield path
+
+
+def _fetch_shards(place: Place, index: Path) -> None:
+    """Bring the files that an index of the Hub names beside it; `WeightsFile` checks what it says."""
+    weight_map = read_json(index).get("weight_map")
+    for name in sorted({str(v) for v in weight_map.values()}) if isinstance(weight_map, dict) else []:
+        place.named(name)
 
 
 def _voices(place: Place, model: LanguageModel) -> list[tuple[str, voice_files.Reader]]:
@@ -167,13 +201,3 @@ def _missing(source: Source) -> list[str]:
     if source.tokenizer is None:
         notes.append("there is no tokenizer here: give one with --tokenizer, or name it when the result is run.")
     return notes
-
-
-def config_of(data: dict[str, Any]) -> CheckpointConfig:
-    """Kyutai's configuration, with what it says of file names taken for what it is worth."""
-    try:
-        return CheckpointConfig.from_dict(data)
-    except ConfigError as e:
-        if transformers_config.is_model(data):
-            raise ConfigError(f"{e} The weights are not in the layout of transformers.") from None
-        raise

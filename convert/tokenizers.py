@@ -20,7 +20,7 @@ from moshi_mlx.errors import CheckpointError
 from moshi_mlx.places import Place
 from moshi_mlx.presets import TOKENIZER_NAME
 
-from .place import CheckedFolder
+from .place import CheckedFolder, override
 
 if TYPE_CHECKING:
     from .source import Request
@@ -48,9 +48,9 @@ class Tokenizer:
         return processor
 
 
-def find_tokenizer(place: Place, request: Request, config: CheckpointConfig) -> Tokenizer | None:
+def find_tokenizer(place: Place, data: dict[str, Any], request: Request, config: CheckpointConfig) -> Tokenizer | None:
     """The tokenizer given by hand, by the name in the configuration, by its usual name, or the only one in a folder."""
-    path = _path(place, request)
+    path = _path(place, data, request)
     if path is None:
         return None
     tokenizer = _read(path)
@@ -62,13 +62,10 @@ def find_tokenizer(place: Place, request: Request, config: CheckpointConfig) -> 
     return tokenizer
 
 
-def _path(place: Place, request: Request) -> Path | None:
+def _path(place: Place, data: dict[str, Any], request: Request) -> Path | None:
     if request.tokenizer is not None:
-        from .source import override
-
         return override(request.tokenizer)
-    config = place.find("config.json", optional=True)
-    named = read_json(config).get("tokenizer_name") if config is not None else None
+    named = data.get("tokenizer_name")
     if isinstance(named, str) and (path := place.named(named, optional=True)) is not None:
         return path
     if (path := place.find(TOKENIZER_NAME, optional=True)) is not None:

@@ -207,7 +207,7 @@ def _ratio(feedforward: int, dim: int) -> float | int:
 
 
 def mimi_config(data: dict) -> dict[str, Any]:
-    """Kyutai's description of a codec of transformers."""
+    """Kyutai's description of a codec of transformers, with every key that the original PyTorch program asks for."""
     reader = Reader({k: v for k, v in data.items() if v is not None}, "config (mimi)")
     take = reader.take
     known = presets.MIMI_V0_1
@@ -242,11 +242,19 @@ def mimi_config(data: dict) -> dict[str, Any]:
             "last_kernel_size": take("last_kernel_size", int, 3, low=1),
             "dilation_base": take("dilation_growth_rate", int, 2, low=1),
             "compress": take("compress", int, 2, low=1),
+            "causal": True,
+            "activation": "ELU",
+            "norm": "none",
+            "disable_norm_outer_blocks": 0,
             "true_skip": not take("use_conv_shortcut", bool, False),
             "pad_mode": take("pad_mode", str, "constant", one_of=("constant", "replicate")),
         },
         "transformer": {
             **known["transformer"],
+            "causal": True,
+            "conv_layout": True,
+            "input_dimension": dim,
+            "output_dimensions": [dim],
             "d_model": dim,
             "num_heads": heads,
             "num_layers": take("num_hidden_layers", int, 8, low=0),
@@ -258,6 +266,8 @@ def mimi_config(data: dict) -> dict[str, Any]:
         },
         "quantizer": {
             "dimension": codebook_dim,
+            "input_dimension": dim,
+            "output_dimension": dim,
             "n_q": take("num_quantizers", int, 32, low=1),
             "n_q_semantic": take("num_semantic_quantizers", int, 1, low=1),
             "bins": take("codebook_size", int, 2048, low=2),

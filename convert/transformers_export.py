@@ -152,12 +152,10 @@ def generation_config(config: CheckpointConfig) -> dict[str, Any] | None:
             **_sampling(sampling.temp_text, sampling.top_k_text),
             "bos_token_id": cfg.text_card,
             "pad_token_id": cfg.text_card,
-            "cache_implementation": "sliding_window",
             "depth_decoder_config": {
                 **_sampling(sampling.temp, sampling.top_k),
                 "min_length": steps,
                 "max_length": steps,
-                "cache_implementation": "static",
             },
         }
     if kind == "kyutai_speech_to_text":

@@ -6,7 +6,7 @@ The result is opened as any source is, through its own recognition and plan, so 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -24,7 +24,7 @@ from moshi_mlx.step import Conditions, make_conditions
 
 from .codec import Codec
 from .language_model import LanguageModel
-from .source import Request, open_source
+from .source import Request, Source, open_source
 
 # Both models in float32, with room for activations: what any machine that makes checkpoints can spare.
 SMALL_BYTES = 1_000_000_000
@@ -80,18 +80,16 @@ def logits(lm: Lm, codes: mx.array) -> tuple[mx.array, mx.array | None]:
 
 
 def compare(model: LanguageModel, codec: Codec | None, result: Path, exact: bool) -> Difference:
-    """Run both. With `exact` (the same types on both sides) any difference is an error."""
-    keeps_user = model.config.is_personaplex and model.config.lm.dep_q == model.config.lm.n_q
-    made = open_source(Request(str(result), keep_user_codebooks=keeps_user))
-    if made.model is None:
-        raise CheckpointError(f"{result} holds no language model after the conversion.")
+    """Run both; `codec` is given where it was rewritten. With `exact` (no number was to change) any difference is an error."""
+    made = open_result(model, result, only_model=codec is None)
+    assert made.model is not None
     frames = FRAMES + model.config.lm.max_delay
     codes = seeded_codes(model.config.lm, frames, seed=0)
     (text_a, audio_a), (text_b, audio_b) = logits(model.load(), codes), logits(made.model.load(), codes)
     text = _largest(text_a, text_b)
     audio = None if audio_a is None or audio_b is None else _largest(audio_a, audio_b)
     heard, wrong = None, None
-    if codec is not None and codec.path is None and made.codec is not None:
+    if codec is not None and made.codec is not None:
         heard, wrong = _compare_codecs(codec, made.codec)
     found = Difference(text, audio, heard, wrong)
     if exact and (text or audio or heard or wrong):
@@ -103,13 +101,22 @@ def compare(model: LanguageModel, codec: Codec | None, result: Path, exact: bool
     return found
 
 
+def open_result(model: LanguageModel, folder: Path, only_model: bool) -> Source:
+    """What was made of `model`, as any source is opened."""
+    keeps_user = model.config.is_personaplex and model.config.lm.dep_q == model.config.lm.n_q
+    made = open_source(Request(str(folder), keep_user_codebooks=keeps_user, only_model=only_model))
+    if made.model is None:
+        raise CheckpointError(f"{folder} holds no language model.")
+    return made
+
+
 def _largest(a: mx.array, b: mx.array) -> float:
     return mx.max(mx.abs(a.astype(mx.float32) - b.astype(mx.float32))).item() if a.size else 0.0
 
 
 def _compare_codecs(source: Codec, made: Codec) -> tuple[float, int]:
     """Half a second of noise encoded by both, and the codes decoded by both."""
-    a, b = _load_codec(source), _load_codec(made)
+    a, b = load_codec(source), load_codec(made)
     rng = np.random.default_rng(0)
     pcm = mx.array(0.1 * rng.standard_normal((1, 1, 6 * a.frame_size)).astype(np.float32))
     codes = a.encode(pcm)
@@ -117,11 +124,12 @@ def _compare_codecs(source: Codec, made: Codec) -> tuple[float, int]:
     return _largest(a.decode(codes), b.decode(codes)), wrong
 
 
-def _load_codec(codec: Codec) -> MimiModel:
-    """A codec from its stored tensors, through the published Kyutai names."""
-    mimi = MimiModel(codec.cfg)
+def load_codec(codec: Codec, levels: int | None = None) -> MimiModel:
+    """A codec from its stored tensors, with its first `levels` codebooks (default: all)."""
+    cfg = codec.cfg if levels is None else replace(codec.cfg, num_codebooks=max(levels, codec.cfg.n_semantic))
+    mimi = MimiModel(cfg)
     parameters: Mapping = loading.parameter_shapes(mimi)
     layout = mimi_layouts.detect(codec.tensors)
-    plan = mimi_layouts.sources(parameters, codec.cfg, codec.tensors, layout, mimi.transposed_parameters())
+    plan = mimi_layouts.sources(parameters, cfg, codec.tensors, layout, mimi.transposed_parameters())
     loading.fill(mimi, plan, codec.tensors, lambda name, stored: mx.float32)
     return mimi

@@ -108,6 +108,7 @@ def load_lm_file(
 def load_mimi_file(mimi: MimiModel, path: str | Path, *, strict: bool = True, progress: Progress | None = None) -> None:
     """Fill `mimi` (float32) from a Kyutai or transformers file. Codebooks beyond those it holds are left unread."""
     file = WeightsFile(path)
+    loading.quantize_like(mimi, file)
     parameters = loading.parameter_shapes(mimi)
     layout = mimi_layouts.detect(file.tensors)
     plan = mimi_layouts.sources(parameters, mimi.cfg, file.tensors, layout, mimi.transposed_parameters())

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
@@ -60,7 +61,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     except OSError as e:
         raise CheckpointError(f"{path} cannot be read: {e.strerror or e}.") from None
     try:
-        header = json.loads(text)
+        header = json.loads(text, object_pairs_hook=_without_repetition)
         metadata = header.pop("__metadata__", None) or {}
         tensors = {name: _tensor_info(name, entry, path, 8 + length) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as e:
@@ -78,6 +79,15 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             f"{path} is {what}: its tensors need {end} bytes, the file has {size}. Download it again."
         )
     return tensors, metadata
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a name that is there twice nobody could say which is meant."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)} is there twice")
+    return found
 
 
 def _tensor_info(name: str, entry: dict, path: Path, data_start: int) -> TensorInfo:

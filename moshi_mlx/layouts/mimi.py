@@ -86,6 +86,9 @@ class _Kyutai:
         return Reshape(weight, (-1, inner))
 
     def transformer(self, parameter: str) -> Expr:
+        if self.has(parameter):
+            # Layers of a quantised codec are stored under their own names.
+            return Stored(parameter)
         prefix, _, rest = parameter.partition(".self_attn.")
         if rest == "in_proj.weight":
             base = f"{prefix}.self_attn."
