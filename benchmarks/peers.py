@@ -1,6 +1,7 @@
-"""Compare this package with the published `moshi_mlx`, step by step, in one run on one machine.
+"""Compare this package with the published `moshi_mlx` (or PyTorch `moshi`), step by step, in one run on one machine.
 
-    python benchmarks/peers.py --published /path/to/other/venv/bin/python [--case toy ...]
+    python benchmarks/peers.py --published /path/to/other/venv/bin/python [--case toy-f32 ...]
+    python benchmarks/peers.py --pytorch /path/to/other/venv/bin/python [--case toy-f32 ...]
 
 The two run in their own processes and take turns in blocks, so that a machine whose speed drifts slows both. Reported are medians
 over all frames after the warm-up, and the ratio of medians block by block. Both use the same MLX, weights drawn alike, the same sampler,
@@ -43,9 +44,9 @@ CASES = {
 
 
 class Peer:
-    def __init__(self, python: str, request: dict):
+    def __init__(self, python: str, request: dict, worker: str = "worker.py"):
         self.process = subprocess.Popen(
-            [python, str(HERE / "worker.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
+            [python, str(HERE / worker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
         )
         self.about = self._read()
         self.ask(request)
@@ -64,10 +65,10 @@ class Peer:
         return self._read()
 
 
-def compare(name: str, published: str, sampler: str, blocks: int, steps: int) -> dict:
+def compare(name: str, other: str, worker: str, sampler: str, blocks: int, steps: int) -> dict:
     config, bits = CASES[name]
     request = {"config": config, "bits": bits, "seed": 1, "sampler": sampler}
-    ours, theirs = Peer(sys.executable, request), Peer(published, request)
+    ours, theirs = Peer(sys.executable, request), Peer(other, request, worker)
     for peer in (ours, theirs):
         peer.ask({"steps": 10})
     results: dict[str, list[dict]] = {"ours": [], "theirs": []}
@@ -91,7 +92,9 @@ def compare(name: str, published: str, sampler: str, blocks: int, steps: int) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--published", required=True, help="interpreter in whose environment moshi_mlx 0.3.0 is installed")
+    peer = parser.add_mutually_exclusive_group(required=True)
+    peer.add_argument("--published", metavar="PYTHON", help="interpreter in whose environment moshi_mlx 0.3.0 is installed")
+    peer.add_argument("--pytorch", metavar="PYTHON", help="interpreter in whose environment moshi (PyTorch) is installed")
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--sampler", choices=["topk", "topp", "greedy"], default="topk")
     parser.add_argument("--blocks", type=int, default=10)
@@ -99,7 +102,8 @@ def main() -> None:
     args = parser.parse_args()
     print(describe_machine())
     for name in args.case:
-        row = compare(name, args.published, args.sampler, args.blocks, args.steps)
+        worker = "worker.py" if args.published else "pytorch_worker.py"
+        row = compare(name, args.published or args.pytorch, worker, args.sampler, args.blocks, args.steps)
         wall, thread = row["wall_ms"], row["thread_ms"]
         print(
             f"{name:10} {args.sampler:6} ms per frame {wall['ours']:8.2f} / {wall['theirs']:8.2f} = {wall['ratio']:.3f} {wall['ratio_range']}"

@@ -27,7 +27,7 @@ def use_openblas() -> bool:
     if sys.platform != "linux" or struct.calcsize("P") != 8 or os.environ.get("MOSHI_MLX_BLAS") == "mlx":
         return False
     try:
-        import mlx.core  # loads the library whose import is redirected
+        import mlx.core  # noqa: F401 - loads the library whose import is redirected
         import scipy_openblas32 as package
 
         library = ctypes.CDLL(str(Path(package.get_lib_dir()) / f"lib{package.get_library()}.so"))
