@@ -8,10 +8,10 @@ A session belongs to the thread that made it. `state` is a plain tree of arrays:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -24,8 +24,11 @@ from .modules.conditioner import ConditionAttributes
 from .modules.sampling import Sampler
 from .state import copy_containers, let_go
 from .step import Guidance, Step, make_conditions
-from .text import Detokenizer
+from .text import Detokenizer, pack_pending, unpack_pending
 from .voices import Voice
+
+if TYPE_CHECKING:
+    from .session_thread import SessionThread
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,24 @@ class Session:
         )
         return cls(loaded, **options)
 
+    @classmethod
+    def spawn(
+        cls,
+        model: str | Path | None = None,
+        hf_repo: str | None = None,
+        *,
+        on_frame: Callable[[Frame], Any],
+        on_error: Callable[[BaseException], Any] | None = None,
+        **options: Any,
+    ) -> SessionThread:
+        """Load and run a session on a thread of its own (see `session_thread`); options are those of `load`.
+
+        Returns when it is loaded. Feed it sound with `feed`; `on_frame` gets every reply on the session's thread.
+        """
+        from .session_thread import SessionThread
+
+        return SessionThread(lambda: cls.load(model, hf_repo, **options), on_frame, on_error)
+
     @property
     def frame_step(self) -> FrameStep:
         """The frame as a pure function of (state, audio)."""
@@ -136,13 +157,18 @@ class Session:
 
         It is a value: later steps leave it alone (holding one costs one copy of the rings at the next step).
         """
-        return copy_containers(self._state)
+        return {**copy_containers(self._state), "text": pack_pending([t.pending for t in self._text])}
 
     @state.setter
     def state(self, state: dict) -> None:
-        self._state = copy_containers(state)
+        state = copy_containers(state)
+        pending = state.pop("text", None)
+        self._state = state
         self._steps = int(state["lm"]["offset"].item())
         self._start_text()
+        if pending is not None:
+            for detokenizer, unfinished in zip(self._text, unpack_pending(pending), strict=False):
+                detokenizer.pending = unfinished
 
     def reset(self, seed: int | None = None) -> None:
         """Begin a new conversation; `seed` replaces the seed of every row (row b gets seed + b)."""

@@ -7,6 +7,9 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import mlx.core as mx
+import numpy as np
+
 from .config import LmConfig
 
 if TYPE_CHECKING:
@@ -41,6 +44,25 @@ class Detokenizer:
     def flush(self) -> str:
         """Whatever is left of an unfinished character, when no more tokens come."""
         return self._bytes.decode(b"", final=True)
+
+    @property
+    def pending(self) -> bytes:
+        """The bytes of an unfinished character, three at most: what the state of a text is."""
+        return self._bytes.getstate()[0]
+
+    @pending.setter
+    def pending(self, unfinished: bytes) -> None:
+        self._bytes.setstate((unfinished, 0))
+
+
+def pack_pending(rows: list[bytes]) -> mx.array:
+    """Unfinished characters of several texts as `[rows, 4]` uint8: how many bytes, and the bytes."""
+    packed = [[len(b), *b, *bytes(3 - len(b))] for b in rows]
+    return mx.array(np.array(packed, np.uint8).reshape(-1, 4))
+
+
+def unpack_pending(packed: mx.array) -> list[bytes]:
+    return [bytes(row[1 : 1 + row[0]].tolist()) for row in np.array(packed)]
 
 
 def _printable(text: str) -> str:

@@ -1,0 +1,246 @@
+"""`python -m moshi_mlx.local`: talk to Moshi through the microphone and the loudspeaker of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from . import commands
+from .audio import devices, echo
+from .audio.streams import Speaker
+from .codec_rust import RustSession
+from .commands import console, say
+from .errors import InputError
+from .live.assemble import Sides, make_sides
+from .live.controls import Controls
+from .live.keys import KeyReader
+from .live.lines import JsonView, PlainView, summary
+from .live.loop import LiveLoop
+from .live.recording import Recorder, check_folder
+from .live.reporter import Reporter, View
+from .live.sides import Talker
+from .live.terminal import TerminalView
+from .live.trace import NoTrace, Trace
+from .live.warmup import warm_up
+from .session import Session
+
+EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m moshi_mlx.local", description=__doc__)
+    sound = p.add_argument_group("sound")
+    sound.add_argument("--list-devices", action="store_true", help="show the sound devices and end")
+    sound.add_argument("--input-device", metavar="DEVICE", help="microphone: a number or a part of its name")
+    sound.add_argument("--output-device", metavar="DEVICE", help="loudspeaker: a number or a part of its name")
+    sound.add_argument(
+        "--input-channel", type=int, metavar="N", help="use only the microphone's Nth channel, counted from 1"
+    )
+    sound.add_argument("--input", metavar="FILE", help="a recording in place of the microphone")
+    sound.add_argument("--output", metavar="FILE", help="a file in place of the loudspeaker")
+    sound.add_argument("--fast", action="store_true", help="take the file of --input as fast as the model goes")
+    sound.add_argument(
+        "--tail",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="listen to silence after the file of --input (default: %(default)s)",
+    )
+    sound.add_argument(
+        "--echo-cancel",
+        choices=echo.MODES,
+        help="aec: take the loudspeaker's sound out of the microphone's; mute: hear nothing while Moshi speaks; off: for "
+        "headphones (default: aec where livekit is installed)",
+    )
+    sound.add_argument(
+        "--noise-suppression", action="store_true", help="take steady noise out of the microphone's sound"
+    )
+    sound.add_argument("--auto-gain", action="store_true", help="bring the microphone to a steady level")
+    sound.add_argument(
+        "--max-lag",
+        type=float,
+        default=240.0,
+        metavar="MS",
+        help="user's sound that may wait when the model is late; older sound is dropped (default: %(default)s)",
+    )
+    sound.add_argument(
+        "--device-latency",
+        type=float,
+        default=40.0,
+        metavar="MS",
+        help="buffer asked of the sound devices (default: %(default)s)",
+    )
+    talk = p.add_argument_group("talk")
+    talk.add_argument("--steps", type=int, metavar="N", help="end after N frames of 80 ms (default: no limit)")
+    talk.add_argument("--record", metavar="DIR", help="keep both sides and a timed transcript in a new folder")
+    talk.add_argument("--json", action="store_true", help="print every event as a line of JSON")
+    talk.add_argument("--trace", metavar="FILE", help="write a Chrome trace of the loop")
+    talk.add_argument(
+        "--codec", choices=["mlx", "rust"], default="mlx", help="where sound is coded: MLX or rustymimi on the CPU"
+    )
+    talk.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
+    talk.add_argument("--verbose", action="store_true", help=argparse.SUPPRESS)
+    commands.add_checkpoint_arguments(p)
+    commands.add_sampling_arguments(p)
+    commands.add_prompt_arguments(p)
+    return p
+
+
+def main(argv: list[str] | None = None, make_talker: Callable[[argparse.Namespace], Talker] | None = None) -> int:
+    """The command. `make_talker` puts something else in the model's place, made once the devices have been found."""
+    args = parser().parse_args(argv)
+    if args.list_devices:
+        print(devices.table(devices.devices(devices.portaudio())))
+        return 0
+    check(args)
+    trace = Trace(args.trace) if args.trace else NoTrace()
+    sides = make_sides(
+        args.input,
+        args.output,
+        input_device=args.input_device,
+        output_device=args.output_device,
+        input_channel=args.input_channel,
+        fast=args.fast,
+        tail=args.tail,
+        max_lag=args.max_lag / 1000,
+        device_latency=args.device_latency / 1000,
+    )
+    try:
+        canceller = make_canceller(args, sides)
+        talker = (make_talker or load_talker)(args)
+        if sides.real_time:
+            prepare(talker, sides)
+        return talk(args, talker, sides, canceller, trace)
+    finally:
+        sides.close()
+
+
+def check(args: argparse.Namespace) -> None:
+    """Everything that can be refused before a device is asked or a file is opened."""
+    for name, value, most in (("--max-lag", args.max_lag, 4000), ("--device-latency", args.device_latency, 1000)):
+        if not 0 < value <= most:
+            raise InputError(f"{name} should be above 0 and up to {most} ms, found {value}.")
+    if not 0 <= args.tail < float("inf"):
+        raise InputError(f"--tail should be 0 or more seconds, found {args.tail}.")
+    if args.steps is not None and args.steps < 1:
+        raise InputError(f"--steps should be 1 or more frames, found {args.steps}.")
+    if args.codec == "rust" and (args.voice is not None or args.text_prompt is not None):
+        raise InputError("--voice and --text-prompt need --codec mlx.")
+    if args.record:
+        check_folder(Path(args.record))
+
+
+def make_canceller(args: argparse.Namespace, sides: Sides) -> echo.Canceller | None:
+    """The canceller asked for; by default one only where a loudspeaker can be heard by a microphone."""
+    mode = args.echo_cancel
+    if mode is None and not sides.loudspeaker_and_microphone:
+        mode = "off"
+    if mode is None and not echo.available():
+        say("echo cancellation is not installed: use headphones, or pip install 'moshi_mlx[echo]'")
+    return echo.make(mode, noise_suppression=args.noise_suppression, auto_gain=args.auto_gain)
+
+
+def load_talker(args: argparse.Namespace) -> Session | RustSession:
+    """The model the arguments name."""
+    loaded = commands.load(args, with_codec=args.codec == "mlx")
+    text_sampler, audio_sampler = commands.samplers(args, loaded.config.generation)
+    options = {
+        "seed": args.seed,
+        "text_sampler": text_sampler,
+        "audio_sampler": audio_sampler,
+        "cfg_coef": args.cfg_coef,
+        "compile": args.compile,
+    }
+    if args.codec == "rust":
+        return RustSession(loaded, **options)
+    return Session(loaded, voice=args.voice, text_prompt=args.text_prompt, **options)
+
+
+def prepare(talker: Talker, sides: Sides) -> None:
+    """Warm up and tell what to expect."""
+    with console.status("warming up") if console.is_terminal else contextlib.nullcontext():
+        warmed = warm_up(talker)
+    for line in warmed.verdict():
+        say(line)
+    if isinstance(sides.sink, Speaker):
+        sides.sink.jitter = max(sides.sink.jitter, warmed.start.jitter)
+
+
+def talk(
+    args: argparse.Namespace,
+    talker: Talker,
+    sides: Sides,
+    canceller: echo.Canceller | None,
+    trace: Trace | NoTrace,
+) -> int:
+    """Run the loop with everything around it; returns the exit code."""
+    controls = Controls()
+    recorder = Recorder(args.record) if args.record else None
+    loop = LiveLoop(
+        talker,
+        sides.source,
+        sides.sink,
+        canceller=canceller,
+        recorder=recorder,
+        trace=trace,
+        controls=controls,
+        restart_audio=sides.restart_audio,
+        steps=args.steps,
+        seed=args.seed,
+    )
+    reporter = Reporter(make_view(args), loop.status, lambda: controls.stop(1, "nobody reads the output"))
+    loop.tell = reporter.emit
+    say(f"talking: {sides.described[0]} -> {sides.described[1]}")
+    try:
+        with stopped_by_signals(controls), KeyReader(controls):
+            reporter.start()
+            if recorder is not None:
+                recorder.on_problem = lambda text: reporter.emit("notice", text=text)
+            loop.run()
+    finally:
+        if recorder is not None:
+            recorder.close()
+        reporter.close()
+        trace.write()
+    # The terminal may be gone.
+    with contextlib.suppress(OSError):
+        say(summary(loop.status))
+        if recorder is not None:
+            say(recorder.broken or f"recorded in {recorder.folder}")
+    return controls.exit_code or 0
+
+
+def make_view(args: argparse.Namespace) -> View:
+    if args.json:
+        return JsonView()
+    return TerminalView() if sys.stdout.isatty() else PlainView()
+
+
+@contextlib.contextmanager
+def stopped_by_signals(controls: Controls) -> Iterator[None]:
+    """Ctrl-C, a request to terminate and a closed terminal end the talk in order; a second Ctrl-C ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(signum, frame) -> None:
+        if controls.stopping and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        name = signal.Signals(signum).name
+        controls.stop(EXIT_CODES[name], name)
+
+    before = {n: signal.signal(getattr(signal, n), handle) for n in EXIT_CODES if hasattr(signal, n)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+if __name__ == "__main__":
+    commands.run(main)
