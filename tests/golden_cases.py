@@ -20,6 +20,8 @@ MARKS = {
     "helium": "family/helium*/run.json",
     "lora": "family/*/fused.safetensors",
     "personaplex": "family/personaplex*/run.json",
+    "convert": "convert/*/expect.safetensors",
+    "mimi_layouts": "mimi/*/hf/model.safetensors",
 }
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import golden_lm
 import mlx.core as mx
 import numpy as np
 from golden_lm import DEPTH_TOL, TEXT_TOL, close, equal, read
@@ -13,6 +14,7 @@ from golden_lora import AUDIO_TOL
 from moshi_mlx.convert.command import main
 from moshi_mlx.convert.formats import open_weights
 from moshi_mlx.convert.place import CheckedFolder
+from moshi_mlx.quantize.command import main as quantize
 
 from moshi_mlx.checkpoint import Loader, locate
 from moshi_mlx.models.forward import forward
@@ -188,3 +190,29 @@ def check_codec(case: Path, tmp: Path) -> None:
     assert_same(dict(mx.load(str(made / name))), dict(mx.load(str(case / "model.safetensors"))))
     back = convert(made, tmp / "hf", "--to", "transformers")
     assert_same(dict(mx.load(str(back / "model.safetensors"))), dict(mx.load(str(case / "hf" / "model.safetensors"))))
+
+
+# Language models of Kyutai -----------------------------------------------------------------------------------------
+
+
+def check_lm_run(run: Path, tmp: Path) -> None:
+    """A model converted to the MLX layout and back to PyTorch's: the golden's run, and every number as it was."""
+    case = run.parent.parent
+    source = only(case, tmp, "config.json", "model.safetensors")
+    made = convert(source, tmp / "mlx")
+    golden_lm.check_run(load(made), run)
+    assert_same(stored(convert(made, tmp / "pytorch", "--to", "pytorch")), stored(source))
+
+
+def check_precisions(case: Path, tmp: Path) -> None:
+    """The published MLX files, bf16, q8 and q4, come out of the PyTorch file bit for bit."""
+    source = only(case, tmp, "config.json")
+    shutil.copy(case / "pytorch.model.safetensors", source / "model.safetensors")
+    made = convert(source, tmp / "mlx")
+    assert_same(stored(made), dict(mx.load(str(case / "model.safetensors"))))
+    for bits in (4, 8):
+        packed = tmp / f"q{bits}"
+        assert quantize([str(source), str(packed), "-q", str(bits)]) == 0
+        name = f"model.q{bits}.safetensors"
+        assert_same(dict(mx.load(str(packed / name))), dict(mx.load(str(case / name))))
+        assert json.loads((packed / "config.json").read_text())["moshi_name"] == name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import golden_cases
+import golden_convert
 import golden_helium
 import golden_hibiki
 import golden_lm
@@ -96,3 +97,38 @@ def test_lora(case):
 @golden("personaplex")
 def test_personaplex(case):
     golden_personaplex.check(case.parent)
+
+
+@golden("convert")
+def test_convert_formats(case, tmp_path):
+    golden_convert.check_format(case.parent, tmp_path)
+
+
+@golden("lm_run")
+def test_convert_lm(case, tmp_path):
+    golden_convert.check_lm_run(case, tmp_path)
+
+
+@golden("lm_precisions")
+def test_convert_precisions(case, tmp_path):
+    golden_convert.check_precisions(case.parent, tmp_path)
+
+
+@golden("helium")
+def test_convert_helium(case, tmp_path):
+    golden_convert.check_text_model(case.parent, tmp_path)
+
+
+@golden("lora")
+def test_convert_lora(case, tmp_path):
+    golden_convert.check_adapter(case.parent, tmp_path)
+
+
+@golden("personaplex")
+def test_convert_personaplex(case, tmp_path):
+    golden_convert.check_personaplex(case.parent, tmp_path)
+
+
+@golden("mimi_layouts")
+def test_convert_codec(case, tmp_path):
+    golden_convert.check_codec(case.parent.parent, tmp_path)
