@@ -131,10 +131,14 @@ def before_download(model: object, hf_repo: str | None, bits: int | None) -> lis
     if known is None or _is_cached(known.repo, known.weights):
         return []
     size = f"{'about ' if known.about else ''}{gigabytes(known.download_bytes)}"
-    lines = [f"{known.repo}: {size} to download, licence: {known.licence}"]
-    if known.gated:
-        lines.append(f"it is gated: accept its licence at {known.url}, then run `hf auth login` once")
-    return lines
+    return [f"{known.repo}: {size} to download, licence: {known.licence}", *gating(known)]
+
+
+def gating(known: Published) -> list[str]:
+    """What to do first where a licence has to be accepted."""
+    if not known.gated:
+        return []
+    return [f"it is gated: accept its licence at {known.url}, then run `hf auth login` once"]
 
 
 def _is_cached(repo: str, filename: str) -> bool:

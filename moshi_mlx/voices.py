@@ -16,7 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from . import checkpoint
+from . import checkpoint, registry
 from .audio.files import read_audio
 from .audio.loudness import with_loudness
 from .checkpoint_config import CheckpointConfig, read_json
@@ -240,7 +240,11 @@ def _make(args: argparse.Namespace) -> Voice:
 def _place(args: argparse.Namespace) -> Place:
     if args.model is None and args.hf_repo is None:
         raise InputError("name the checkpoint whose codec and voices to use: --model personaplex, or a folder.")
-    return open_place(args.model, args.hf_repo)
+    place = open_place(args.model, args.hf_repo)
+    known = registry.by_repo(str(place))
+    for line in [] if known is None else [f"{known.repo}, licence: {known.licence}", *registry.gating(known)]:
+        print(line, file=sys.stderr)
+    return place
 
 
 def load_codec(place: Place) -> MimiModel:

@@ -95,6 +95,11 @@ def test_commands_say_it(monkeypatch, question, capsys):
     said = capsys.readouterr().err
     assert "17.1 GB to download, licence: NVIDIA Open Model License" in said
     assert "it is gated" in said
+    with pytest.raises(CheckpointError, match="asks you to accept its licence"):
+        voices.main(["--list", "--model", "personaplex"])
+    said = capsys.readouterr().err
+    assert "licence: NVIDIA Open Model License" in said
+    assert "it is gated" in said
 
 
 class _Response:
