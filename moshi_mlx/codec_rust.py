@@ -23,8 +23,8 @@ from .session import Frame, default_attributes
 from .step import make_conditions
 from .text import Detokenizer
 
-# The library's table of positions, at 25 a second: an hour. Its memory is 512 bytes a position.
-POSITIONS = 90_000
+# The library's table of positions, at 25 a second: two hours. Its memory is 512 bytes a position.
+POSITIONS = 180_000
 POSITIONS_PER_FRAME = 2
 # What a codec must have heard to sound as if it had heard everything: its attention window, 10 s.
 WINDOW_FRAMES = 125
@@ -33,8 +33,9 @@ WINDOW_FRAMES = 125
 class RustMimi:
     """One stream through rustymimi, of any length: every frame is encoded, then perhaps one decoded.
 
-    The library counts positions in a table of fixed size and stops at its end. A second instance listens to the last ten
-    seconds before that and takes over.
+    The library counts positions in a table of fixed size, stops at its end, and has no way back to the beginning (its `reset`
+    forgets the sound, not the position). So a new instance listens to the last ten seconds before that and takes over; making
+    it holds Python up for a fifth of a second.
     """
 
     def __init__(self, path: str | Path, codebooks: int, positions: int = POSITIONS):
@@ -43,48 +44,45 @@ class RustMimi:
                 "--codec rust needs the package rustymimi, which is not installed. Install it with "
                 "pip install 'moshi_mlx[rust]', or use --codec mlx."
             )
-        import rustymimi
-
         self._last = positions // POSITIONS_PER_FRAME
         if self._last <= WINDOW_FRAMES:
             raise InputError(f"the codec needs a table of more than {WINDOW_FRAMES * POSITIONS_PER_FRAME} positions.")
-        # Both are made now: loading holds Python up for a fifth of a second.
-        self._serving, self._standby = (
-            rustymimi.Tokenizer(str(path), num_codebooks=codebooks, max_seq_len=positions) for _ in range(2)
-        )
-        self._frames = 0  # of the serving instance
+        self._path, self._codebooks = str(path), codebooks
+        self.reset()
+
+    def reset(self) -> None:
+        """The beginning of a stream."""
+        self._serving, self._next = self._make(), None
+        self._frames = 0  # heard by the serving instance
 
     def encode(self, pcm: np.ndarray) -> np.ndarray:
         """The next `pcm [1920]` -> codes int32 `[codebooks]`."""
         self._relay()
         x = np.ascontiguousarray(pcm, np.float32)[None, None]
-        if self._shared:
-            self._standby.encode_step(x)
+        if self._next is not None:
+            self._next.encode_step(x)
         return self._serving.encode_step(x)[0, :, 0].astype(np.int32)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """The next codes `[n]`, n up to `codebooks` -> `pcm [1920]`."""
         x = np.ascontiguousarray(codes, np.uint32)[None, :, None]
-        if self._shared:
-            self._standby.decode_step(x)
+        if self._next is not None:
+            self._next.decode_step(x)
         return self._serving.decode_step(x)[0, 0]
 
-    def reset(self) -> None:
-        """The beginning of a stream."""
-        self._serving.reset()
-        self._frames = 0
+    def _make(self) -> Any:
+        import rustymimi
 
-    @property
-    def _shared(self) -> bool:
-        """Whether the standby listens too."""
-        return self._frames > self._last - WINDOW_FRAMES
+        return rustymimi.Tokenizer(
+            self._path, num_codebooks=self._codebooks, max_seq_len=self._last * POSITIONS_PER_FRAME
+        )
 
     def _relay(self) -> None:
         if self._frames == self._last:
-            self._serving, self._standby = self._standby, self._serving
+            self._serving, self._next = self._next, None
             self._frames = WINDOW_FRAMES
-        if self._frames == self._last - WINDOW_FRAMES:
-            self._standby.reset()
+        elif self._frames == self._last - WINDOW_FRAMES:
+            self._next = self._make()
         self._frames += 1
 
 
