@@ -75,8 +75,8 @@ class Session:
         self.checkpoint, self.batch = loaded, batch
         self.lm, self.mimi = loaded.lm, loaded.mimi
         defaults = loaded.config.generation
-        text_sampler = text_sampler or Sampler(temp=defaults.temp_text, top_k=defaults.top_k_text)
-        audio_sampler = audio_sampler or Sampler(temp=defaults.temp, top_k=defaults.top_k)
+        text_sampler = text_sampler or Sampler(temp=defaults.temp_text, top_p=0, top_k=defaults.top_k_text)
+        audio_sampler = audio_sampler or Sampler(temp=defaults.temp, top_p=0, top_k=defaults.top_k)
         self._step = Step(self.lm, text_sampler, audio_sampler, Guidance(cfg_coef), compile=compile, kv_bits=kv_bits)
         if attributes is None:
             attributes = default_attributes(loaded, batch, cfg_coef)
@@ -88,6 +88,8 @@ class Session:
         if len(self.seeds) != batch:
             raise InputError(f"{batch} conversations need as many seeds, found {len(self.seeds)}.")
         self.reset()
+        if compile:
+            self._frame_step.trace(batch)
 
     @classmethod
     def load(
@@ -209,6 +211,9 @@ class Session:
         self._state, out, tokens = self._frame_step(old, mx.array(rows), self._steps, self._marks(ended))
         let_go(old)
         mx.eval(self._state, out, tokens)
+        if self._frame_step.grown:
+            # The smaller rings will not be needed again.
+            mx.clear_cache()
         self._steps += 1
         index = self.frames - 1
         sound, numbers = np.array(out), np.array(tokens)
