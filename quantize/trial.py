@@ -6,9 +6,10 @@ that a forward pass over many frames takes the memory of one layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -34,94 +35,94 @@ def rounded(weight: mx.array, q: Quantization) -> mx.array:
     return mx.dequantize(wide[0], wide[1], biases, q.group_size, q.bits, q.mode).astype(mx.float32)
 
 
+class _Parameters:
+    """Where a model's parameters are, and how they are to be rounded at the moment."""
+
+    def __init__(self, model: LanguageModel):
+        self.plan, self.tensors = model.dense_plan(), model.tensors
+        self.packing: Mapping[str, Quantization] = {}
+
+    def type_of(self, name: str) -> mx.Dtype:
+        """The type a weight is stored in, which that of its scales will be."""
+        return kept_type(self.plan[name].kind(lambda source: self.tensors[source].dtype))
+
+    def expr(self, name: str) -> Expr:
+        path, _, leaf = name.rpartition(".")
+        q = self.packing.get(path) if leaf == "weight" else None
+        return self.plan[name] if q is None else Rounded(self.plan[name], q, self.type_of(name))
+
+    def fill(self, module: nn.Module, prefix: str, names: Iterable[str]) -> None:
+        """Read the parameters `names`, which `module` has without `prefix`."""
+        plan = {name.removeprefix(prefix): self.expr(name) for name in names}
+        loading.fill(module, plan, self.tensors, lambda _, stored: mx.float32, strict=False)
+
+
 class Trial:
     """Logits of given codes with layers rounded as a packing says. Computes in float32."""
 
     def __init__(self, model: LanguageModel, codes: mx.array):
         self.codes = codes
-        self._plan, self._tensors = model.dense_plan(), model.tensors
-        self._kinds = {
-            name: kept_type(expr.kind(lambda s: model.tensors[s].dtype)) for name, expr in self._plan.items()
-        }
+        self._parameters = _Parameters(model)
         self._lm = Lm(model.config.lm)
         values = sum(4 * _count(shape) for shape in model.parameters.values())
         crosses = model.config.lm.transformer.cross_attention
         self.streamed = not crosses and values + ACTIVATION_BYTES > memory.available_bytes() // 2
-        self._packing: Mapping[str, Quantization] = {}
-        if self.streamed:
-            self._stream()
-        else:
-            loading.fill(self._lm, self._plan, self._tensors, lambda name, stored: mx.float32)
+        # Of a streamed model norms and conditioners stay.
+        self._here = sorted(self._parameters.plan.keys() - (self._stream() if self.streamed else set()))
+        self._parameters.fill(self._lm, "", self._here)
         self._lm.set_compute_dtype(mx.float32)
 
     def logits(self, packing: Mapping[str, Quantization] | None = None) -> tuple[mx.array, mx.array | None]:
         """Text and codebook logits (see `verify.logits`)."""
-        with self._rounding(packing or {}):
+        packing = packing or {}
+        if self.streamed:
+            self._parameters.packing = packing
+            self._parameters.fill(self._lm, "", self._here)
+            return logits(self._lm, self.codes)
+        with self._rounded(packing):
             return logits(self._lm, self.codes)
 
     @contextmanager
-    def _rounding(self, packing: Mapping[str, Quantization]) -> Iterator[None]:
-        self._packing = packing
-        if self.streamed:
-            self._fill_resident()
-            yield
-            return
+    def _rounded(self, packing: Mapping[str, Quantization]) -> Iterator[None]:
+        """The model in memory with some of its weights rounded."""
         modules = dict(self._lm.named_modules())
         before = {path: modules[path].weight for path in packing}
+        # Codebooks that share depth weights share the rounded ones.
         done: dict[tuple[int, Quantization], mx.array] = {}
         try:
             for path, q in packing.items():
                 key = (id(before[path]), q)
                 if key not in done:
-                    done[key] = rounded(before[path].astype(self._kinds[f"{path}.weight"]), q)
+                    done[key] = rounded(before[path].astype(self._parameters.type_of(f"{path}.weight")), q)
                 modules[path].weight = done[key]
             yield
         finally:
             for path, weight in before.items():
                 modules[path].weight = weight
 
-    # Streaming ------------------------------------------------------------------------------------------------
+    def _stream(self) -> set[str]:
+        """Put a `Streamed` in place of every layer, table and head; returns the parameters inside them."""
+        inside: set[str] = set()
 
-    def _stream(self) -> None:
-        """Put a `Streamed` in place of every transformer layer."""
-        stacks = [("transformer", self._lm.transformer)]
-        stacks += [
-            (f"depformer.slices.{k}.transformer", s.transformer) for k, s in enumerate(self._lm.depformer.slices)
-        ]
-        self._inside: set[str] = set()
+        def replace(parent: Any, key: Any, path: str) -> None:
+            names = [n for n in self._parameters.plan if n.startswith(f"{path}.")]
+            inside.update(names)
+            parent[key] = Streamed(parent[key], partial(self._parameters.fill, prefix=f"{path}.", names=names))
+
+        lm = self._lm
+        for key in ("text_emb", "text_linear"):
+            replace(lm, key, key)
+        for i in range(len(lm.audio_embs)):
+            replace(lm.audio_embs, i, f"audio_embs.{i}")
+        stacks = [("transformer", lm.transformer)]
+        for k, part in enumerate(lm.depformer.slices):
+            stacks.append((f"depformer.slices.{k}.transformer", part.transformer))
+            for key in ("emb", "linear_in", "linear_out"):
+                replace(part, key, f"depformer.slices.{k}.{key}")
         for prefix, stack in stacks:
-            for i, layer in enumerate(stack.layers):
-                path = f"{prefix}.layers.{i}."
-                local = {n.removeprefix(path): e for n, e in self._plan.items() if n.startswith(path)}
-                self._inside.update(path + n for n in local)
-                stack.layers[i] = Streamed(layer, _Filler(self, path, local))
-        self._resident: Mapping[str, Quantization] | None = None
-
-    def _fill_resident(self) -> None:
-        """Everything outside the layers, in the type it is stored in, rounded where the packing asks for it."""
-        outside = {n: e for n, e in self._plan.items() if n not in self._inside}
-        wanted = {path: q for path, q in self._packing.items() if f"{path}.weight" in outside}
-        if wanted == self._resident:
-            return
-        plan = {n: self._rounded_expr(n, e) for n, e in outside.items()}
-        loading.fill(self._lm, plan, self._tensors, lambda name, stored: stored, strict=False)
-        self._resident = wanted
-
-    def _rounded_expr(self, name: str, expr: Expr) -> Expr:
-        path, _, leaf = name.rpartition(".")
-        q = self._packing.get(path) if leaf == "weight" else None
-        return expr if q is None else Rounded(expr, q, self._kinds[name])
-
-
-class _Filler:
-    """Reads the parameters of one layer into it."""
-
-    def __init__(self, trial: Trial, path: str, plan: dict[str, Expr]):
-        self.trial, self.path, self.plan = trial, path, plan
-
-    def __call__(self, layer: nn.Module) -> None:
-        plan = {n: self.trial._rounded_expr(self.path + n, e) for n, e in self.plan.items()}
-        loading.fill(layer, plan, self.trial._tensors, lambda name, stored: mx.float32)
+            for i in range(len(stack.layers)):
+                replace(stack.layers, i, f"{prefix}.layers.{i}")
+        return inside
 
 
 class Streamed(nn.Module):
@@ -134,9 +135,9 @@ class Streamed(nn.Module):
         object.__setattr__(self, "_fill", fill)
         object.__setattr__(self, "_empty", layer.parameters())
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **options: Any) -> Any:
         self._fill(self._layer)
-        out = self._layer(*args)
+        out = self._layer(*args, **options)
         mx.eval(out)
         self._layer.update(self._empty)
         mx.clear_cache()
