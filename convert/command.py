@@ -90,13 +90,21 @@ def main(argv: list[str] | None = None) -> int:
         facts = {"size": gigabytes(planned.nbytes), "type": args.dtype or "as stored"}
         write_text(folder / "README.md", card.write(source, args.to, command, facts, args.destination.name))
         if source.model is not None and args.verify is not False:
-            check(source, folder, exact=args.dtype is None and not source.model.reduced, asked=bool(args.verify))
+            check(source, folder, keeps_numbers(args, source), asked=bool(args.verify))
 
     make(planned, args.destination, job, finish)
     say(f"wrote {args.destination} ({gigabytes(planned.nbytes)})")
     if args.upload_repo:
         hub_upload.upload(args.destination, args.upload_repo)
     return 0
+
+
+def keeps_numbers(args: argparse.Namespace, source: Source) -> bool:
+    """Whether the result holds the very numbers of the source: nothing is cast, unpacked or merged."""
+    model = source.model
+    assert model is not None
+    rounded = args.dtype is not None or model.reduced or model.merged
+    return not rounded and (args.to == "mlx" or not model.quantizations)
 
 
 def command_line(prog: str, argv: Sequence[str] | None) -> list[str]:

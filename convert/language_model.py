@@ -61,6 +61,11 @@ class LanguageModel:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def merged(self) -> bool:
+        """Whether an adapter is part of it."""
+        return any(name.startswith(ADAPTER) for name in self.tensors)
+
+    @property
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the parameters without any packing."""
         return loading.parameter_shapes(Lm(self.config.lm))

@@ -79,10 +79,13 @@ def _write(writer: PartFile, jobs: Sequence[Job], progress: Progress) -> None:
     uses = Counter((id(job.tensors), name) for job in jobs for name in job.expr.sources())
     for job in jobs:
         waiting = [name for name, _, _ in job.specs if name not in done]
-        if waiting:
-            for (name, _, _), x in zip(job.specs, _values(job, uses), strict=True):
-                if name in waiting:
-                    writer.write(name, x)
+        values = list(_values(job, uses)) if waiting else []
+        for name, _, _ in job.specs if waiting else ():
+            # Nothing of this job may be alive when the next one reads.
+            x = values.pop(0)
+            if name in waiting:
+                writer.write(name, x)
+            del x
         progress(job.cost)
 
 
