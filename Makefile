@@ -18,7 +18,7 @@ slow: $(VENV)/.installed-test
 
 # The same checks over any folder of the layout of tests/goldens.
 goldens: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests/test_goldens.py --goldens "$(GOLDENS)"
+	$(BIN)/python -m pytest tests/test_goldens.py -m "slow or not slow" --goldens "$(GOLDENS)"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

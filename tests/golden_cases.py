@@ -9,7 +9,8 @@ MARKS = {
     "lm_run": "lm/*/runs/*.json",
     "lm_precisions": "lm/*/tensors.json",
     "sampling": "lm/sampling.safetensors",
-    "mimi": "mimi/*/io.safetensors",
+    "mimi": "mimi/*/config.json",
+    "mimi_seeded": "mimi/*/notes.json",
     "system": "system/*/expect.safetensors",
     "tts_scripts": "family/*/scripts.json",
     "tts_traces": "family/*/traces.json",
@@ -26,7 +27,10 @@ MARKS = {
 
 
 def discover(root: Path, kind: str) -> list[Path]:
-    return sorted(root.glob(MARKS[kind]))
+    found = sorted(root.glob(MARKS[kind]))
+    if kind == "mimi_seeded":  # full size: their weights are made from a seed, of the published configuration
+        return [path for path in found if not path.with_name("config.json").exists()]
+    return found
 
 
 def case_id(path: Path) -> str:

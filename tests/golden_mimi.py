@@ -15,8 +15,10 @@ from moshi_mlx.checkpoint import load_mimi_file
 from moshi_mlx.config import MimiConfig
 from moshi_mlx.models.mimi_model import MimiModel, reset_codec
 from moshi_mlx.presets import MIMI_V0_1
+from moshi_mlx.weights_writer import WeightsWriter
 
-FRAME = 1920
+GOLDENS = Path(__file__).parent / "goldens" / "mimi"
+SEEDED_WEIGHTS = "seeded_weights.py"
 LATENT_TOL = 1e-3
 AUDIO_TOL = 1e-4
 MIN_CODES_EQUAL = 0.995
@@ -30,15 +32,16 @@ def codes_equal(name: str, ours, expected) -> None:
 
 
 def check(folder: Path) -> None:
-    if (folder / "config.json").exists():
-        mimi = load(folder / "config.json", folder / "model.safetensors")
-        check_layouts(folder, mimi)
-        data = read(folder / "io.safetensors")
-        for name in sorted({k.split(".")[1] for k in data if k.startswith("offline.")}):
-            check_offline(mimi, data, name)
-            check_streaming(mimi, data, name)
-        check_uneven(mimi, data)
-        check_batches(mimi, data)
+    mimi = load(folder / "config.json", folder / "model.safetensors")
+    check_layouts(folder, mimi)
+    data = read(folder / "io.safetensors")
+    names = sorted({k.split(".")[1] for k in data if k.startswith("offline.")})
+    assert names, f"{folder}: io.safetensors holds no offline case"
+    for name in names:
+        check_offline(mimi, data, name)
+        check_streaming(mimi, data, name)
+    check_uneven(mimi, data)
+    check_batches(mimi, data)
 
 
 def load(config: Path, weights: Path) -> MimiModel:
@@ -91,7 +94,7 @@ def check_streaming(mimi: MimiModel, data: dict, name: str) -> None:
         encoder, decoder = mimi.init_encoder(), mimi.init_decoder()
         got_codes, got_pcm, at = [], [], 0
         for n in chunks:
-            c, encoder = mimi.encode_chunk(pcm[:, :, at * FRAME : (at + n) * FRAME], encoder)
+            c, encoder = mimi.encode_chunk(pcm[:, :, at * mimi.frame_size : (at + n) * mimi.frame_size], encoder)
             p, decoder = mimi.decode_chunk(codes[:, :, at : at + n], decoder)
             mx.eval(c, encoder, p, decoder)
             got_codes.append(c)
@@ -111,7 +114,7 @@ def check_uneven(mimi: MimiModel, data: dict) -> None:
     for n in data.get("uneven.lengths", np.zeros(0)).tolist():
         pcm = mx.array(data["uneven.pcm"])[..., :n].reshape(1, 1, n)
         codes_equal(f"uneven {n}", mimi.encode(pcm), data[f"uneven.{n}.codes"])
-        padded = mx.pad(pcm, [(0, 0), (0, 0), (0, -n % FRAME)])
+        padded = mx.pad(pcm, [(0, 0), (0, 0), (0, -n % mimi.frame_size)])
         latent, _ = mimi.latents(padded, mimi.init_encoder())
         close(f"uneven {n} latent", latent.swapaxes(1, 2), data[f"uneven.{n}.latent"], LATENT_TOL)
 
@@ -140,13 +143,13 @@ def check_batches(mimi: MimiModel, data: dict) -> None:
 
 def _run_rows(mimi: MimiModel, rows, decode_codes, masks, resets):
     encoder, decoder = mimi.init_encoder(2, lockstep=False), mimi.init_decoder(2, lockstep=False)
-    at, codes, pcm = [0, 0], [[], []], [[], []]
+    at, codes, pcm, size = [0, 0], [[], []], [[], []], mimi.frame_size
     for t, mask in enumerate(masks):
         if resets and any(resets[t]):
             encoder, decoder = (reset_codec(s, mx.array(resets[t])) for s in (encoder, decoder))
         pick = partial(_next, at=at, mask=mask)
         heard = mx.concatenate(
-            [pick(row, lambda r, i: rows[r][:, :, i * FRAME : (i + 1) * FRAME], 0.5, (1, 1, FRAME)) for row in (0, 1)]
+            [pick(row, lambda r, i: rows[r][:, :, i * size : (i + 1) * size], 0.5, (1, 1, size)) for row in (0, 1)]
         )
         given = mx.concatenate(
             [
@@ -182,7 +185,11 @@ def _pieces(masks, resets, row: int) -> list[tuple[int, int]]:
 
 
 def _fresh_codes(mimi, pcm, masks, resets, row) -> mx.array:
-    parts = [mimi.encode(pcm[:, :, a * FRAME : b * FRAME])[0] for a, b in _pieces(masks, resets, row) if b > a]
+    parts = [
+        mimi.encode(pcm[:, :, a * mimi.frame_size : b * mimi.frame_size])[0]
+        for a, b in _pieces(masks, resets, row)
+        if b > a
+    ]
     return mx.concatenate(parts, axis=1)
 
 
@@ -191,14 +198,16 @@ def _fresh_audio(mimi, codes, masks, resets, row) -> mx.array:
     return mx.concatenate(parts)
 
 
-def seeded_weights(folder: Path, seed: int, path: Path) -> Path:
-    """The full-size codec of the golden: 385 MB, made from its seed."""
-    spec = importlib.util.spec_from_file_location("seeded_weights", folder / "seeded_weights.py")
+def seeded_weights(folder: Path, seed: int, path: Path, digest: str | None = None) -> Path:
+    """The full-size codec of a golden: 385 MB, made from its seed by the script beside the cases."""
+    script = folder / SEEDED_WEIGHTS
+    if not script.exists():
+        script = GOLDENS / SEEDED_WEIGHTS
+    spec = importlib.util.spec_from_file_location("seeded_weights", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    from moshi_mlx.weights_writer import WeightsWriter
-
     weights = module.make_weights(seed)
+    assert digest is None or module.digest(weights) == digest, f"{script} makes other weights than those of the case"
     with WeightsWriter(path, [(n, "F32", tuple(v.shape)) for n, v in weights.items()]) as writer:
         for name, value in weights.items():
             writer.write(name, np.ascontiguousarray(value, np.float32).tobytes())
@@ -206,8 +215,10 @@ def seeded_weights(folder: Path, seed: int, path: Path) -> Path:
     return path
 
 
-def check_full_size(folder: Path, weights: Path) -> None:
+def check_seeded(folder: Path, scratch: Path) -> None:
     """The published configuration: offline codes, latents and audio, past the 250-step window."""
+    notes = json.loads((folder / "notes.json").read_text())
+    weights = seeded_weights(folder.parent, notes["seed"], scratch / "mimi.safetensors", notes.get("weights_sha256"))
     mimi = MimiModel(MimiConfig.from_dict(MIMI_V0_1))
     load_mimi_file(mimi, weights)
     data = read(folder / "io.safetensors")
@@ -224,7 +235,13 @@ def check_full_size(folder: Path, weights: Path) -> None:
     codes = mx.array(data["short.codes"])
     audio("short", mimi.decode(codes), data["short.pcm_out"])
     audio("short, rustymimi", mimi.decode(codes), data["short.rust32.pcm_out"])
-    audio("long", mimi.decode(mx.array(data["long.codes"]))[..., -25 * FRAME :], data["long.pcm_out"])
+    audio("long", mimi.decode(mx.array(data["long.codes"]))[..., -25 * mimi.frame_size :], data["long.pcm_out"])
+    streamed, encoder = [], mimi.init_encoder()
+    for t in range(codes.shape[2]):
+        c, encoder = mimi.encode_chunk(short[:, :, t * mimi.frame_size : (t + 1) * mimi.frame_size], encoder)
+        mx.eval(c, encoder)
+        streamed.append(c)
+    codes_equal("short, one frame per call", mx.concatenate(streamed, axis=2), data["short.codes"])
 
 
 def audio(name: str, ours, expected) -> None:

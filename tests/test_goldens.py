@@ -15,6 +15,7 @@ import golden_personaplex
 import golden_stt
 import golden_system
 import golden_tts
+import pytest
 from golden_cases import golden
 
 
@@ -47,6 +48,12 @@ def test_sampling(case):
 @golden("mimi")
 def test_mimi(case):
     golden_mimi.check(case.parent)
+
+
+@pytest.mark.slow
+@golden("mimi_seeded")
+def test_mimi_full_size(case, tmp_path):
+    golden_mimi.check_seeded(case.parent, tmp_path)
 
 
 @golden("system")
