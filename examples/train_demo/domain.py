@@ -1,0 +1,370 @@
+"""What the demo model hears and says: prompts, answers, vocabulary and the held-out split.
+
+This is the one place that defines the closed grammar; synthesis, dialogue composition, the
+tokenizer, the recogniser grammars and the evaluation are all generated from it.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+NUMBERS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+]
+DIGITS = range(10)
+
+REPEAT_WORDS = [
+    "apple",
+    "banana",
+    "orange",
+    "lemon",
+    "cherry",
+    "cookie",
+    "honey",
+    "coffee",
+    "water",
+    "pepper",
+    "garden",
+    "river",
+    "forest",
+    "window",
+    "table",
+    "kitchen",
+    "bottle",
+    "basket",
+    "pocket",
+    "camera",
+    "computer",
+    "piano",
+    "guitar",
+    "music",
+    "picture",
+    "paper",
+    "pencil",
+    "letter",
+    "number",
+    "doctor",
+    "teacher",
+    "children",
+    "brother",
+    "sister",
+    "mother",
+    "father",
+    "baby",
+    "monkey",
+    "tiger",
+    "lion",
+    "rabbit",
+    "elephant",
+    "chicken",
+    "penguin",
+    "yellow",
+    "purple",
+    "silver",
+    "golden",
+    "summer",
+    "winter",
+    "monday",
+    "tuesday",
+    "friday",
+    "sunday",
+    "morning",
+    "evening",
+    "today",
+    "tomorrow",
+    "holiday",
+    "birthday",
+    "football",
+    "village",
+    "country",
+    "station",
+    "airport",
+    "hospital",
+    "library",
+    "museum",
+    "castle",
+    "island",
+    "ocean",
+    "planet",
+    "rocket",
+    "thunder",
+    "rainbow",
+]
+
+# Phrasings; {a}, {b}, {c} are digit words, {w} a word of REPEAT_WORDS, {n} a number to count to.
+SUM_PHRASINGS = ("what is {a} plus {b}", "how much is {a} plus {b}", "{a} plus {b}",
+                 "tell me {a} plus {b}", "what is the sum of {a} and {b}")  # fmt: skip
+THREE_PHRASINGS = ("what is {a} plus {b} plus {c}", "how much is {a} plus {b} plus {c}",
+                   "{a} plus {b} plus {c}")  # fmt: skip
+REPEAT_PHRASINGS = ("repeat the word {w}", "say {w}", "say the word {w}", "please say {w}",
+                    "repeat after me {w}", "can you say {w}")  # fmt: skip
+HELD_OUT_REPEAT_PHRASINGS = ("please repeat the word {w}", "can you repeat the word {w}",
+                             "please say the word {w}")  # fmt: skip
+GREETINGS = ("hello", "hi", "hi there", "hello there", "good morning", "good evening")
+NAME_QUESTIONS = ("what is your name", "who are you", "tell me your name",
+                  "what are you called")  # fmt: skip
+THANKS = ("thank you", "thanks", "thank you very much")
+FAREWELLS = ("goodbye", "bye bye", "see you later")
+ABOUT = ("tell me about yourself", "what can you do")
+COUNT_PHRASINGS = ("count to {n}", "please count to {n}")
+COUNT_TO = range(3, 11)
+
+# Listening noises: the user means "go on", so Moshi says nothing. The double-bracketed ones are
+# phoneme mnemonics of the synthesiser, since no spelling gives the right sound.
+BACKCHANNELS = {
+    "uh huh": "[[V_h'V]]", "mm hm": "[[m-m-_h'm-m-m-]]", "mm": "[['m-m-m-]]", "okay": "okay", "yeah": "yeah",
+    "right": "right", "i see": "i see", "ah": "[['A:]]",
+}  # fmt: skip
+
+GREETING_ANSWER = "hello how can i help you"
+NAME_ANSWER = "my name is moshi"
+THANKS_ANSWER = "you are welcome"
+FAREWELL_ANSWER = "goodbye"
+ABOUT_ANSWER = "i am a small model i can add two numbers repeat a word and count and i listen while i talk"
+
+# Words that a dictionary for the recogniser lacks.
+EXTRA_PRONUNCIATIONS = {"moshi": "M OW SH IY"}
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One question and the right answer; `kind` groups results in the evaluation."""
+
+    kind: str
+    prompt: str
+    answer: str
+
+
+def held_out_sums() -> frozenset[tuple[int, int]]:
+    """Ordered pairs never heard in training, in any phrasing.
+
+    Every digit stays in training on both sides, and every total keeps at least one pair: the
+    model cannot know the word of a total that it has never said.
+    """
+    rng = random.Random("held-out sums")
+    by_total: dict[int, list[tuple[int, int]]] = {}
+    for a in DIGITS:
+        for b in DIGITS:
+            by_total.setdefault(a + b, []).append((a, b))
+    chosen = set()
+    for pairs in by_total.values():
+        count = 0 if len(pairs) < 3 else 1 if len(pairs) < 8 else 2
+        chosen.update(rng.sample(pairs, count))
+    return frozenset(chosen)
+
+
+HELD_OUT_SUMS = held_out_sums()
+
+
+def three_operands() -> list[tuple[int, int, int]]:
+    """Triples with a sayable total that contain no held-out pair.
+
+    Sums of three are what makes the model add: from pairs alone it learns the table by heart
+    and fails on every pair it has not heard.
+    """
+    return [
+        (a, b, c) for a in DIGITS for b in DIGITS for c in DIGITS
+        if a + b + c < len(NUMBERS) and not {(a, b), (b, c)} & HELD_OUT_SUMS
+    ]  # fmt: skip
+
+
+def sum_exchange(operands: tuple[int, ...], phrasing: str) -> Exchange:
+    words = [NUMBERS[n] for n in operands]
+    answer = f"{' plus '.join(words)} is {NUMBERS[sum(operands)]}"
+    kind = "sum" if len(operands) == 2 else "sum3"
+    return Exchange(kind, phrasing.format(**dict(zip("abc", words, strict=False))), answer)
+
+
+def count_answer(n: int) -> str:
+    return " ".join(NUMBERS[1 : n + 1])
+
+
+def exchanges(kind: str, held_out: bool = False) -> list[Exchange]:
+    """All exchanges of one of `KINDS`. With `held_out`, those kept from training (empty where the kind has none)."""
+    if kind == "sum":
+        pairs = [(a, b) for a in DIGITS for b in DIGITS if ((a, b) in HELD_OUT_SUMS) == held_out]
+        return [sum_exchange(pair, p) for pair in pairs for p in SUM_PHRASINGS]
+    if kind == "repeat":
+        phrasings = HELD_OUT_REPEAT_PHRASINGS if held_out else REPEAT_PHRASINGS
+        return [Exchange(kind, p.format(w=w), w) for w in REPEAT_WORDS for p in phrasings]
+    if held_out:
+        return []
+    if kind == "sum3":
+        return [sum_exchange(t, p) for t in three_operands() for p in THREE_PHRASINGS]
+    if kind == "count":
+        return [Exchange(kind, p.format(n=NUMBERS[n]), count_answer(n))
+                for n in COUNT_TO for p in COUNT_PHRASINGS]  # fmt: skip
+    prompts, answer = {
+        "greet": (GREETINGS, GREETING_ANSWER), "name": (NAME_QUESTIONS, NAME_ANSWER),
+        "thanks": (THANKS, THANKS_ANSWER), "bye": (FAREWELLS, FAREWELL_ANSWER),
+        "about": (ABOUT, ABOUT_ANSWER),
+    }[kind]  # fmt: skip
+    return [Exchange(kind, p, answer) for p in prompts]
+
+
+KINDS = ("sum", "sum3", "repeat", "greet", "name", "thanks", "bye", "about", "count")
+
+
+def answers() -> list[str]:
+    """Every answer of the domain, held-out sums included, without repetition."""
+    found = {e.answer: None for kind in KINDS for h in (False, True) for e in exchanges(kind, h)}
+    return list(found)
+
+
+def prompts() -> list[str]:
+    """Every prompt of the domain, held-out ones included."""
+    return [e.prompt for kind in KINDS for h in (False, True) for e in exchanges(kind, h)]
+
+
+# Sentences outside the domain, for the codec and the small text-to-speech model.
+_ARTICLES = ["the", "a", "one", "my", "your", "this", "that"]
+_ADJECTIVES = [
+    "small",
+    "big",
+    "old",
+    "new",
+    "red",
+    "green",
+    "blue",
+    "quiet",
+    "loud",
+    "warm",
+    "cold",
+    "early",
+    "late",
+    "happy",
+    "tired",
+    "strong",
+    "gentle",
+    "bright",
+    "dark",
+    "simple",
+    "heavy",
+    "quick",
+    "slow",
+]
+_NOUNS = [
+    "horse",
+    "bird",
+    "house",
+    "road",
+    "tree",
+    "train",
+    "ship",
+    "letter",
+    "engine",
+    "forest",
+    "market",
+    "bridge",
+    "clock",
+    "chair",
+    "friend",
+    "neighbour",
+    "driver",
+    "singer",
+    "story",
+    "question",
+    "answer",
+    "machine",
+    "voice",
+    "fire",
+    "stone",
+    "field",
+    "shadow",
+    "harbour",
+    "jacket",
+    "village",
+]
+_VERBS = [
+    "finds",
+    "takes",
+    "sees",
+    "brings",
+    "carries",
+    "follows",
+    "watches",
+    "hears",
+    "opens",
+    "leaves",
+    "reaches",
+    "shows",
+    "draws",
+    "holds",
+    "keeps",
+    "likes",
+    "moves",
+    "needs",
+    "passes",
+    "visits",
+]
+_PLACES = (
+    "near the river", "in the morning", "under the bridge", "after dinner", "before the rain",
+    "across the street", "behind the house", "at the station", "for a while", "on the other side",
+    "every second day", "without a sound",
+)  # fmt: skip
+
+
+def general_sentence(rng: random.Random) -> str:
+    """A random well-formed English sentence, for sounds that the domain does not contain."""
+
+    def phrase() -> str:
+        adjective = rng.choice(_ADJECTIVES) + " " if rng.random() < 0.6 else ""
+        return f"{rng.choice(_ARTICLES)} {adjective}{rng.choice(_NOUNS)}"
+
+    place = " " + rng.choice(_PLACES) if rng.random() < 0.6 else ""
+    return f"{phrase()} {rng.choice(_VERBS)} {phrase()}{place}"
+
+
+def speech_rules() -> dict[str, str]:
+    """Right-hand sides of a recogniser grammar (JSGF) for all that is ever said; `speech` is
+    the rule to start from."""
+
+    def any_of(words) -> str:
+        return " | ".join(words)
+
+    templates = (*SUM_PHRASINGS, *THREE_PHRASINGS, *REPEAT_PHRASINGS, *HELD_OUT_REPEAT_PHRASINGS,
+                 *COUNT_PHRASINGS)  # fmt: skip
+    rules = dict(a="<digit>", b="<digit>", c="<digit>", w="<word>", n="<number>")
+    prompt = [t.format(**rules) for t in templates]
+    prompt += [*GREETINGS, *NAME_QUESTIONS, *THANKS, *FAREWELLS, *ABOUT]
+    fixed = [a for a in answers() if " plus " not in a]
+    return dict(
+        digit=any_of(NUMBERS[:10]), number=any_of(NUMBERS), word=any_of(REPEAT_WORDS),
+        prompt=any_of(prompt), fixed=any_of(fixed),
+        answer="<digit> plus <digit> [plus <digit>] is <number> | <fixed>",
+        phrase=f"({any_of(_ARTICLES)}) [{any_of(_ADJECTIVES)}] ({any_of(_NOUNS)})",
+        general=f"<phrase> ({any_of(_VERBS)}) <phrase> [{any_of(_PLACES)}]",
+        speech="<prompt> | <answer> | <general>",
+    )  # fmt: skip
+
+
+def is_held_out(text: str, share: float = 0.1) -> bool:
+    """A fixed pseudo-random `share` of all texts, independent of any seed of a run."""
+    return random.Random("held out: " + text).random() < share
+
+
+def general_sentences(seed: int, held_out: bool) -> Iterator[str]:
+    """An endless stream of sentences from one side of the split."""
+    rng = random.Random(seed)
+    while True:
+        text = general_sentence(rng)
+        if is_held_out(text) == held_out:
+            yield text
