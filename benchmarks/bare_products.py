@@ -63,7 +63,9 @@ def main() -> None:
             if round_:
                 times[name].append(time.perf_counter() - start)
     bare, whole = (float(np.median(times[n])) for n in ("products", "frame"))
-    print(f"{len(calls)} products {1000 * bare:.1f} ms, frame {1000 * whole:.1f} ms, ratio {whole / bare:.3f}, over {args.rounds} rounds")
+    print(
+        f"{len(calls)} products {1000 * bare:.1f} ms, frame {1000 * whole:.1f} ms, ratio {whole / bare:.3f}, over {args.rounds} rounds"
+    )
 
 
 if __name__ == "__main__":

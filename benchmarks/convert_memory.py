@@ -116,7 +116,10 @@ def main() -> None:
             shutil.rmtree(q4)
             (args.folder / "whole.safetensors").unlink()
             report = ["--report", str(args.folder / "report.json"), "--frames", "16", "--no-picture"]
-            measured("quantise to q4, with a report", ["-m", "moshi_mlx.quantize", str(source), str(q4), "-q", "4", no, *report])
+            measured(
+                "quantise to q4, with a report",
+                ["-m", "moshi_mlx.quantize", str(source), str(q4), "-q", "4", no, *report],
+            )
     finally:
         if not args.keep:
             shutil.rmtree(args.folder, ignore_errors=True)

@@ -32,10 +32,24 @@ SAMPLERS = {
 }
 
 
-def frame_operations(depth_steps: int = 8, precision: str = "q4", sampler: str = "topk", compile: bool = True) -> Counter:
+def frame_operations(
+    depth_steps: int = 8, precision: str = "q4", sampler: str = "topk", compile: bool = True
+) -> Counter:
     """Operations by name of one frame: user codes in, text and audio tokens and the new state out."""
     n_q, delays = 2 * depth_steps, [0] + ([0] + [1] * (depth_steps - 1)) * 2
-    config = shape(256, 4, 32, 256, 4, 6, dep_q=depth_steps, n_q=n_q, delays=delays, hidden_scale=4.5, depformer_dim_feedforward=1152)
+    config = shape(
+        256,
+        4,
+        32,
+        256,
+        4,
+        6,
+        dep_q=depth_steps,
+        n_q=n_q,
+        delays=delays,
+        hidden_scale=4.5,
+        depformer_dim_feedforward=1152,
+    )
     lm = Lm(CheckpointConfig.from_dict(config).lm)
     lm.set_dtype(mx.bfloat16)
     if PRECISIONS[precision] is not None:
@@ -46,7 +60,7 @@ def frame_operations(depth_steps: int = 8, precision: str = "q4", sampler: str =
         given = mx.zeros((1, step.clock.given), mx.int32)
         mx.eval(state, given, lm.parameters())
         state, out = step.run(state, given)
-        names = count(state, [v for v in (out.frame, out.valid, out.text, out.audio)])
+        names = count(state, [out.frame, out.valid, out.text, out.audio])
     return Counter({STAND_INS.get(name, name): n for name, n in names.items()})
 
 

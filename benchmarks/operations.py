@@ -26,7 +26,14 @@ STAND_INS = {"CumSum": "RMSNorm", "CumProd": "LayerNorm", "Sort": "RoPE", "ArgSo
 @contextmanager
 def as_metal() -> Iterator[None]:
     """While active, graphs contain one stand-in per `mx.fast` operation and de-quantisation, and no code of the CPU backend's own."""
-    saved = (mx.fast.rms_norm, mx.fast.layer_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention, mx.dequantize, mx.default_device)
+    saved = (
+        mx.fast.rms_norm,
+        mx.fast.layer_norm,
+        mx.fast.rope,
+        mx.fast.scaled_dot_product_attention,
+        mx.dequantize,
+        mx.default_device,
+    )
 
     def scan(x, *dependencies, product=False):
         y = mx.cumprod(x, axis=-1) if product else mx.cumsum(x, axis=-1)
@@ -45,14 +52,23 @@ def as_metal() -> Iterator[None]:
 
     mx.fast.rms_norm = lambda x, weight, eps, **_: scan(x, weight)
     mx.fast.layer_norm = lambda x, weight, bias, eps, **_: scan(x, weight, bias, product=True)
-    mx.fast.rope = lambda x, *_, offset, **__: mx.depends([mx.sort(x, axis=-1)], [offset])[0] if isinstance(offset, mx.array) else mx.sort(x, axis=-1)
+    mx.fast.rope = lambda x, *_, offset, **__: (
+        mx.depends([mx.sort(x, axis=-1)], [offset])[0] if isinstance(offset, mx.array) else mx.sort(x, axis=-1)
+    )
     mx.fast.scaled_dot_product_attention = attention
     mx.dequantize = dequantize
     mx.default_device = lambda: mx.gpu
     try:
         yield
     finally:
-        (mx.fast.rms_norm, mx.fast.layer_norm, mx.fast.rope, mx.fast.scaled_dot_product_attention, mx.dequantize, mx.default_device) = saved
+        (
+            mx.fast.rms_norm,
+            mx.fast.layer_norm,
+            mx.fast.rope,
+            mx.fast.scaled_dot_product_attention,
+            mx.dequantize,
+            mx.default_device,
+        ) = saved
 
 
 def count(*outputs) -> Counter:

@@ -93,8 +93,12 @@ def compare(name: str, other: str, worker: str, sampler: str, blocks: int, steps
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     peer = parser.add_mutually_exclusive_group(required=True)
-    peer.add_argument("--published", metavar="PYTHON", help="interpreter in whose environment moshi_mlx 0.3.0 is installed")
-    peer.add_argument("--pytorch", metavar="PYTHON", help="interpreter in whose environment moshi (PyTorch) is installed")
+    peer.add_argument(
+        "--published", metavar="PYTHON", help="interpreter in whose environment moshi_mlx 0.3.0 is installed"
+    )
+    peer.add_argument(
+        "--pytorch", metavar="PYTHON", help="interpreter in whose environment moshi (PyTorch) is installed"
+    )
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--sampler", choices=["topk", "topp", "greedy"], default="topk")
     parser.add_argument("--blocks", type=int, default=10)

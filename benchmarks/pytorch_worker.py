@@ -13,8 +13,8 @@ import time
 os.environ.setdefault("NO_TORCH_COMPILE", "1")
 os.environ.setdefault("NO_CUDA_GRAPH", "1")
 
-import torch  # noqa: E402
-from moshi.models import LMGen, loaders  # noqa: E402
+import torch
+from moshi.models import LMGen, loaders
 
 
 class Runner:

@@ -100,6 +100,7 @@ SPEECH_PRESETS = {
 WORD_TOKENIZER = Path(__file__).resolve().parent.parent / "tests/goldens/family/tokenizer/tiny_bpe_400.model"
 PRESETS = {
     "tiny": (TINY_LM, TINY_MIMI),
+    "tiny-published-codec": ({**TINY_LM, "card": 2048}, None),
     **SPEECH_PRESETS,
     "moshi-7b": (presets.MOSHI_7B, None),
     "personaplex-7b": (presets.PERSONAPLEX_7B, None),

@@ -37,7 +37,11 @@ class Runner:
         values = []
         for name, p in tree_flatten(self.model.parameters()):
             scale = 1.0 if "norm" in name else 0.5 if "emb" in name else p.shape[-1] ** -0.5
-            x = np.ones(p.shape, np.float32) if "norm" in name else rng.standard_normal(p.shape, dtype=np.float32) * np.float32(scale)
+            x = (
+                np.ones(p.shape, np.float32)
+                if "norm" in name
+                else rng.standard_normal(p.shape, dtype=np.float32) * np.float32(scale)
+            )
             values.append((name, mx.array(x)))
         self.model.update(tree_unflatten(values))
         if bits is not None:
@@ -46,7 +50,9 @@ class Runner:
             self.model.prepare()
         mx.eval(self.model.parameters())
         text, audio = SAMPLERS[sampler]
-        self.gen = models.LmGen(self.model, 10**6 if "prepare" in dir(models.Lm) else 4000, Sampler(**text), Sampler(**audio))
+        self.gen = models.LmGen(
+            self.model, 10**6 if "prepare" in dir(models.Lm) else 4000, Sampler(**text), Sampler(**audio)
+        )
         self.rng = np.random.default_rng(seed + 1)
 
     def frame(self) -> None:
@@ -65,7 +71,12 @@ class Runner:
             self.frame()
             thread.append(1000 * (time.thread_time() - t))
             wall.append(1000 * (time.perf_counter() - w))
-        return {"wall_ms": wall, "thread_ms": thread, "peak_bytes": mx.get_peak_memory(), "active_bytes": mx.get_active_memory()}
+        return {
+            "wall_ms": wall,
+            "thread_ms": thread,
+            "peak_bytes": mx.get_peak_memory(),
+            "active_bytes": mx.get_active_memory(),
+        }
 
 
 def main() -> None:

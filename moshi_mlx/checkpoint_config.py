@@ -123,7 +123,6 @@ class CheckpointConfig:
         reader.finish()
         return cfg
 
-
     @property
     def is_personaplex(self) -> bool:
         """Whether the model takes prompts: it says so, or its depth transformer predicts the user's codebooks too (family.md 5)."""

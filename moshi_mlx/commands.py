@@ -79,7 +79,10 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         help="type of activations and dense weights (default: bf16 on a GPU, f32 on a CPU)",
     )
     group.add_argument(
-        "--kv-bits", type=int, choices=[4, 8], help="store keys and values packed, for long conversations on small machines"
+        "--kv-bits",
+        type=int,
+        choices=[4, 8],
+        help="store keys and values packed, for long conversations on small machines",
     )
     group.add_argument(
         "--context", type=_seconds, metavar="SECONDS", help="bound the attention window to save memory and time"
@@ -107,9 +110,13 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
     """Voice and role of PersonaPlex; `Session` takes both as `voice` and `text_prompt`."""
     group = parser.add_argument_group("PersonaPlex")
     group.add_argument(
-        "--voice", metavar="NAME|FILE", help="voice of the reply: a published one (NATF2), a .safetensors or .pt file, a recording"
+        "--voice",
+        metavar="NAME|FILE",
+        help="voice of the reply: a published one (NATF2), a .safetensors or .pt file, a recording",
     )
-    group.add_argument("--text-prompt", metavar="TEXT", help='role of the model; "" for none (default: a friendly teacher)')
+    group.add_argument(
+        "--text-prompt", metavar="TEXT", help='role of the model; "" for none (default: a friendly teacher)'
+    )
 
 
 def _temperature(text: str) -> float:

@@ -36,6 +36,7 @@ def mlx(folder: Path, config: dict, given: dict) -> dict:
     """Teacher-forced, position by position, as the published generator runs the model."""
     import mlx.core as mx
     import mlx.nn as nn
+
     from moshi_mlx.models.lm import Lm, LmConfig
 
     mx.set_default_device(mx.cpu)

@@ -25,7 +25,9 @@ print(used, (before == np.array(a @ b)).all())
 
 
 def run(**env) -> list[str]:
-    result = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False, env={**os.environ, **env})
+    result = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, check=False, env={**os.environ, **env}
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout.split()
 
