@@ -33,25 +33,37 @@ QUIET_SESSION_SHARE, CLEAN_SHARE, SAME_VOICE_SHARE = 0.06, 0.45, 0.85
 
 
 @dataclass
-class Session:
-    """`user`, `own`: samples [1920 F]; `words`: (frame of onset, word) of Moshi's speech;
-    `active`: [F] booleans, frames near Moshi's speech."""
+class Answer:
+    """One of Moshi's utterances, perhaps cut short. `frame` is that of its onset, `stop` the first sample of silence."""
 
-    user: np.ndarray
-    own: np.ndarray
-    words: list[tuple[int, str]] = field(default_factory=list)
-    active: np.ndarray | None = None
-
-
-@dataclass
-class _Answer:
     utterance: Utterance
-    frame: int  # of its onset
-    stop: int  # first sample of silence
+    frame: int
+    stop: int
 
     @property
     def start(self) -> int:
         return self.frame * FRAME_SIZE
+
+    @property
+    def wav(self) -> np.ndarray:
+        """Samples [stop - start]; a cut is faded."""
+        length = self.stop - self.start
+        wav = self.utterance.wav[:length].copy()
+        if length < len(self.utterance.wav):
+            fade = min(FADE, length)
+            wav[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
+        return wav
+
+
+@dataclass
+class Session:
+    """`user`: samples [1920 F]; `answers`: Moshi's side; `words`: (frame of onset, word) of it;
+    `active`: [F] booleans, frames near Moshi's speech."""
+
+    user: np.ndarray
+    active: np.ndarray
+    answers: list[Answer] = field(default_factory=list)
+    words: list[tuple[int, str]] = field(default_factory=list)
 
 
 class Composer:
@@ -74,8 +86,7 @@ class Composer:
     def session(self, frames: int) -> Session:
         """One conversation of `frames` frames."""
         length, rng = frames * FRAME_SIZE, self.rng
-        made = Session(np.zeros(length, np.float32), np.zeros(length, np.float32))
-        made.active = np.zeros(frames, bool)
+        made = Session(np.zeros(length, np.float32), np.zeros(frames, bool))
         if rng.random() >= QUIET_SESSION_SHARE:
             self._talk(made, length)
         elif rng.random() < 0.5:
@@ -88,7 +99,7 @@ class Composer:
     def _talk(self, made: Session, length: int) -> None:
         rng, voice = self.rng, sample_voice(self.rng)
         at = _samples(rng.choice([rng.uniform(0.1, 1), rng.uniform(1, 3), rng.uniform(1, 8)]))
-        answer: _Answer | None = None  # the one that may still be interrupted
+        answer: Answer | None = None  # the one that may still be interrupted
         interrupting = False
         while True:
             if rng.random() >= SAME_VOICE_SHARE:
@@ -110,7 +121,7 @@ class Composer:
                 continue
             utterance = self.answer(reply)
             frame = _next_frame(end + _samples(rng.uniform(*ANSWER_AFTER_S)))
-            answer = _Answer(utterance, frame, frame * FRAME_SIZE + len(utterance.wav))
+            answer = Answer(utterance, frame, frame * FRAME_SIZE + len(utterance.wav))
             if answer.stop + FRAME_SIZE >= length:
                 answer = None
                 made.user[at - 1 :] = 0
@@ -164,14 +175,10 @@ class Composer:
         rng = self.rng
         return rng.uniform(2.5, 6) if rng.random() < 0.15 else rng.uniform(0.3, 2.5)
 
-    def _say(self, made: Session, answer: _Answer) -> None:
-        """Write an answer, possibly cut short, into the session."""
+    def _say(self, made: Session, answer: Answer) -> None:
+        """Add an answer, possibly cut short, to the session."""
+        made.answers.append(answer)
         length = answer.stop - answer.start
-        wav = answer.utterance.wav[:length].copy()
-        if length < len(answer.utterance.wav):
-            fade = min(FADE, length)
-            wav[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
-        made.own[answer.start : answer.start + len(wav)] = wav
         for word, onset in answer.utterance.words:
             if onset < length:
                 made.words.append((answer.frame + onset // FRAME_SIZE, word))

@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .dialogue import Composer
+from .codec import FRAME_SIZE, Codec
+from .dialogue import Answer, Composer
 from .export import TOKENIZER, load_codec
 from .progress import Progress
 from .tokenizer import Tokenizer, text_channel
 
 SESSION_FRAMES = 300  # 24 s, more than twice the attention window
 SHARD = 100
+# Silence encoded around an answer, in frames: more than the codec's window.
+LEAD, TAIL = 10, 10
 
 
 def build_shards(folder: Path, model: Path, sessions: int, seed: int, workers: int) -> None:
@@ -32,15 +35,44 @@ def build_shards(folder: Path, model: Path, sessions: int, seed: int, workers: i
             progress.advance()
 
 
+class OwnVoice:
+    """Codes of Moshi's side. Answers repeat, so each is encoded once, in silence, and put where it is said."""
+
+    def __init__(self, codec: Codec):
+        self.codec = codec
+        self._silence = self._encode(np.zeros(SESSION_FRAMES * FRAME_SIZE, np.float32))
+        self._known: dict[tuple[str, int], np.ndarray] = {}
+
+    def codes(self, answers: list[Answer]) -> np.ndarray:
+        """uint8 [n_q, F] of a session; what follows an answer closely covers its tail."""
+        out = self._silence.copy()
+        for answer in answers:
+            part = self._answer(answer)[:, : SESSION_FRAMES - answer.frame]
+            out[:, answer.frame : answer.frame + part.shape[1]] = part
+        return out
+
+    def _answer(self, answer: Answer) -> np.ndarray:
+        """The codes from the answer's first frame to the end of its tail."""
+        key = (answer.utterance.text, answer.stop - answer.start)
+        if key not in self._known:
+            wav = answer.wav
+            tail = TAIL * FRAME_SIZE + -len(wav) % FRAME_SIZE
+            self._known[key] = self._encode(np.pad(wav, (LEAD * FRAME_SIZE, tail)))[:, LEAD:]
+        return self._known[key]
+
+    def _encode(self, wav: np.ndarray) -> np.ndarray:
+        return self.codec.encode(torch.from_numpy(wav)[None, None])[0].numpy().astype(np.uint8)
+
+
 def _write_shard(job: tuple[Path, Path, int]) -> None:
     path, model, seed = job
     torch.set_num_threads(1)
     codec, tokenizer, composer = load_codec(model), Tokenizer(model / TOKENIZER), Composer(seed)
-    codes, text, active = [], [], []
+    own, codes, text, active = OwnVoice(codec), [], [], []
     for _ in range(SHARD):
         session = composer.session(SESSION_FRAMES)
-        wav = torch.from_numpy(np.stack([session.own, session.user]))[:, None]
-        codes.append(codec.encode(wav).flatten(0, 1).numpy().astype(np.uint8))
+        user = codec.encode(torch.from_numpy(session.user)[None, None])[0].numpy().astype(np.uint8)
+        codes.append(np.concatenate([own.codes(session.answers), user]))
         text.append(text_channel(session.words, SESSION_FRAMES, tokenizer))
         active.append(session.active)
     part = path.with_suffix(".part.npz")
