@@ -104,6 +104,7 @@ class RustSession:
         cfg_coef: float = 1.0,
         attributes: list[ConditionAttributes] | None = None,
         compile: bool = True,
+        kv_bits: int | None = None,
         positions: int = POSITIONS,
     ):
         files, cfg, defaults = loaded.files, loaded.lm.cfg, loaded.config.generation
@@ -127,6 +128,7 @@ class RustSession:
             "cfg_coef": cfg_coef,
             "conditions": make_conditions(self.lm, attributes) if attributes else None,
             "compile": compile,
+            "kv_bits": kv_bits,
         }
         self._gen = LmGen(self.lm, seed=seed, **self._options)
         self.reset()

@@ -155,6 +155,7 @@ def load_talker(args: argparse.Namespace) -> Session | RustSession:
         "audio_sampler": audio_sampler,
         "cfg_coef": args.cfg_coef,
         "compile": args.compile,
+        "kv_bits": args.kv_bits,
     }
     if args.codec == "rust":
         return RustSession(loaded, **options)
@@ -180,7 +181,7 @@ def talk(
 ) -> int:
     """Run the loop with everything around it; returns the exit code."""
     controls = Controls()
-    recorder = Recorder(args.record) if args.record else None
+    recorder = Recorder(args.record, patient=not sides.real_time) if args.record else None
     loop = LiveLoop(
         talker,
         sides.source,
@@ -193,7 +194,7 @@ def talk(
         steps=args.steps,
         seed=args.seed,
     )
-    reporter = Reporter(make_view(args), loop.status, lambda: controls.stop(1, "nobody reads the output"))
+    reporter = Reporter(make_view(args), loop.status, lambda: controls.stop(1, "a reader that went away"))
     loop.tell = reporter.emit
     say(f"talking: {sides.described[0]} -> {sides.described[1]}")
     try:
@@ -209,9 +210,9 @@ def talk(
         trace.write()
     # The terminal may be gone.
     with contextlib.suppress(OSError):
-        say(summary(loop.status))
+        say(f"ended by {controls.reason}; {summary(loop.status)}" if controls.reason else summary(loop.status))
         if recorder is not None:
-            say(recorder.broken or f"recorded in {recorder.folder}")
+            say(recorder.outcome())
     return controls.exit_code or 0
 
 

@@ -8,6 +8,8 @@ import os
 import pty
 import threading
 import time
+from collections import deque
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
+from moshi_mlx.audio.capture import Capture
 from moshi_mlx.audio.files import AudioReader
 from moshi_mlx.errors import AudioError, InputError
 from moshi_mlx.live import loop as loop_module
@@ -178,7 +181,7 @@ def test_pause_stops_both_sides_and_resumes():
     loop, _talker, sink, _ = make(source, controls=controls)
     begun = time.monotonic()
     assert loop.run().frames == 6
-    assert 0.1 <= time.monotonic() - begun < 3
+    assert time.monotonic() - begun >= 0.1
     assert sink.calls == ["stop", "finish", "close"]
     assert source.calls == ["open", "pause", "resume", "close"]
 
@@ -237,14 +240,14 @@ def test_a_lost_device_is_waited_for_and_the_conversation_continues(monkeypatch,
     assert '"event": "Desk mic was disconnected"' in transcript
 
 
-def test_waiting_for_a_device_can_be_ended():
+def test_waiting_for_a_device_can_be_ended(monkeypatch):
+    # Nothing else would end it.
+    monkeypatch.setattr(loop_module, "RETRY_SECONDS", threading.TIMEOUT_MAX)
     controls = Controls()
     source = Source(12, {5: "Desk mic was disconnected"})
     loop, _, _, _ = make(source, controls=controls)
     threading.Timer(0.2, controls.stop).start()
-    begun = time.monotonic()
     assert loop.run().frames == 5
-    assert time.monotonic() - begun < 5
 
 
 def test_a_sound_system_that_hangs_ends_the_talk_in_one_sentence(monkeypatch):
@@ -295,69 +298,123 @@ def frames_of(path: Path) -> list[int]:
 
 
 def test_paced_and_fast_runs_give_the_same(recording, tmp_path):
-    for name, make_source in (("fast", FileSource), ("paced", PacedFileSource)):
+    for name, make_source in (("fast", FileSource), ("paced", partial(PacedFileSource, max_lag=4.0))):
         begun = time.monotonic()
         sink = FileSink(tmp_path / f"{name}.wav")
         status = LiveLoop(Talker(), make_source(AudioReader(recording), tail=0.16), sink).run()
-        seconds = time.monotonic() - begun
         assert status.frames == 27
         assert status.dropped == 0
         assert frames_of(tmp_path / f"{name}.wav") == [*range(1, 26), 0, 0]
-        assert (seconds > 2.1) == (name == "paced")
+        if name == "paced":
+            assert time.monotonic() - begun > 2.1
 
 
-def test_the_first_frame_is_stepped_as_soon_as_it_is_complete(recording):
-    source, talker = PacedFileSource(AudioReader(recording)), Talker()
-    late = []
+def test_a_frame_is_stepped_as_soon_as_it_is_complete():
+    """Not a sample of the next one comes before the model has had it."""
+    source, talker, stepped = CaptureSource(0), Talker(), threading.Semaphore(0)
     step = talker.step
+    talker.step = lambda pcm: (stepped.release(), step(pcm))[1]
 
-    def timed(pcm):
-        late.append(time.perf_counter() - source.completed)
+    def speak():
+        for i in range(5):
+            source.capture.feed(np.full(FRAME, i / 10, np.float32))
+            assert stepped.acquire(timeout=300)
+
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    LiveLoop(talker, source, NoSink(), steps=5).run()
+    speaker.join()
+    assert [round(10 * float(h[-1])) for h in talker.heard] == [0, 1, 2, 3, 4]
+
+
+class CaptureSource(PacedFileSource):
+    """A microphone whose clock is the test's: `feed` brings what is spoken in 10 ms, until all has been spoken."""
+
+    def __init__(self, frames: int, max_lag: float = 0.24):
+        self.capture, self.closed = Capture(24000, FRAME, max_lag=max_lag), False
+        self._left = deque(
+            np.split(np.repeat(np.arange(1, frames + 1) / 100, FRAME).astype(np.float32), 8 * frames or 1)
+        )
+        self._done, self._error = threading.Event(), None
+
+    def open(self):
+        pass
+
+    def close(self):
+        pass
+
+    def feed(self, blocks: int) -> None:
+        for _ in range(min(blocks, len(self._left))):
+            self.capture.feed(self._left.popleft())
+        if not self._left:
+            self._done.set()
+
+
+def test_a_slow_model_loses_the_oldest_and_every_loss_is_counted():
+    """100 ms per frame of 80, on the clock of the sound itself: a fifth is lost, the backlog keeps its bound."""
+    source, talker, lags = CaptureSource(50, max_lag=0.16), Talker(), []
+    step, read = talker.step, source.read
+
+    def slow_step(pcm):
+        lags.append(source.lag)
+        source.feed(10)
         return step(pcm)
 
-    talker.step = timed
-    LiveLoop(talker, source, NoSink(), steps=5).run()
-    assert late[0] < 0.08, "before a second one could be"
-    assert np.median(late) < 0.02
+    def waiting_read(timeout):
+        while (frame := read(0)) is None and not source.ended:
+            source.feed(1)
+        return frame
+
+    talker.step, source.read = slow_step, waiting_read
+    status = LiveLoop(talker, source, NoSink()).run()
+    heard = [round(100 * float(h[FRAME // 2])) for h in talker.heard]
+    assert heard == sorted(set(heard)), "in order, none twice"
+    assert status.dropped == 50 - len(heard) == 8
+    assert max(lags) == pytest.approx(0.16)
+    assert heard[-1] == 50
 
 
-def test_a_slow_model_loses_the_oldest_and_every_loss_is_counted(tmp_path):
-    """100 ms per frame of 80: a fifth is lost, the backlog keeps its bound, nothing else happens."""
+def test_a_slow_model_and_a_file_at_the_pace_of_speech(tmp_path):
+    """The same with threads and clocks, as far as it holds on a machine that has other things to do."""
     pcm = np.repeat(np.arange(1, 51) / 100, FRAME).astype(np.float32)
     soundfile.write(tmp_path / "in.wav", pcm, 24000, subtype="FLOAT")
-    source, lags = PacedFileSource(AudioReader(tmp_path / "in.wav"), max_lag=0.16), []
-    loop = LiveLoop(Talker(0.1), source, FileSink(tmp_path / "out.wav"))
-    loop.tell = lambda kind, **fields: None
-    update = loop._update
-    loop._update = lambda *args: (lags.append(loop.status.lag), update(*args))
-    status = loop.run()
+    source = PacedFileSource(AudioReader(tmp_path / "in.wav"), max_lag=0.16)
+    status = LiveLoop(Talker(0.1), source, FileSink(tmp_path / "out.wav")).run()
     heard = frames_of(tmp_path / "out.wav")
-    assert heard == sorted(set(heard)), "in order, none twice"
-    assert 50 - len(heard) == status.dropped
-    assert 5 <= status.dropped <= 12
-    assert max(lags) <= 0.16 + 1e-6
+    assert heard == sorted(set(heard))
+    assert 50 - len(heard) == status.dropped >= 5
     assert heard[-1] == 50
 
 
 def test_a_paused_file_stands_still(recording, tmp_path):
-    controls = Controls()
-    source = PacedFileSource(AudioReader(recording))
-    loop = LiveLoop(Talker(), source, FileSink(tmp_path / "out.wav"), controls=controls)
-    threading.Timer(0.3, controls.toggle_pause).start()
-    threading.Timer(0.8, controls.toggle_pause).start()
+    controls, talker = Controls(), Talker()
+    source = PacedFileSource(AudioReader(recording), max_lag=4.0)
+    step, pause = talker.step, source.pause
+
+    def step_and_pause(pcm):
+        if talker.index == 3:
+            controls.toggle_pause()
+        return step(pcm)
+
+    def pause_for_half_a_second(paused):
+        pause(paused)
+        if paused:
+            threading.Timer(0.5, controls.toggle_pause).start()
+
+    talker.step, source.pause = step_and_pause, pause_for_half_a_second
     begun = time.monotonic()
-    status = loop.run()
+    status = LiveLoop(talker, source, FileSink(tmp_path / "out.wav"), controls=controls).run()
     assert time.monotonic() - begun > 2.4
     assert status.dropped == 0
     assert frames_of(tmp_path / "out.wav") == list(range(1, 26))
 
 
 def test_output_is_kept_when_the_talk_is_ended(recording, tmp_path):
-    controls = Controls()
-    loop = LiveLoop(Talker(), PacedFileSource(AudioReader(recording)), FileSink(tmp_path / "o.wav"), controls=controls)
-    threading.Timer(0.6, controls.stop, (130,)).start()
-    loop.run()
-    assert 4 <= len(frames_of(tmp_path / "o.wav")) <= 10
+    controls, talker = Controls(), Talker()
+    step = talker.step
+    talker.step = lambda pcm: (controls.stop(130) if talker.index == 5 else None, step(pcm))[1]
+    LiveLoop(talker, PacedFileSource(AudioReader(recording)), FileSink(tmp_path / "o.wav"), controls=controls).run()
+    assert len(frames_of(tmp_path / "o.wav")) == 6
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
 
 
@@ -485,10 +542,9 @@ def test_a_view_that_stands_still_delays_nobody():
     view.go.clear()
     reporter = Reporter(view, Status())
     reporter.start()
-    begun = time.monotonic()
     for i in range(KEPT + 500):
         reporter.emit("text", text=str(i))
-    assert time.monotonic() - begun < 1
+    # Still here: had one waited for the view, nothing would end the wait.
     view.go.set()
     reporter.close()
     assert len(view.shown) + reporter.lost == KEPT + 500
@@ -611,7 +667,7 @@ def test_keys_from_a_terminal_which_is_put_back():
     with KeyReader(controls, slave):
         assert not termios.tcgetattr(slave)[3] & termios.ICANON
         os.write(master, b"mq")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 300
         while not controls.stopping and time.monotonic() < deadline:
             time.sleep(0.01)
     assert controls.muted

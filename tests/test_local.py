@@ -19,6 +19,8 @@ from moshi_mlx import local, run_inference
 from moshi_mlx.errors import MoshiError
 
 PROGRAM = Path(__file__).with_name("live_program.py")
+# For programs that hang: every wait ends with what it waits for.
+PATIENCE = 300.0
 
 
 def call(*args) -> int:
@@ -74,7 +76,7 @@ def test_a_real_time_talk(tiny_checkpoint, speech, tmp_path):
         "--input", speech, "--output", tmp_path / "o.wav", "--model", tiny_checkpoint, "--tail", 1, "--json",
         "--record", tmp_path / "talk", "--trace", tmp_path / "trace.json",
     )  # fmt: skip
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     events = [json.loads(line) for line in out.splitlines()]
     assert {e["event"] for e in events} >= {"text", "word", "status", "end"}
@@ -164,7 +166,7 @@ def test_what_cannot_be_is_refused(tiny_checkpoint, speech, tmp_path, case, monk
     assert not [p for p in tmp_path.iterdir() if p.suffix == ".part" or p.name == "o.wav"]
 
 
-def wait_for(path: Path, size: int, seconds: float = 30) -> None:
+def wait_for(path: Path, size: int, seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not (path.exists() and path.stat().st_size > size):
         time.sleep(0.05)
@@ -183,9 +185,11 @@ def test_signals_end_the_talk_in_order(long, tmp_path, sent, code):
     process = echo("--input", long, "--output", tmp_path / "o.wav", "--record", tmp_path / "talk")
     wait_for(tmp_path / "talk" / "user.wav", 60_000)
     process.send_signal(getattr(signal, sent))
-    _out, err = process.communicate(timeout=30)
+    _out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err
     assert "Traceback" not in err
+    assert err.splitlines()[-2].startswith(f"ended by {sent}; ")
+    assert err.splitlines()[-1] == f"recorded in {tmp_path}/talk"
     seconds = check_recording(tmp_path / "talk")
     assert seconds > 1
     assert soundfile.info(tmp_path / "o.wav").frames == round(seconds * 24000)
@@ -196,7 +200,7 @@ def test_a_killed_talk_leaves_its_recording(long, tmp_path):
     process = echo("--input", long, "--record", tmp_path / "talk", "--fast")
     wait_for(tmp_path / "talk" / "user.wav", 200_000)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     for name in ("user", "moshi", "stereo"):
         assert soundfile.info(tmp_path / "talk" / f"{name}.wav").frames > 60_000
 
@@ -211,15 +215,14 @@ def test_a_closed_terminal_ends_the_talk(long, tmp_path):
     )  # fmt: skip
     os.close(slave)
     seen = b""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while b"m mute" not in seen and time.monotonic() < deadline:
         seen += os.read(master, 4096)
     assert b"m mute" in seen, "a terminal gets the picture"
-    wait = time.monotonic() + 1.5
-    while time.monotonic() < wait:
+    while (tmp_path / "talk" / "user.wav").stat().st_size < 40_000:
         os.read(master, 65536)
     os.close(master)
-    assert process.wait(30) == 129
+    assert process.wait(PATIENCE) == 129
     assert check_recording(tmp_path / "talk") > 0.5
 
 
@@ -232,7 +235,7 @@ def test_keys_in_a_terminal(long, tmp_path):
     os.close(slave)
     seen, sent = b"", []
     script = [(b"m mute", b"r"), (b"new conversation begins", b"m"), (b"you (muted)", b"p"), (b"[paused]", b"q")]
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         try:
             seen += os.read(master, 65536)
@@ -243,7 +246,7 @@ def test_keys_in_a_terminal(long, tmp_path):
             sent.append(script[len(sent)][1])
             seen = b""
     assert sent == [b"r", b"m", b"p", b"q"]
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
     os.close(master)
     assert "restart" in (tmp_path / "talk" / "transcript.jsonl").read_text()
 
@@ -253,7 +256,7 @@ def test_a_reader_that_goes_away(long):
     process.stdout.readline()
     process.stdout.close()
     err = process.stderr.read()
-    assert process.wait(30) == 1
+    assert process.wait(PATIENCE) == 1
     assert "Traceback" not in err
 
 
@@ -261,7 +264,9 @@ def test_a_full_disk_ends_the_recording_not_the_talk(long, tmp_path):
     """A file-size limit stands in for a full disk."""
     script = f"trap '' XFSZ; ulimit -f 128; exec {sys.executable} {PROGRAM} echo --input {long} --fast --steps 600 --record {tmp_path}/talk"
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False, env=env)
+    result = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False, env=env
+    )
     assert result.returncode == 0, result.stderr
     assert "600 frames" in result.stderr
     assert result.stderr.count(f"the recording in {tmp_path}/talk ends here: ") >= 1
@@ -273,7 +278,9 @@ def test_a_full_disk_ends_the_recording_not_the_talk(long, tmp_path):
 def test_a_full_disk_under_the_output_is_one_sentence(long, tmp_path):
     script = f"trap '' XFSZ; ulimit -f 64; exec {sys.executable} {PROGRAM} echo --input {long} --fast --output {tmp_path}/o.wav"
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False, env=env)
+    result = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False, env=env
+    )
     assert result.returncode == 1, result.stderr
     assert "error: " in result.stderr
     assert "cannot be written" in result.stderr
@@ -286,10 +293,10 @@ def test_without_portaudio_files_still_work(long, tmp_path):
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')\n")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     process = echo("--input", long, "--fast", "--steps", "5", env=env)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     process = echo("--steps", "5", env=env)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert err.startswith("error: PortAudio, which reaches microphones and loudspeakers, is not installed")
     assert err.count("\n") == 1

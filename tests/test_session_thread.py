@@ -39,7 +39,7 @@ class Replies:
         self.frames.put(frame)
 
     def take(self, n: int) -> list:
-        return [self.frames.get(timeout=30) for _ in range(n)]
+        return [self.frames.get(timeout=300) for _ in range(n)]
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +71,19 @@ def test_calls_run_between_frames(tiny_checkpoint, session):
         for t in range(5):
             thread.feed(sound(t))
             replies.take(1)
-        saved = thread.call(lambda s: s.state).result(30)
+        saved = thread.call(lambda s: s.state).result(300)
         runs = []
         for _ in range(2):
             for t in range(5, 9):
                 thread.feed(sound(t))
                 runs += replies.take(1)
-            thread.call(lambda s, state=saved: setattr(s, "state", state)).result(30)
+            thread.call(lambda s, state=saved: setattr(s, "state", state)).result(300)
         assert same(runs[:4], runs[4:])
         # The other way round: this thread's session continues what the spawned one began.
         session.state = saved
         assert same([session.step(sound(t)) for t in range(5, 9)], runs[:4])
         with pytest.raises(ZeroDivisionError):
-            thread.call(lambda s: 1 // 0).result(30)
+            thread.call(lambda s: 1 // 0).result(300)
     with pytest.raises(InputError, match="has ended"):
         thread.call(lambda s: s.state)
 
@@ -92,12 +92,12 @@ def test_the_backlog_is_bounded_and_counted(tiny_checkpoint):
     """A second of sound at once to a thread that is held up: the oldest goes."""
     replies, begun, go = Replies(), threading.Event(), threading.Event()
     with Session.spawn(tiny_checkpoint, on_frame=replies, seed=5, compile=False) as thread:
-        held = thread.call(lambda s: begun.set() or go.wait(30))
-        assert begun.wait(30)
+        held = thread.call(lambda s: begun.set() or go.wait(300))
+        assert begun.wait(300)
         for t in range(13):
             thread.feed(sound(t))
         go.set()
-        assert held.result(30)
+        assert held.result(300)
         assert len(replies.take(4)) == 4
         assert thread.dropped == 9
         assert thread.lag == 0
@@ -115,7 +115,7 @@ def test_what_goes_wrong_is_told(tiny_checkpoint, tmp_path):
     with pytest.raises(InputError, match=r"shape \[n\]"):
         thread.feed(np.zeros((2, 2), np.float32))
     thread.feed(sound(0))
-    assert str(errors.get(timeout=30)) == "the caller's own"
+    assert str(errors.get(timeout=300)) == "the caller's own"
     thread.close()
     assert isinstance(thread.error, RuntimeError)
     with pytest.raises(InputError, match="one conversation, found 2"):
@@ -131,7 +131,7 @@ def test_close_from_the_callback(tiny_checkpoint):
 
     thread = Session.spawn(tiny_checkpoint, on_frame=last, compile=False)
     thread.feed(sound(0))
-    assert done.wait(30)
+    assert done.wait(300)
     thread.close()
     assert not thread.running
     assert thread.error is None

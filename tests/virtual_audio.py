@@ -18,6 +18,8 @@ import numpy as np
 
 MICROPHONE, SPEAKER = "Desk_microphone", "Desk_speaker"
 RATE = 24000
+# A busy machine may take long to start a server.
+START_SECONDS = 120
 # In the order ALSA has them.
 PLACES = {1: "mono", 8: "front-left,front-right,rear-left,rear-right,front-center,lfe,side-left,side-right"}
 
@@ -80,7 +82,7 @@ class VirtualAudio:
             command += ["-L", m]
         self._log = (self.folder / "pulseaudio.log").open("w")
         self._server = subprocess.Popen(command, env=self.env, stdout=self._log, stderr=self._log)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if subprocess.run(["pactl", "info"], env=self.env, capture_output=True, check=False).returncode == 0:
                 return
@@ -159,7 +161,7 @@ class Jack:
         }
         command = ["jackd", "--no-realtime", "-n", self.name, "-d", "dummy", "-r", str(rate), "-p", "512"]
         self._server = subprocess.Popen(command, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + START_SECONDS
         while subprocess.run(["jack_lsp"], env=self.env, capture_output=True, check=False).returncode != 0:
             if time.monotonic() > deadline or self._server.poll() is not None:
                 self.stop()
@@ -174,4 +176,4 @@ class Jack:
 
     def stop(self) -> None:
         self._server.terminate()
-        self._server.wait(10)
+        self._server.wait(START_SECONDS)

@@ -50,10 +50,19 @@ class _Stream:
 
     def find(self) -> Settings:
         """Choose the device and settle how to open it, without opening it."""
-        device: Device = choose(devices(self._sd), self.kind, self.wanted.device)
-        w = self.wanted
+        w, device = self.wanted, self._choose(devices(self._sd))
         self.settings = settle(self._sd, device, self.kind, channel=w.channel, block=w.block, latency=w.latency)
         return self.settings
+
+    def _choose(self, found: list[Device]) -> Device:
+        """Numbers change when devices come and go: one that was found by its number is found again by its name."""
+        if self.settings is None or not str(self.wanted.device).strip().isdecimal():
+            return choose(found, self.kind, self.wanted.device)
+        before = self.settings.device
+        same = [d for d in found if (d.name, d.host) == (before.name, before.host) and d.channels(self.kind)]
+        if not same:
+            raise AudioError(f"{before.name} is not there any more.")
+        return next((d for d in same if d.index == before.index), same[0])
 
     def _start(self, settings: Settings, callback: Callable) -> None:
         make = self._sd.InputStream if self.kind == "input" else self._sd.OutputStream

@@ -73,6 +73,7 @@ class Status:
             "latency_ms": self.latency.milliseconds() if self.latency.count else None,
             "lag_ms": round(1000 * self.lag, 1),
             "buffer_ms": round(1000 * self.buffered, 1),
+            "hold_ms": round(1000 * self.hold, 1),
             "dropped_frames": self.dropped,
             "underruns": self.underruns,
             "invalid_samples": self.invalid,

@@ -23,7 +23,7 @@ def press(controls: Controls, key: str) -> None:
     elif action == "restart":
         controls.restart()
     elif action == "quit":
-        controls.stop(0, "quit")
+        controls.stop()
 
 
 class KeyReader:

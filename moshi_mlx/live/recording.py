@@ -6,7 +6,7 @@
     transcript.jsonl one line per word: {"start": seconds, "end": seconds, "text": ...}; restarts and interruptions too
 
 The three sounds have the same length: the frames of the talk, without its pauses. A disk that is full or slow never stops
-the talk.
+a talk in real time.
 """
 
 from __future__ import annotations
@@ -35,9 +35,18 @@ FLUSH_FRAMES = 6
 class Recorder:
     """`add`, `note` and `close` belong to the loop's thread; the disk is written by a thread of the recorder."""
 
-    def __init__(self, folder: str | Path, sample_rate: int = 24000, on_problem: Callable[[str], None] | None = None):
-        """Raises `AudioError` if the folder cannot be written or holds a recording. `on_problem` may be set later."""
-        self.folder, self.sample_rate = Path(folder), sample_rate
+    def __init__(
+        self,
+        folder: str | Path,
+        sample_rate: int = 24000,
+        on_problem: Callable[[str], None] | None = None,
+        patient: bool = False,
+    ):
+        """Raises `AudioError` if the folder cannot be written or holds a recording. `on_problem` may be set later.
+
+        `patient`: wait for a slow disk instead of leaving frames out, for talks faster than real time.
+        """
+        self.folder, self.sample_rate, self._patient = Path(folder), sample_rate, patient
         self.on_problem = on_problem
         self.frames = self.missed = 0
         self.broken: str | None = None
@@ -59,6 +68,13 @@ class Recorder:
         self._thread.start()
 
     # The loop's thread ------------------------------------------------------------------------------------------------
+
+    def outcome(self) -> str:
+        """What has become of the recording, in a sentence."""
+        if self.broken is not None:
+            return self.broken
+        late = f"; {self.missed} frames came too fast for the disk and are silent" if self.missed else ""
+        return f"recorded in {self.folder}{late}"
 
     @property
     def seconds(self) -> float:
@@ -84,7 +100,7 @@ class Recorder:
 
     def _put(self, index: int, pcm: np.ndarray | None, lines: str) -> None:
         try:
-            self._queue.put_nowait((index, pcm, lines))
+            self._queue.put((index, pcm, lines), block=self._patient)
         except queue.Full:
             self.missed += pcm is not None
 
