@@ -250,7 +250,7 @@ def _load_transformers(place: Place, folder: Path, config: dict) -> TextModel:
     size = sum(_fetch_weights(place))
     memory.refuse_if_too_large(size + checkpoint.OVERHEAD_BYTES, str(place))
     try:
-        model, tokenizer = mlx_lm.load(str(folder), lazy=True)[:2]
+        model, tokenizer = mlx_lm.load(str(folder), lazy=True, model_config=positions(config))[:2]
         mx.eval(_precision(model).parameters())
     except (ValueError, KeyError, TypeError, RuntimeError, OSError) as e:
         raise CheckpointError(f"{place} cannot be loaded: {_first_line(e)}") from None
@@ -261,6 +261,20 @@ def _load_transformers(place: Place, folder: Path, config: dict) -> TextModel:
         lambda text: list(tokenizer.encode(text, add_special_tokens=False)), lambda: _Segments(tokenizer.detokenizer),
         lambda: make_prompt_cache(model),
     )  # fmt: skip
+
+
+def positions(config: dict) -> dict:
+    """Rotary settings of a configuration under the names mlx-lm reads: transformers 5 writes `rope_parameters` instead.
+
+    Without them a Llama would silently turn with another base.
+    """
+    parameters = config.get("rope_parameters")
+    if not isinstance(parameters, dict):
+        return {}
+    names = {"rope_theta": parameters.get("rope_theta", config.get("rope_theta"))}
+    if parameters.get("rope_type", "default") != "default":
+        names["rope_scaling"] = parameters
+    return {name: value for name, value in names.items() if value is not None}
 
 
 def _fetch_weights(place: Place) -> Iterator[int]:

@@ -34,14 +34,15 @@ def kyutai_config(case: Path) -> dict:
     return {
         **HELIUM_1_PREVIEW_2B,
         "dim": c["hidden_size"], "num_heads": c["num_attention_heads"], "num_layers": c["num_hidden_layers"],
-        "max_period": c["rope_theta"], "text_card": c["vocab_size"], "text_in_vocab_size": c["vocab_size"],
+        "max_period": helium.positions(c).get("rope_theta", c.get("rope_theta")), "text_card": c["vocab_size"], "text_in_vocab_size": c["vocab_size"],
         "context": c["max_position_embeddings"],
     }  # fmt: skip
 
 
 def models(case: Path):
     """mlx-lm on the file of transformers, and ours on Kyutai's layout of the same weights where the case has it."""
-    model, config = load_model(case)
+    described = json.loads((case / "config.json").read_text())
+    model, config = load_model(case, model_config=helium.positions(described))
     yield "mlx-lm", text_model(model, lambda: make_prompt_cache(model), config["max_position_embeddings"])
     if (case / KYUTAI).exists():
         lm = Lm(CheckpointConfig.from_dict(kyutai_config(case)).lm)

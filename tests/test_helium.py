@@ -70,6 +70,20 @@ def kyutai(tmp_path_factory) -> Path:
     return folder
 
 
+def test_positions_as_transformers_5_writes_them(llama, tmp_path):
+    """The base of the rotation moved into `rope_parameters`, where mlx-lm does not look for it."""
+    folder = shutil.copytree(llama, tmp_path / "new")
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": config.pop("rope_theta")}
+    (folder / "config.json").write_text(json.dumps(config))
+    new, old = (helium.load(f) for f in (folder, llama))
+    prompt = mx.array([[1, 17, 5, 80, 33, 9, 61, 4]])
+    np.testing.assert_array_equal(new.model(prompt, cache=new.cache()), old.model(prompt, cache=old.cache()))
+    scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5.0}
+    assert helium.positions({"rope_parameters": scaled}) == {"rope_theta": 5.0, "rope_scaling": scaled}
+    assert helium.positions({"rope_theta": 5.0}) == {}
+
+
 @pytest.fixture(params=["llama", "kyutai"])
 def folder(request) -> Path:
     return request.getfixturevalue(request.param)
