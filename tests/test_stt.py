@@ -23,7 +23,7 @@ from moshi_mlx.speech_to_text.prompt import TextPrompt
 from moshi_mlx.speech_to_text.recording import AudioPrompt, Surroundings
 from moshi_mlx.speech_to_text.timeline import Timeline
 from moshi_mlx.speech_to_text.transcribe import FileTranscriber, Transcript, streaming_words
-from moshi_mlx.speech_to_text.words import WordStream, offline_words, plain_text
+from moshi_mlx.speech_to_text.words import WordStream, offline_words, plain_text, printable
 from moshi_mlx.speech_to_text.writers import FORMATS, as_srt, as_vtt, cues, format_of
 from moshi_mlx.text import Word
 
@@ -134,13 +134,19 @@ def test_the_rules_differ_by_little():
     assert all(abs(a.start - b.start) <= 0.2 for a, b in zip(offline, streaming, strict=True))
 
 
-def test_text_has_no_control_characters():
-    assert (
-        plain_text(
-            [TOKENIZER.piece_to_id("<0x1B>"), *TOKENIZER.encode("hi"), TOKENIZER.piece_to_id("<0x0A>")], TOKENIZER
-        )
-        == " hi "
-    )
+def test_text_has_no_control_characters(question):
+    """The rules spell what the tokenizer does; what is handed out can go to a terminal and into a subtitle."""
+    said = [TOKENIZER.piece_to_id("<0x1B>"), *TOKENIZER.encode("hi"), TOKENIZER.piece_to_id("<0x0A>")]
+    assert plain_text(said, TOKENIZER) == "\x1b hi\n"
+    assert printable(plain_text(said, TOKENIZER)) == " hi "
+    [found] = transcribe(question, listener(prompt=TextPrompt(said * 60)))
+    assert "\x1b" in plain_text(found.tokens, TOKENIZER)
+    assert "hi" in found.text
+    assert found.words
+    assert not any(c < " " for c in found.text + "".join(w.text for w in found.words))
+    transcriber, _ = live([*[PAD] * 8, BOUNDARY, *said, *[PAD] * 8], turns=False)
+    [word] = [e for events in run(transcriber, 20) for e in events if isinstance(e, LiveWord)]
+    assert word.text == " hi "
 
 
 # Live -----------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 from .listener import HeardFrames, Listener
 from .pauses import TurnDetector
 from .timeline import Timeline
-from .words import WordEnd, WordStart, WordStream
+from .words import WordEnd, WordStart, WordStream, printable
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -125,8 +125,9 @@ class LiveTranscriber:
     def _events(self, found: list) -> Iterator[Event]:
         for event in found:
             if isinstance(event, WordStart):
-                self._said.append(event.text)
-                yield LiveWord(event.text, self._timeline.seconds(event.frame))
+                text = printable(event.text)
+                self._said.append(text)
+                yield LiveWord(text, self._timeline.seconds(event.frame))
             elif isinstance(event, WordEnd):
                 yield LiveWordEnd(self._timeline.seconds(event.frame))
 

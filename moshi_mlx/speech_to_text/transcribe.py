@@ -17,7 +17,7 @@ from ..errors import AudioError, InputError
 from ..text import Word
 from .listener import Listener
 from .recording import Surroundings
-from .words import PAD, WordEnd, WordStart, WordStream, offline_words, plain_text
+from .words import PAD, WordEnd, WordStart, WordStream, offline_words, plain_text, printable
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -99,8 +99,12 @@ class FileTranscriber:
         else:
             words = streaming_words(row.tokens, tokenizer, around.frame_rate, around.delay, around.lead)
         # The silence that follows the recording is not part of it.
-        words = [Word(w.text, min(w.start, duration), min(w.end, duration)) for w in words]
-        text = plain_text(row.tokens, tokenizer).strip()
+        words = [
+            Word(text, min(w.start, duration), min(w.end, duration))
+            for w in words
+            if (text := printable(w.text).strip())
+        ]
+        text = printable(plain_text(row.tokens, tokenizer)).strip()
         return Transcript(row.reader.name, text, words, duration, row.tokens, prompt_left, row.error)
 
 

@@ -24,8 +24,12 @@ LAST_WORD_FRAMES = 12
 
 
 def plain_text(tokens: Sequence[int], tokenizer: SentencePieceProcessor) -> str:
-    """The text of a token stream, words and fragments outside of words alike, without control characters."""
-    text = tokenizer.decode([t for t in tokens if PAD < t < tokenizer.vocab_size()])
+    """The text of a token stream as the tokenizer spells it, words and fragments outside of words alike."""
+    return tokenizer.decode([t for t in tokens if PAD < t < tokenizer.vocab_size()])
+
+
+def printable(text: str) -> str:
+    """`text` on one line and without control characters, which would reach a terminal or break a subtitle."""
     return "".join(" " if c in "\n\t\r" else c for c in text if c in "\n\t\r" or unicodedata.category(c) != "Cc")
 
 
