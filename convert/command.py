@@ -18,7 +18,7 @@ from moshi_mlx.version import __version__
 from moshi_mlx.weights_writer import refuse_if_disk_is_full
 
 from . import card, hub_upload, outputs, verify
-from .folder import building, check_destination, copy_file, write_json, write_text, written
+from .folder import building, check_destination, copy_file, write_bytes, write_json, write_text, written
 from .outputs import Outputs
 from .source import Request, Source, open_source
 from .stream import write_file
@@ -128,7 +128,8 @@ def announce(source: Source, planned: Outputs, destination: Path) -> None:
 
 def make(planned: Outputs, destination: Path, job: Any, finish: Callable[[Path], None]) -> None:
     """Build the folder; `finish` sees it whole, before it gets its name."""
-    with building(destination, job) as folder:
+    # The configuration decides what is made of the same tensors.
+    with building(destination, {"job": job, "texts": planned.texts}) as folder:
         refuse_if_disk_is_full(folder, planned.nbytes - written(folder))
         columns = (
             TextColumn("converting"),
@@ -147,7 +148,7 @@ def make(planned: Outputs, destination: Path, job: Any, finish: Callable[[Path],
         for name, data in planned.texts.items():
             write_json(folder / name, data)
         for name, content in planned.contents.items():
-            (folder / name).write_bytes(content)
+            write_bytes(folder / name, content)
         for step in planned.steps:
             step(folder)
         finish(folder)
@@ -158,6 +159,7 @@ def check(source: Source, folder: Path, exact: bool, asked: bool) -> None:
     assert source.model is not None
     if not asked and not verify.is_small(source.model):
         return
+    verify.refuse_if_too_large(source.model)
     rewritten = source.codec is not None and source.codec.path is None and exact
     found = verify.compare(source.model, source.codec if rewritten else None, folder, exact)
     say(found.sentence())

@@ -53,6 +53,13 @@ def building(destination: Path, job: Any) -> Iterator[Path]:
         except MoshiError:
             shutil.rmtree(part, ignore_errors=True)
             raise
+        except BrokenPipeError:
+            # Nobody reads what is said any more; the folder can be finished another time.
+            raise
+        except OSError as e:
+            # A full disk can show itself in any write.
+            shutil.rmtree(part, ignore_errors=True)
+            raise CheckpointError(f"{e.filename or destination} cannot be written: {e.strerror or e}.") from None
 
 
 @contextlib.contextmanager
@@ -87,23 +94,34 @@ def _finish(part: Path, destination: Path) -> None:
         entry.unlink(missing_ok=True)
     try:
         os.rename(part, destination)
+    except OSError as e:
+        raise CheckpointError(f"{destination} cannot be made: {e.strerror or e}.") from None
+    # Not every file system can do this.
+    with contextlib.suppress(OSError):
         folder = os.open(destination.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except OSError as e:
-        raise CheckpointError(f"{destination} cannot be made: {e.strerror or e}.") from None
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """A small file, whole or not at all."""
     fresh = path.with_name(f".{path.name}.new")
     try:
-        fresh.write_text(text, encoding="utf-8")
+        # A symbolic link in its place would be followed.
+        fresh.unlink(missing_ok=True)
+        with fresh.open("xb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(fresh, path)
     except OSError as e:
         raise CheckpointError(f"{path} cannot be written: {e.strerror or e}.") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -116,7 +134,10 @@ def copy_file(source: Path, target: Path) -> None:
         return
     fresh = target.with_name(f".{target.name}.copy")
     try:
+        fresh.unlink(missing_ok=True)
         shutil.copyfile(source, fresh)
+        with fresh.open("rb") as f:
+            os.fsync(f.fileno())
         os.replace(fresh, target)
     except OSError as e:
         raise CheckpointError(f"{target} cannot be written: {e.strerror or e}.") from None

@@ -18,8 +18,8 @@ CHECKPOINT_BYTES = 512 << 20
 class PartFile(WeightsWriter):
     """As `WeightsWriter`, but the unfinished file keeps a fixed name and is continued by the next run of the same work.
 
-    `done` lists the tensors that are there already and are not written again. What was on its way when the machine stopped is
-    not trusted: only tensors before the last record are.
+    `done` lists the tensors that are there already and are not written again: all of them where the finished file is there. What
+    was on its way when the machine stopped is not trusted: only tensors before the last record are.
     """
 
     def __init__(
@@ -31,6 +31,9 @@ class PartFile(WeightsWriter):
         super().__init__(path, tensors, metadata)
 
     def _begin(self, header: bytes) -> None:
+        if self._is_whole(header):
+            self.done, self._waiting = list(self._sizes), iter(())
+            return
         part = self.path.with_name(f".{self.path.name}.part")
         self._digest = hashlib.sha256(header).hexdigest()
         self._temporary = str(part)
@@ -48,6 +51,13 @@ class PartFile(WeightsWriter):
         self._file.seek(stop)
         self.done = [name for name, _ in sizes[: self._count]]
         self._waiting = iter([name for name, _ in sizes[self._count :]])
+
+    def _is_whole(self, header: bytes) -> bool:
+        """Whether an earlier run finished the file: it got its name when every byte was safe on the disk."""
+        if self.path.is_symlink() or not self.path.is_file() or self.path.stat().st_size != self.total_bytes:
+            return False
+        with self.path.open("rb") as f:
+            return f.read(len(header)) == header
 
     def _recorded(self, part: Path, header_bytes: int) -> int:
         """Tensors that an earlier run finished, if it wrote the same header and all of them are there."""
@@ -76,7 +86,8 @@ class PartFile(WeightsWriter):
         self._since = 0
 
     def commit(self) -> None:
-        super().commit()
+        if self._temporary is not None:
+            super().commit()
         self._record.unlink(missing_ok=True)
 
     def discard(self) -> None:

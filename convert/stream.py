@@ -98,8 +98,11 @@ def _values(job: Job, uses: Counter) -> Sequence[mx.array]:
         return x
 
     try:
-        values = job.finish(job.expr.build(get))
-        finite = [_is_finite(x) for x in values if x.dtype in _FLOATS and x.size]
+        x = job.expr.build(get)
+        values = job.finish(x)
+        # What was packed says nothing of a NaN that went into it.
+        packed = any(v.dtype not in _FLOATS for v in values)
+        finite = [_is_finite(v) for v in [*values, *([x] if packed else [])] if v.dtype in _FLOATS and v.size]
         mx.eval(values, finite)
     except (ValueError, RuntimeError) as e:
         if isinstance(e, CheckpointError):

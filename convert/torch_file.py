@@ -124,7 +124,7 @@ def _read_old(file: IO[bytes]) -> tuple[Any, _Locate]:
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise ValueError("its numbers are not little-endian")
     saved, keys = _Unpickler(file).load(), _Unpickler(file).load()
-    sizes = {s.key: s.count * _ITEM_BYTES[_KINDS[s.kind]] for s in _storages(saved)}
+    sizes = {s.key: s.count * _ITEM_BYTES[_KINDS[s.kind]] for s in _storages(saved, set())}
     starts: dict[str, int] = {}
     position = file.tell()
     for key in keys:
@@ -138,12 +138,15 @@ def _read_old(file: IO[bytes]) -> tuple[Any, _Locate]:
     return saved, lambda key, nbytes: starts[key]
 
 
-def _storages(saved: Any) -> list[torch_reader._Storage]:
+def _storages(saved: Any, seen: set[int]) -> list[torch_reader._Storage]:
+    """Every storage in there. What is met again is in `seen` and not looked at twice: lists of lists can say much in few bytes."""
     if isinstance(saved, torch_reader._Tensor):
         return [saved.storage]
-    if isinstance(saved, dict):
-        return [s for value in saved.values() for s in _storages(value)]
-    return [s for value in saved for s in _storages(value)] if isinstance(saved, (list, tuple)) else []
+    if not isinstance(saved, (dict, list, tuple)) or id(saved) in seen:
+        return []
+    seen.add(id(saved))
+    values = saved.values() if isinstance(saved, dict) else saved
+    return [s for value in values for s in _storages(value, seen)]
 
 
 def _state_dict(saved: Any) -> Mapping[str, Any]:

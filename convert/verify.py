@@ -12,7 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from moshi_mlx import loading
+from moshi_mlx import loading, memory
 from moshi_mlx.config import LmConfig
 from moshi_mlx.errors import CheckpointError
 from moshi_mlx.layouts import mimi as mimi_layouts
@@ -50,8 +50,16 @@ class Difference:
 
 
 def is_small(model: LanguageModel) -> bool:
-    values = sum(int(np.prod(shape)) for shape in model.parameters.values())
-    return 2 * 4 * values <= SMALL_BYTES
+    return 2 * _float32_bytes(model) <= SMALL_BYTES
+
+
+def refuse_if_too_large(model: LanguageModel) -> None:
+    """One model is loaded after the other. Raises `CheckpointError` before it is tried where one alone is too much."""
+    memory.refuse_if_too_large(_float32_bytes(model), "--verify, which runs source and result in float32,")
+
+
+def _float32_bytes(model: LanguageModel) -> int:
+    return sum(4 * int(np.prod(shape)) for shape in model.parameters.values())
 
 
 def seeded_codes(cfg: LmConfig, frames: int, seed: int) -> mx.array:

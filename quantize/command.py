@@ -40,12 +40,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add_source_arguments(p)
     group = p.add_argument_group("packing")
-    group.add_argument("-q", "--bits", type=int, choices=recipes.BITS, help="bits per weight (published: 4 and 8)")
+    group.add_argument("-q", "--bits", type=int, metavar="BITS", help=f"bits per weight: {recipes.BITS_IN_WORDS}")
     group.add_argument(
         "--group-size",
         type=int,
-        choices=recipes.GROUP_SIZES,
-        help="weights that share a scale (default: 32 up to 4 bits, else 64)",
+        metavar="N",
+        help="weights that share a scale: 32, 64 or 128 (default: 32 up to 4 bits, else 64)",
     )
     group.add_argument(
         "--mode",

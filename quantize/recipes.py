@@ -18,6 +18,7 @@ from moshi_mlx.loading import Quantization
 from moshi_mlx.models.lm import Lm
 
 BITS = (2, 3, 4, 5, 6, 8)
+BITS_IN_WORDS = "2, 3, 4, 5, 6 or 8 (published: 4 and 8)"
 GROUP_SIZES = (32, 64, 128)
 # As published: 4 bits in groups of 32, 8 bits in groups of 64.
 PUBLISHED = {4: 32, 8: 64}
@@ -58,7 +59,11 @@ def base(bits: int | None, group_size: int | None, mode: str) -> Quantization:
             )
         return known
     if bits is None:
-        raise InputError("say how many bits: -q 4 or -q 8 as published, or another of 2, 3, 5, 6; or a float --mode.")
+        raise InputError(f"say how many bits: -q {BITS_IN_WORDS}; or a float --mode.")
+    if bits not in BITS:
+        raise InputError(f"MLX does not pack into {bits} bits; -q should be {BITS_IN_WORDS}.")
+    if group_size is not None and group_size not in GROUP_SIZES:
+        raise InputError(f"MLX has no groups of {group_size}; --group-size should be 32, 64 or 128.")
     return Quantization(group_size or DEFAULT_GROUP_SIZES[bits], bits)
 
 

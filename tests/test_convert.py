@@ -14,7 +14,7 @@ import golden_convert
 import mlx.core as mx
 import pytest
 from golden_convert import assert_same, convert, load, stored
-from moshi_mlx.convert import folder, hub_upload, stream
+from moshi_mlx.convert import card, folder, hub_upload, stream, verify
 from moshi_mlx.convert.command import main
 from moshi_mlx.convert.part_file import PartFile
 from moshi_mlx.convert.source import Request, open_source
@@ -232,6 +232,40 @@ def test_an_interrupted_run_goes_on_where_it_stopped(source, tmp_path, interrupt
     assert not part.exists()
 
 
+def test_what_is_finished_is_not_written_again(complete, tmp_path, interrupted, monkeypatch):
+    """Stopped after the weights, as in a long comparison: only small files are left to do."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(card, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            main([str(complete), str(tmp_path / "made")])
+    assert not (tmp_path / "made").exists()
+    assert interrupted.written
+    interrupted.written = []
+    made = convert(complete, tmp_path / "made")
+    assert interrupted.written == []
+    whole = convert(complete, tmp_path / "whole")
+    for path in whole.iterdir():
+        if path.suffix != ".md":
+            assert (made / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_another_configuration_starts_anew(source, tmp_path, interrupted):
+    """The same tensors mean something else: nothing of the earlier run is kept."""
+    interrupted.left = 9
+    with pytest.raises(KeyboardInterrupt):
+        main([str(source), str(tmp_path / "made")])
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "max_period": 20000}))
+    interrupted.left, interrupted.written = None, []
+    made = convert(source, tmp_path / "made")
+    assert len(interrupted.written) == len(stored(made))
+    assert json.loads((made / "config.json").read_text())["max_period"] == 20000
+
+
 def test_another_job_starts_anew(source, tmp_path, interrupted):
     interrupted.left = 9
     with pytest.raises(KeyboardInterrupt):
@@ -253,21 +287,32 @@ def test_a_source_that_changed_is_read_again(source, tmp_path, interrupted):
     assert len(interrupted.written) == len(stored(made))
 
 
-def test_a_killed_process_leaves_nothing_finished(source, tmp_path):
-    """SIGKILL in the middle of the file; only what was made safe on the disk is trusted."""
-    script = """
+KILLED = {
+    # What dies: (object, its method, after so many calls)
+    "in the middle of the file": ("part_file.PartFile", "write", 12),
+    "before the file gets its name": ("part_file.PartFile", "commit", 0),
+    "before the folder gets its name": ("os", "rename", 0),
+}
+
+
+@pytest.mark.parametrize("case", KILLED)
+def test_a_killed_process_leaves_nothing_finished(source, tmp_path, case):
+    """SIGKILL; only what was made safe on the disk is trusted."""
+    place, method, calls = KILLED[case]
+    script = f"""
 import os, signal, sys
 from moshi_mlx.convert import part_file
 from moshi_mlx.convert.command import main
 part_file.CHECKPOINT_BYTES = 20_000
-original, count = part_file.PartFile.write, [0]
-def write(self, name, data):
+original, count = {place}.{method}, [0]
+def die(*given):
     count[0] += 1
-    if count[0] > 12:
-        self._file.flush()
+    if count[0] > {calls}:
+        if isinstance(given[0], part_file.PartFile):
+            given[0]._file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
-    original(self, name, data)
-part_file.PartFile.write = write
+    return original(*given)
+{place}.{method} = die
 main(sys.argv[1:])
 """
     done = subprocess.run(
@@ -275,11 +320,13 @@ main(sys.argv[1:])
     )
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "made").exists()
-    record = json.loads((tmp_path / ".made.part" / ".model.safetensors.done").read_text())
-    assert 0 < record["tensors"] <= 12
+    if method == "write":
+        record = json.loads((tmp_path / ".made.part" / ".model.safetensors.done").read_text())
+        assert 0 < record["tensors"] <= 12
     whole = convert(source, tmp_path / "whole")
     made = convert(source, tmp_path / "made")
     assert (made / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert {p.name for p in made.iterdir()} == {p.name for p in whole.iterdir()}
 
 
 def test_a_terminated_run_can_be_continued(source, tmp_path, monkeypatch):
@@ -314,6 +361,11 @@ def test_records_of_other_files_are_not_believed(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be written"):
         PartFile(tmp_path / "x.safetensors", specs, None)
     assert not (tmp_path / "elsewhere").exists()
+    # Neither are finished ones with another header, or cut short.
+    for left in (mx.zeros(9), mx.zeros(8)):
+        mx.save_safetensors(str(tmp_path / "y.safetensors"), {"a": left})
+        with PartFile(tmp_path / "y.safetensors", [("b", "F32", (8,))], None) as writer:
+            assert writer.done == []
 
 
 # The Hub ----------------------------------------------------------------------------------------------------------
@@ -398,6 +450,14 @@ def test_one_tensor_at_a_time(complete, tmp_path, monkeypatch):
     largest = max(info.nbytes for info in source.model.tensors.values())
     assert max(seen) - before < 4 * largest
     assert max(seen) - before < source.model.tensors.nbytes / 2
+
+
+def test_models_too_large_to_be_compared_are_not_loaded(complete, tmp_path, monkeypatch):
+    monkeypatch.setattr(verify.memory, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(verify.memory, "total_bytes", lambda: 1000)
+    with pytest.raises(CheckpointError, match=r"--verify, which runs source and result in float32, needs .* of memory"):
+        main([str(complete), str(tmp_path / "made"), "--verify"])
+    assert not (tmp_path / "made").exists()
 
 
 def test_resident_memory_is_bounded(tmp_path):

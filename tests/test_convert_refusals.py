@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -213,6 +214,17 @@ def test_damaged_files_of_torch(source, tmp_path):
     empty = torch_files.write_archive(tmp_path / "a.pt", torch_files.dictionary({"epoch": b"K\x03"}), {})
     (source / "model.pt").write_bytes(empty.read_bytes())
     refused(source, tmp_path, "a dictionary of epoch and no state dict")
+
+
+def test_lists_of_lists_are_looked_at_once(source, tmp_path):
+    """Sixty lists, each holding the one before twice, are few bytes and more paths than any machine can walk."""
+    nested = b"]q\x00" + b"".join(
+        b"]q" + bytes([i]) + b"(h" + bytes([i - 1]) + b"h" + bytes([i - 1]) + b"e" for i in range(1, 61)
+    )
+    head = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
+    system = b"\x80\x02}(X\x0d\x00\x00\x00little_endian\x88u."
+    with_weights(source, "model.pt", head + system + b"\x80\x02" + nested + b"." + b"\x80\x02].")
+    refused(source, tmp_path, "holds list and no state dict")
 
 
 def test_a_compressed_archive_is_refused(source, tmp_path):
@@ -457,6 +469,24 @@ commands.run(main, sys.argv[1:])
     assert "cannot be written: File too large" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source"]
+
+
+def test_every_write_can_fail(tiny_copy, tmp_path, monkeypatch):
+    """A disk without space says so when bytes are made safe: at each file in turn, nothing is left and one sentence is said."""
+    original, calls = os.fsync, [0]
+
+    def fsync(handle):
+        calls[0] -= 1
+        if not calls[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    # Codec, model, tokenizer, description of the codec, configuration, card.
+    for n in range(1, 7):
+        calls[0] = n
+        refused(tiny_copy, tmp_path, "cannot be written: No space left on device")
+        assert calls[0] <= 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -28,10 +28,11 @@ from moshi_mlx.models.mimi_model import MimiModel
 from moshi_mlx.weights_file import WeightsFile
 
 GOLDENS = Path(__file__).parent / "goldens"
+DEFAULTS = {2: 32, 3: 32, 4: 32, 5: 64, 6: 64, 8: 64}
 KINDS = [
-    (["-q", "2"], Quantization(32, 2)), (["-q", "3"], Quantization(32, 3)), (["-q", "4"], Quantization(32, 4)),
-    (["-q", "4", "--group-size", "64"], Quantization(64, 4)), (["-q", "5"], Quantization(64, 5)), (["-q", "6"], Quantization(64, 6)),
-    (["-q", "8"], Quantization(64, 8)), (["-q", "8", "--group-size", "32"], Quantization(32, 8)),
+    *((["-q", str(bits)], Quantization(group, bits)) for bits, group in DEFAULTS.items()),
+    *((["-q", str(bits), "--group-size", str(group)], Quantization(group, bits))
+      for bits, usual in DEFAULTS.items() for group in (32, 64, 128) if group != usual),
     (["--mode", "mxfp4"], Quantization(32, 4, "mxfp4")), (["--mode", "mxfp8"], Quantization(32, 8, "mxfp8")),
     (["--mode", "nvfp4"], Quantization(16, 4, "nvfp4")),
 ]  # fmt: skip
@@ -54,7 +55,11 @@ def whole_model(source: Path, q: Quantization) -> dict[str, mx.array]:
     """What `nn.quantize` makes of the loaded model."""
     lm = Lm(CheckpointConfig.from_dict(config_of(source)).lm)
     load_lm_file(lm, source / "model.safetensors")
-    nn.quantize(lm, q.group_size, q.bits, mode=q.mode)
+
+    def fills_groups(path: str, layer: nn.Module) -> bool:
+        return hasattr(layer, "to_quantized") and layer.weight.shape[-1] % q.group_size == 0
+
+    nn.quantize(lm, q.group_size, q.bits, mode=q.mode, class_predicate=fills_groups)
     return dict(tree_flatten(lm.parameters()))
 
 
@@ -66,7 +71,14 @@ def test_every_kind_is_what_nn_quantize_makes(tiny_checkpoint, tmp_path, flags, 
     made = quantize(tiny_checkpoint, tmp_path / "made", *flags)
     assert_same(weights_of(made), whole_model(tiny_checkpoint, q))
     said = config_of(made)["quantization"]
-    assert said == {"group_size": q.group_size, "bits": q.bits, "mode": q.mode}
+    dense = {path for path, entry in said.items() if entry is False}
+    assert {k: v for k, v in said.items() if k not in dense} == {
+        "group_size": q.group_size,
+        "bits": q.bits,
+        "mode": q.mode,
+    }
+    # The depth transformer is 64 wide, half a group.
+    assert bool(dense) == (q.group_size == 128)
     # Loads without a flag, as every command does.
     loader = Loader(locate(made), dtype=mx.float32)
     assert set(loader.quantizations.values()) == {q}
@@ -301,6 +313,9 @@ def test_quality_of_a_packed_codec_is_that_of_its_file(tiny_checkpoint, tmp_path
 # Refusals ---------------------------------------------------------------------------------------------------------
 
 REFUSED = {
+    "bits that MLX has not": (["-q", "7"], "MLX does not pack into 7 bits; -q should be 2, 3, 4, 5, 6 or 8"),
+    "groups that MLX has not": (["-q", "4", "--group-size", "48"], "MLX has no groups of 48; --group-size should be 32, 64 or 128"),
+    "wide groups of a float mode": (["--group-size", "128", "--mode", "mxfp4"], "--mode mxfp4 is 4 bits in groups of 32"),
     "no bits": ([], "say how many bits"),
     "bits of another mode": (["-q", "8", "--mode", "mxfp4"], "--mode mxfp4 is 4 bits in groups of 32"),
     "groups of another mode": (["--group-size", "64", "--mode", "nvfp4"], "--mode nvfp4 is 4 bits in groups of 16"),
@@ -371,6 +386,20 @@ def test_a_failed_run_leaves_nothing(tiny_copy, tmp_path):
     with pytest.raises(MoshiError, match=r"NaN or infinite values in text_linear\.weight"):
         main([str(tiny_copy), str(tmp_path / "made"), "-q", "4"])
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "flags", [["-q", "4"], ["--mode", "mxfp4"], ["--mode", "mxfp8"], ["--mode", "nvfp4"]], ids="".join
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_number_that_is_none(tiny_copy, tmp_path, flags, value):
+    """Packed integers and scales do not show it: it has to be seen before."""
+    tensors = dict(mx.load(str(tiny_copy / "model.safetensors")))
+    tensors["text_linear.weight"][3, 5] = value
+    mx.save_safetensors(str(tiny_copy / "model.safetensors"), tensors)
+    with pytest.raises(MoshiError, match=r"NaN or infinite values in text_linear\.weight"):
+        main([str(tiny_copy), str(tmp_path / "made"), *flags])
+    assert not (tmp_path / "made").exists()
 
 
 def test_packings_are_recorded_the_way_mlx_lm_does():

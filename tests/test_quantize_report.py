@@ -25,11 +25,11 @@ GOLDENS = Path(__file__).parent / "goldens"
 
 
 @pytest.fixture(scope="module")
-def made(tiny_checkpoint, tmp_path_factory, question=None) -> tuple[Path, dict]:
+def made(tiny_checkpoint, tmp_path_factory) -> tuple[Path, dict]:
     """A folder and its report."""
-    pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("report")
-    quantize(tiny_checkpoint, folder / "q4", "-q", "4", "--report", str(folder / "r.json"), "--frames", "16")
+    flags = ["--report", str(folder / "r.json"), "--frames", "16", "--no-picture"]
+    quantize(tiny_checkpoint, folder / "q4", "-q", "4", *flags)
     return folder, json.loads((folder / "r.json").read_text())
 
 
@@ -75,21 +75,16 @@ def test_bytes_and_bounds_of_moshi_7b():
     )
 
 
-def test_table_and_picture(made, capfd, tmp_path):
-    folder, found = made
-    assert (folder / "r.png").read_bytes().startswith(b"\x89PNG")
-    assert "arithmetic" in found["chips_are"]
-    quantize(
-        open_tiny(made),
-        tmp_path / "q",
-        "-q",
-        "8",
-        "--report",
-        str(tmp_path / "x.json"),
-        "--no-picture",
-        "--frames",
-        "4",
-    )
+def test_picture(tiny_checkpoint, tmp_path):
+    pytest.importorskip("matplotlib")
+    quantize(tiny_checkpoint, tmp_path / "q4", "-q", "4", "--report", str(tmp_path / "r.json"), "--frames", "4")
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_table(made, tiny_checkpoint, capfd, tmp_path):
+    assert "arithmetic" in made[1]["chips_are"]
+    flags = ["--report", str(tmp_path / "x.json"), "--no-picture", "--frames", "4"]
+    quantize(tiny_checkpoint, tmp_path / "q", "-q", "8", *flags)
     said = capfd.readouterr().err
     for words in (
         "bits per weight",
@@ -102,10 +97,6 @@ def test_table_and_picture(made, capfd, tmp_path):
     ):
         assert words in said
     assert not (tmp_path / "x.png").exists()
-
-
-def open_tiny(made) -> Path:
-    return Path(made[1]["source"])
 
 
 def test_the_picture_needs_matplotlib(tiny_checkpoint, tmp_path, monkeypatch):
