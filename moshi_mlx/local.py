@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import commands
+from . import commands, hibiki
 from .audio import devices, echo
 from .audio.streams import Speaker
 from .codec_rust import RustSession
@@ -18,6 +18,7 @@ from .commands import console, say
 from .errors import InputError
 from .live.assemble import Sides, make_sides
 from .live.controls import Controls
+from .live.file_sides import FileSource, PacedFileSource
 from .live.keys import KeyReader
 from .live.lines import JsonView, PlainView, summary
 from .live.loop import LiveLoop
@@ -26,8 +27,9 @@ from .live.reporter import Reporter, View
 from .live.sides import Talker
 from .live.terminal import TerminalView
 from .live.trace import NoTrace, Trace
+from .live.translation import LiveTranslation
 from .live.warmup import warm_up
-from .session import Session
+from .session import Frame, Session
 
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
@@ -47,9 +49,9 @@ def parser() -> argparse.ArgumentParser:
     sound.add_argument(
         "--tail",
         type=float,
-        default=0.0,
         metavar="SECONDS",
-        help="listen to silence after the file of --input (default: %(default)s)",
+        help="listen to silence after the file of --input (default: 0; translations: up to "
+        f"{hibiki.TAIL_SECONDS:.0f} until the model ends it)",
     )
     sound.add_argument(
         "--echo-cancel",
@@ -106,7 +108,7 @@ def main(argv: list[str] | None = None, make_talker: Callable[[argparse.Namespac
         output_device=args.output_device,
         input_channel=args.input_channel,
         fast=args.fast,
-        tail=args.tail,
+        tail=args.tail or 0.0,
         max_lag=args.max_lag / 1000,
         device_latency=args.device_latency / 1000,
     )
@@ -125,7 +127,7 @@ def check(args: argparse.Namespace) -> None:
     for name, value, most in (("--max-lag", args.max_lag, 4000), ("--device-latency", args.device_latency, 1000)):
         if not 0 < value <= most:
             raise InputError(f"{name} should be above 0 and up to {most} ms, found {value}.")
-    if not 0 <= args.tail < float("inf"):
+    if args.tail is not None and not 0 <= args.tail < float("inf"):
         raise InputError(f"--tail should be 0 or more seconds, found {args.tail}.")
     if args.steps is not None and args.steps < 1:
         raise InputError(f"--steps should be 1 or more frames, found {args.steps}.")
@@ -159,7 +161,8 @@ def load_talker(args: argparse.Namespace) -> Session | RustSession:
     }
     if args.codec == "rust":
         return RustSession(loaded, **options)
-    return Session(loaded, voice=args.voice, text_prompt=args.text_prompt, **options)
+    kind = LiveTranslation if hibiki.is_translation(loaded) else Session
+    return kind(loaded, voice=args.voice, text_prompt=args.text_prompt, **options)
 
 
 def prepare(talker: Talker, sides: Sides) -> None:
@@ -193,6 +196,7 @@ def talk(
         restart_audio=sides.restart_audio,
         steps=args.steps,
         seed=args.seed,
+        rest=what_follows(talker, sides, args.tail),
     )
     reporter = Reporter(make_view(args), loop.status, lambda: controls.stop(1, "a reader that went away"))
     loop.tell = reporter.emit
@@ -214,6 +218,15 @@ def talk(
         if recorder is not None:
             say(recorder.outcome())
     return controls.exit_code or 0
+
+
+def what_follows(talker: Talker, sides: Sides, tail: float | None) -> Callable[[], Iterator[Frame]] | None:
+    """What a translation still says when its source is over; the silence it hears meanwhile is its own."""
+    if not isinstance(talker, LiveTranslation):
+        return None
+    if isinstance(sides.source, (FileSource, PacedFileSource)):
+        sides.source.tail = 0.0
+    return lambda: talker.rest(commands.first(tail, hibiki.TAIL_SECONDS))
 
 
 def make_view(args: argparse.Namespace) -> View:

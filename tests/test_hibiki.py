@@ -12,9 +12,14 @@ import pytest
 import soundfile
 from random_checkpoint import write
 
-from moshi_mlx import checkpoint, hibiki, run_inference
+from moshi_mlx import checkpoint, hibiki, local, run_inference
+from moshi_mlx.audio.files import AudioReader
 from moshi_mlx.errors import InputError
 from moshi_mlx.hibiki import EOS, PAD, Ending
+from moshi_mlx.live.controls import Controls
+from moshi_mlx.live.file_sides import FileSink, FileSource
+from moshi_mlx.live.loop import LiveLoop
+from moshi_mlx.live.translation import LiveTranslation
 from moshi_mlx.modules.sampling import Sampler
 from moshi_mlx.session import Session, default_attributes
 from moshi_mlx.step import Step, make_conditions
@@ -252,3 +257,68 @@ def test_compiled_alike(folders, speech):
     frames += [session.step(pcm, marked) for pcm, marked in Ending(5).frames(1920)]
     said = np.array([[f.text_token, *f.codes] for f in frames])
     np.testing.assert_array_equal(said[said[:, 0] != -2], plain)
+
+
+@pytest.mark.parametrize("kind", ["one", "zero", "endless"])
+def test_a_live_translation_is_said_to_its_end(folders, recording, tmp_path, kind, capsys):
+    """The live loop over a recording says what the command for recordings says, after the end of the source too."""
+    common = ["--model", str(folders[kind]), "--greedy", "--no-compile", "--tail", "2"]
+    run_inference.main([str(recording), str(tmp_path / "file.wav"), *common])
+    text = capsys.readouterr().out
+    assert local.main(["--input", str(recording), "--output", str(tmp_path / "live.wav"), "--fast", *common]) == 0
+    file, live = (soundfile.read(tmp_path / f"{n}.wav")[0] for n in ("file", "live"))
+    np.testing.assert_array_equal(live[: len(file)], file)
+    if kind == "endless":
+        # Sound that was heard cannot be taken back after the last word.
+        assert len(live) == (26 + 1 + 25) * 1920
+    else:
+        assert len(live) == len(file) > 26 * 1920
+    assert capsys.readouterr().out.split() == text.split()
+
+
+def test_a_live_translation_can_be_bounded_and_begun_anew(folders, recording, tmp_path, speech):
+    """`--steps` counts what follows the source; a new conversation begins as the first did."""
+    args = [
+        "--input",
+        str(recording),
+        "--output",
+        str(tmp_path / "o.wav"),
+        "--fast",
+        "--model",
+        str(folders["endless"]),
+    ]
+    assert local.main([*args, "--steps", "30", "--no-compile"]) == 0
+    assert soundfile.info(tmp_path / "o.wav").frames == 30 * 1920
+    session = LiveTranslation(
+        checkpoint.load(folders["zero"]), text_sampler=GREEDY, audio_sampler=GREEDY, compile=False
+    )
+    first = [session.step(pcm) for pcm in padded(speech)[:8]]
+    session.reset()
+    again = [session.step(pcm) for pcm in padded(speech)[:8]]
+    assert [f.index for f in first] == list(range(8))
+    for a, b in zip(first, again, strict=True):
+        assert a.text == b.text
+        np.testing.assert_array_equal(a.codes, b.codes)
+
+
+def test_the_rest_keeps_the_pace_of_the_source(folders, recording, tmp_path):
+    """A loudspeaker takes no more than it plays: every frame after the source is waited for. A stop ends it."""
+
+    class Paced(FileSource):
+        paced = True
+
+    class Waits(Controls):
+        waited = 0
+
+        def wait(self, seconds):
+            assert seconds <= 0.08 * (self.waited + 1)
+            self.waited += 1
+            if self.waited == 5:
+                self.stop()
+
+    session = LiveTranslation(checkpoint.load(folders["endless"]), compile=False)
+    controls, sink = Waits(), FileSink(tmp_path / "o.wav")
+    source = Paced(AudioReader(recording))
+    loop = LiveLoop(session, source, sink, controls=controls, rest=lambda: session.rest(10.0))
+    assert loop.run().frames == 26 + 5
+    assert controls.waited == 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +17,15 @@ from ..errors import AudioError
 BLOCK_SECONDS = 0.01
 
 
-def frames(reader: AudioReader, size: int, tail: float) -> Iterator[np.ndarray]:
-    """A recording's frames, then `tail` seconds of silence."""
+def frames(reader: AudioReader, size: int, tail: Callable[[], float]) -> Iterator[np.ndarray]:
+    """A recording's frames, then `tail()` seconds of silence."""
     yield from reader.frames(size)
-    for _ in range(round(tail * reader.sample_rate / size)):
+    for _ in range(round(tail() * reader.sample_rate / size)):
         yield np.zeros(size, np.float32)
 
 
 class FileSource:
-    """A recording as fast as the model takes it (`--fast`)."""
+    """A recording as fast as the model takes it (`--fast`). `tail`, seconds of silence after it, may be changed until then."""
 
     paced = False
     silent = False
@@ -33,7 +33,8 @@ class FileSource:
     lag = delay = 0.0
 
     def __init__(self, reader: AudioReader, frame_size: int = 1920, tail: float = 0.0):
-        self._reader, self._frames = reader, frames(reader, frame_size, tail)
+        self.tail = tail
+        self._reader, self._frames = reader, frames(reader, frame_size, lambda: self.tail)
         self.ended = False
         self.completed = 0.0
 
@@ -74,7 +75,8 @@ class PacedFileSource:
     delay = 0.0
 
     def __init__(self, reader: AudioReader, frame_size: int = 1920, tail: float = 0.0, max_lag: float = MAX_LAG):
-        self._reader, self._frames = reader, frames(reader, frame_size, tail)
+        self.tail = tail
+        self._reader, self._frames = reader, frames(reader, frame_size, lambda: self.tail)
         self.capture = Capture(reader.sample_rate, frame_size, reader.sample_rate, max_lag)
         self._done, self._closing, self._going = threading.Event(), threading.Event(), threading.Event()
         self._error: AudioError | None = None

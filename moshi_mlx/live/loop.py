@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 import numpy as np
 
 from ..audio.echo import Canceller, FarEnd
 from ..errors import AudioError
+from ..session import Frame
 from ..text import Word, WordTimer
 from .controls import Controls
 from .figures import Status, decibels
@@ -34,7 +35,8 @@ class LiveLoop:
     """One talk. `status` may be read and `controls` used from any thread while `run` is going on.
 
     `tell(kind, **fields)` hears what happens: "text", "word", "notice", "status"; it must not block.
-    `restart_audio` lets PortAudio look for devices again after one was lost.
+    `restart_audio` lets PortAudio look for devices again after one was lost. `rest`: what is still said once the source has
+    ended by itself, which translations have.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class LiveLoop:
         steps: int | None = None,
         seed: int = 0,
         frame_rate: float = 12.5,
+        rest: Callable[[], Iterator[Frame]] | None = None,
     ):
         self.talker, self.source, self.sink = talker, source, sink
         self.canceller, self.recorder = canceller, recorder
@@ -59,6 +62,7 @@ class LiveLoop:
         self.controls, self.status = controls or Controls(), Status()
         self.restart_audio, self.steps, self.seed = restart_audio, steps, seed
         self.tell: Tell = _tell_nobody if tell is None else tell
+        self._rest = rest
         self._timer, self._frame_rate = WordTimer(frame_rate), frame_rate
         self._far: FarEnd | None = None
         self._said = {"silence": False, "invalid": False}
@@ -77,6 +81,7 @@ class LiveLoop:
                 if self.controls.paused or self.controls.stopping:
                     continue
                 self._turn()
+            self._say_the_rest()
             self._finish()
         finally:
             self.controls.on_change(None)
@@ -96,8 +101,11 @@ class LiveLoop:
             self._far = FarEnd(self.sink.playback)
 
     def _over(self) -> bool:
-        done = self.steps is not None and self.status.frames >= self.steps
-        return self.controls.stopping or self.source.ended or done
+        return self._done() or self.source.ended
+
+    def _done(self) -> bool:
+        """Whether no further frame is wanted."""
+        return self.controls.stopping or (self.steps is not None and self.status.frames >= self.steps)
 
     def _turn(self) -> None:
         with self.trace.span("listen"):
@@ -122,6 +130,26 @@ class LiveLoop:
         with self.trace.span("step"):
             frame = self.talker.step(heard)
         self.status.steps.add(time.perf_counter() - begun)
+        self._answer(heard, frame, completed)
+
+    def _say_the_rest(self) -> None:
+        """Frames that follow the end of the source, at the pace at which it came."""
+        if self._rest is None or not self.source.ended:
+            return
+        due, rest = time.perf_counter(), self._rest()
+        while not self._done():
+            begun = time.perf_counter()
+            frame = next(rest, None)
+            if frame is None:
+                return
+            self.status.steps.add(time.perf_counter() - begun)
+            self._answer(np.zeros_like(frame.pcm), frame, begun)
+            due += 1 / self._frame_rate
+            if self.source.paced:
+                self.controls.wait(max(0.0, due - time.perf_counter()))
+
+    def _answer(self, heard: np.ndarray, frame: Frame, completed: float) -> None:
+        """One frame of the reply: to the loudspeaker, the screen, the recording."""
         with self.trace.span("speak"):
             self.sink.write(frame.pcm, completed)
         words = self._tell(frame.text)
