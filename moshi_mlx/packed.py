@@ -90,7 +90,8 @@ def lay_out_for_cpu(module: nn.Module) -> None:
     """Store matrices as the CPU backend multiplies them fastest; nothing happens on a GPU.
 
     Its product with `[in, out]` is twice as fast as with `[out, in]`: layers keep a transposed view of such a matrix. Its product with
-    packed weights is scalar code, slower than either: a model that takes little memory unpacked is unpacked, to the same values.
+    packed weights is scalar code, slower than either: a model that takes little memory unpacked is unpacked, to the same values, and a
+    larger one multiplied on all cores.
     """
     if mx.default_device() != mx.cpu:
         return
@@ -99,8 +100,10 @@ def lay_out_for_cpu(module: nn.Module) -> None:
     done: dict[int, mx.array] = {}
 
     def by_columns(path: str, m: nn.Module) -> nn.Module:
+        if isinstance(m, nn.QuantizedLinear) and not unpack:
+            return _PackedLinear(m)
         packed = isinstance(m, nn.QuantizedLinear)
-        if not isinstance(m, nn.Linear) and not (packed and unpack):
+        if not isinstance(m, nn.Linear) and not packed:
             return m
         if id(m.weight) not in done:
             weight = Matrix.of(m).rows(mx.arange(m.weight.shape[0]), mx.float32) if packed else m.weight
@@ -112,6 +115,22 @@ def lay_out_for_cpu(module: nn.Module) -> None:
         return layer
 
     module.update_modules(tree_map_with_path(by_columns, module.leaf_modules(), is_leaf=nn.Module.is_module))
+
+
+class _PackedLinear(nn.QuantizedLinear):
+    """The same layer, multiplied on all cores."""
+
+    def __init__(self, layer: nn.QuantizedLinear):
+        nn.Module.__init__(self)
+        self.group_size, self.bits, self.mode = layer.group_size, layer.bits, layer.mode
+        set_matrix(self, Matrix.of(layer))
+        if "bias" in layer:
+            self.bias = layer.bias
+        self.freeze()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y = Matrix.of(self).product(x)
+        return y + self["bias"] if "bias" in self else y
 
 
 def _unpacked_bytes(layers: Sequence[nn.Module]) -> int:

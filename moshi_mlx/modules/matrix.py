@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
+from .. import cores
+
 PARTS = ("weight", "scales", "biases")
 
 
@@ -64,10 +66,7 @@ class Matrix:
         """`x [..., columns]` -> `[..., rows]`."""
         if self.scales is None:
             return x @ self.weight.T
-        return mx.quantized_matmul(
-            x, self.weight, self.scales, self.biases,
-            transpose=True, group_size=self.group_size, bits=self.bits, mode=self.mode,
-        )  # fmt: skip
+        return cores.product(x, self.weight, self.scales, self.biases, self.group_size, self.bits, self.mode)
 
     def rows(self, index: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
         """Rows of non-negative `index [...]` -> `[..., columns]` in `dtype` (None: as stored)."""
