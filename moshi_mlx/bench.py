@@ -77,7 +77,11 @@ def main(argv: list[str] | None = None) -> int:
     }
     figures["parts_ms"] = parts(session, sound)
     if args.compare:
-        figures["moshi_mlx_0.3.0"] = bench_peer.measure(args.compare, loaded.files, min(args.steps, 200))
+        steps = min(args.steps, 200)
+        figures["language_model_alone"] = {
+            "moshi_mlx": bench_peer.measure_ours(loaded.files, steps),
+            "moshi_mlx_0.3.0": bench_peer.measure_published(args.compare, loaded.files, steps),
+        }
     if args.plot:
         draw(times["wall_ms"], Path(args.plot), figures)
     print(json.dumps(figures, indent=1)) if args.json else show(figures)
@@ -213,14 +217,12 @@ def show(figures: dict[str, Any]) -> None:
     ]  # fmt: skip
     if figures["thermal"]:
         rows.append(("heat", figures["thermal"]))
-    if "moshi_mlx_0.3.0" in figures:
-        other = figures["moshi_mlx_0.3.0"]
-        rows.append(
-            (
-                "moshi_mlx 0.3.0",
-                f"load {other['load_s']} s, first frame {other['first_frame_s']} s, language model p50 {other['p50']} ms, peak {gigabytes(other['peak'])}",
-            )
-        )
+    for run in figures.get("language_model_alone", {}).values():
+        rows.append((
+            f"moshi_mlx {run['version']}, language model alone",
+            f"load {run['load_s']} s, first codes {run['first_frame_s']} s, ms per frame p50 {run['p50']}   p95 {run['p95']}, "
+            f"peak {gigabytes(run['peak'])}, resident {gigabytes(run['resident_peak'])}",
+        ))  # fmt: skip
     for row in rows:
         table.add_row(*row)
     commands.Console().print(table)

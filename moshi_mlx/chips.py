@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
+import re
 import subprocess
 import sys
 
@@ -13,6 +15,16 @@ BANDWIDTH = {
     "M4": 120, "M4 Pro": 273, "M4 Max": 546,
     "M5": 153,
 }  # fmt: skip
+
+
+# `OSThermalPressureLevel` of macOS.
+_PRESSURE = {
+    0: "nominal",
+    1: "moderate pressure",
+    2: "heavy pressure",
+    3: "trapping pressure",
+    4: "sleeping pressure",
+}
 
 
 def chip() -> str:
@@ -34,16 +46,30 @@ def bandwidth(name: str) -> int | None:
 
 
 def thermal_state() -> str | None:
-    """What macOS says about heat: the speed limit in per cent, or that none is recorded. None elsewhere."""
+    """What macOS says about heat: its pressure level, and the speed limit where there is one. None elsewhere."""
     if sys.platform != "darwin":
         return None
-    return read_thermal(subprocess.run(["pmset", "-g", "therm"], capture_output=True, text=True, check=False).stdout)
+    pmset = subprocess.run(["pmset", "-g", "therm"], capture_output=True, text=True, check=False).stdout
+    return describe_heat(_pressure(), pmset)
 
 
-def read_thermal(text: str) -> str:
-    """The answer of `pmset -g therm` in a few words."""
-    for line in text.splitlines():
-        if "CPU_Speed_Limit" in line and "=" in line:
-            limit = line.split("=", 1)[1].strip()
-            return "no thermal limit" if limit == "100" else f"limited to {limit} % speed"
-    return "no thermal limit"
+def describe_heat(pressure: int | None, pmset: str) -> str:
+    """The pressure level (None: not known) and the answer of `pmset -g therm` in a few words."""
+    said = []
+    if pressure is not None:
+        said.append(_PRESSURE.get(pressure, f"pressure level {pressure}"))
+    limit = re.search(r"CPU_Speed_Limit\s*=\s*(\d+)", pmset)
+    if limit and limit[1] != "100":
+        said.append(f"limited to {limit[1]} % speed")
+    return ", ".join(said) or "no limit recorded"
+
+
+def _pressure() -> int | None:
+    """The level macOS publishes to every process; Apple silicon reports heat this way and not by a speed limit."""
+    system = ctypes.CDLL(None)
+    token, level = ctypes.c_int(), ctypes.c_uint64()
+    name = b"com.apple.system.thermalpressurelevel"
+    if system.notify_register_check(name, ctypes.byref(token)) or system.notify_get_state(token, ctypes.byref(level)):
+        return None
+    system.notify_cancel(token)
+    return level.value

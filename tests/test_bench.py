@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,9 +39,31 @@ def test_picture(tiny_checkpoint, tmp_path, capsys):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_comparison(tiny_checkpoint, capsys):
+    """The published package's program, run by this one: it uses only names both have."""
+    arguments = ["--model", str(tiny_checkpoint), "--steps", "3", "--warmup", "1", "--compare", sys.executable]
+    bench.main([*arguments, "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    runs = figures["language_model_alone"]
+    assert set(runs) == {"moshi_mlx", "moshi_mlx_0.3.0"}
+    for run in runs.values():
+        assert 0 < run["load_s"] <= run["first_step_s"] <= run["first_frame_s"]
+        assert run["p50"] <= run["p95"]
+        assert run["resident_peak"] > run["peak"] > 1e6
+    bench.show(figures)
+    assert "language model alone" in " ".join(capsys.readouterr().out.split())
+
+
 def test_comparison_with_an_environment_that_cannot(tiny_checkpoint):
     with pytest.raises(InputError, match="cannot be run"):
         bench.main(["--model", str(tiny_checkpoint), "--steps", "1", "--compare", "/no/such/python", "--json"])
+
+
+def test_picture_without_matplotlib(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(InputError, match="needs matplotlib: pip install matplotlib"):
+        bench.main(["--model", str(tiny_checkpoint), "--steps", "3", "--plot", str(tmp_path / "a.png")])
+    assert not list(tmp_path.iterdir())
 
 
 def test_refusals(tiny_checkpoint):
@@ -64,9 +88,30 @@ def test_chips():
     assert chips.bandwidth("M4") == 120
     assert chips.bandwidth("AMD EPYC") is None
     assert chips.chip()
-    assert chips.read_thermal("Note: No thermal warning level has been recorded\n") == "no thermal limit"
-    assert chips.read_thermal("CPU_Speed_Limit \t= 70\n") == "limited to 70 % speed"
-    assert chips.read_thermal("CPU_Speed_Limit \t= 100\n") == "no thermal limit"
+
+
+@pytest.mark.parametrize(
+    ("pressure", "pmset", "said"),
+    [
+        (0, "", "nominal"),
+        (1, "CPU_Speed_Limit = 100\n", "moderate pressure"),
+        (2, "CPU_Speed_Limit = 70\n", "heavy pressure, limited to 70 % speed"),
+        (9, "", "pressure level 9"),
+        (None, "CPU_Speed_Limit = 70\n", "limited to 70 % speed"),
+        (None, "Note: No thermal warning level has been recorded\n", "no limit recorded"),
+    ],
+)
+def test_heat(pressure, pmset, said):
+    assert chips.describe_heat(pressure, pmset) == said
+
+
+def test_heat_is_asked_of_macos_only(monkeypatch):
+    monkeypatch.setattr(chips, "_pressure", lambda: 2)
+    monkeypatch.setattr(chips.subprocess, "run", lambda *a, **k: SimpleNamespace(stdout=""))
+    monkeypatch.setattr(chips.sys, "platform", "linux")
+    assert chips.thermal_state() is None
+    monkeypatch.setattr(chips.sys, "platform", "darwin")
+    assert chips.thermal_state() == "heavy pressure"
 
 
 def test_footprint():
