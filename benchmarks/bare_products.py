@@ -13,7 +13,7 @@ import time
 
 import mlx.core as mx
 import numpy as np
-from machine import describe_machine
+from machine import add_wait_argument, describe_machine, wait_if_asked
 
 from moshi_mlx import checkpoint
 from moshi_mlx.generate import LmGen
@@ -44,8 +44,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--rounds", type=int, default=5)
+    add_wait_argument(parser)
     args = parser.parse_args()
-    print(describe_machine())
     lm = checkpoint.load(args.model, with_codec=False).lm
     gen = LmGen(lm, seed=0)
     calls = products(lm)
@@ -55,6 +55,8 @@ def main() -> None:
         gen.step(user)
         np.array(gen.frame)
 
+    wait_if_asked(args)
+    print(describe_machine())
     times: dict[str, list[float]] = {"products": [], "frame": []}
     for round_ in range(args.rounds + 1):
         for name, call in (("products", lambda: mx.eval([m.product(x) for m, x in calls])), ("frame", frame)):

@@ -13,7 +13,7 @@ import time
 
 import mlx.core as mx
 import numpy as np
-from machine import describe_machine
+from machine import add_wait_argument, describe_machine, wait_if_asked
 from random_checkpoint import TINY_LM
 
 from moshi_mlx.checkpoint_config import CheckpointConfig
@@ -25,13 +25,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=50_000)
     parser.add_argument("--context", type=int, default=250, help="window in frames (default: %(default)s)")
+    add_wait_argument(parser)
     args = parser.parse_args()
-    print(describe_machine())
     lm = Lm(CheckpointConfig.from_dict({**TINY_LM, "context": args.context}).lm)
     mx.eval(lm.parameters())
     traces = count_traces(lm)
     gen = LmGen(lm, seed=0)
     user = np.zeros((1, lm.cfg.other_codebooks), int)
+    wait_if_asked(args)
+    print(describe_machine())
     times, memory, buffers = [], {}, set()
     for i in range(args.frames):
         start = time.perf_counter()

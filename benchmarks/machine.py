@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
-import subprocess
 import sys
 from datetime import date
 
 import mlx.core as mx
+
+from moshi_mlx.chips import chip
 
 
 def describe_machine() -> str:
@@ -19,10 +21,14 @@ def describe_machine() -> str:
     )
 
 
-def chip() -> str:
-    if sys.platform == "darwin":
-        return subprocess.run(
-            ["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True
-        ).stdout.strip()
-    with open("/proc/cpuinfo") as f:
-        return next((line.split(":")[1].strip() for line in f if line.startswith("model name")), platform.processor())
+def add_wait_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wait", action="store_true", help="prepare, then wait for a line on standard input before measuring"
+    )
+
+
+def wait_if_asked(args: argparse.Namespace) -> None:
+    """A machine that is busy with other work has to be idle only while something is measured."""
+    if args.wait:
+        print("ready", flush=True)
+        sys.stdin.readline()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from machine import describe_machine
+from machine import add_wait_argument, describe_machine, wait_if_asked
 from random_checkpoint import write_mimi
 
 from moshi_mlx.checkpoint import load_mimi_file
@@ -56,13 +56,15 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--frames", type=int, default=10)
     parser.add_argument("--codebooks", type=int, default=8)
+    add_wait_argument(parser)
     args = parser.parse_args()
-    print(describe_machine())
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "mimi.safetensors"
         write_mimi(weights, MIMI_V0_1, seed=1)
         peers = {"moshi_mlx": Ours(weights, args.codebooks), "rustymimi": Rust(weights, args.codebooks)}
         rng = np.random.default_rng(0)
+        wait_if_asked(args)
+        print(describe_machine())
         times: dict[str, list[float]] = {name: [] for name in peers}
         for block in range(args.blocks + 2):
             for name, peer in peers.items():

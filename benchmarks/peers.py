@@ -2,6 +2,7 @@
 
     python benchmarks/peers.py --published /path/to/other/venv/bin/python [--case toy-f32 ...]
     python benchmarks/peers.py --pytorch /path/to/other/venv/bin/python [--case toy-f32 ...]
+    python benchmarks/peers.py --published ... --after 1500      # late in a conversation
 
 The two run in their own processes and take turns in blocks, so that a machine whose speed drifts slows both. Reported are medians
 over all frames after the warm-up, and the ratio of medians block by block. Both use the same MLX, weights drawn alike, the same sampler,
@@ -17,7 +18,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from machine import describe_machine
+from machine import add_wait_argument, describe_machine, wait_if_asked
 
 HERE = Path(__file__).resolve().parent
 BASE = {
@@ -65,12 +66,18 @@ class Peer:
         return self._read()
 
 
-def compare(name: str, other: str, worker: str, sampler: str, blocks: int, steps: int) -> dict:
+def start(name: str, other: str, worker: str, sampler: str, after: int) -> tuple[Peer, Peer]:
+    """Both packages with the models of a case, `after` frames into a conversation."""
     config, bits = CASES[name]
     request = {"config": config, "bits": bits, "seed": 1, "sampler": sampler}
-    ours, theirs = Peer(sys.executable, request), Peer(other, request, worker)
-    for peer in (ours, theirs):
-        peer.ask({"steps": 10})
+    peers = Peer(sys.executable, request), Peer(other, request, worker)
+    for peer in peers:
+        peer.ask({"steps": after})
+    return peers
+
+
+def compare(name: str, peers: tuple[Peer, Peer], sampler: str, blocks: int, steps: int) -> dict:
+    ours, theirs = peers
     results: dict[str, list[dict]] = {"ours": [], "theirs": []}
     for _ in range(blocks):
         results["ours"].append(ours.ask({"steps": steps}))
@@ -85,7 +92,7 @@ def compare(name: str, other: str, worker: str, sampler: str, blocks: int, steps
             "ratio": round(float(np.median(ratios)), 3),
             "ratio_range": [round(float(ratios.min()), 3), round(float(ratios.max()), 3)],
         }
-    for peer in (ours, theirs):
+    for peer in peers:
         peer.process.kill()
     return row
 
@@ -102,12 +109,19 @@ def main() -> None:
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--sampler", choices=["topk", "topp", "greedy"], default="topk")
     parser.add_argument("--blocks", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=20, help="frames of a block (default: %(default)s)")
+    parser.add_argument(
+        "--after", type=int, default=10, help="frames both run before they are measured (default: %(default)s)"
+    )
+    add_wait_argument(parser)
     args = parser.parse_args()
-    print(describe_machine())
-    for name in args.case:
-        worker = "worker.py" if args.published else "pytorch_worker.py"
-        row = compare(name, args.published or args.pytorch, worker, args.sampler, args.blocks, args.steps)
+    worker = "worker.py" if args.published else "pytorch_worker.py"
+    other = args.published or args.pytorch
+    cases = {name: start(name, other, worker, args.sampler, args.after) for name in args.case}
+    wait_if_asked(args)
+    print(f"{describe_machine()}; from frame {args.after}")
+    for name, peers in cases.items():
+        row = compare(name, peers, args.sampler, args.blocks, args.steps)
         wall, thread = row["wall_ms"], row["thread_ms"]
         print(
             f"{name:10} {args.sampler:6} ms per frame {wall['ours']:8.2f} / {wall['theirs']:8.2f} = {wall['ratio']:.3f} {wall['ratio_range']}"
