@@ -323,7 +323,12 @@ class Loader:
             limit = config.lm.transformer.context
             config.lm.transformer.context = context if limit is None else min(context, limit)
         self.adapter = None if files.lora is None else Adapter(files.lora, config.lm, files.lora_scaling)
-        self.lm = Lm(config.lm)
+        try:
+            self.lm = Lm(config.lm)
+        except OverflowError:
+            raise ConfigError(
+                "config: its sizes make matrices larger than can be; check 'dim' and 'hidden_scale'."
+            ) from None
         self.quantizations = loading.quantize_like(self.lm, self.weights)
         self._check_quantization(quantized)
         self.mimi_cfg = self._mimi_config() if with_codec else None
@@ -409,15 +414,20 @@ def _run_as(config: CheckpointConfig, weights: WeightsFile) -> CheckpointConfig:
     return replace(config, lm=as_personaplex(config.lm), model_type="personaplex")
 
 
+def require_tokenizer(files: Files) -> Path:
+    """Where the tokenizer is. Raises where there is none, for those who cannot do without text."""
+    if files.tokenizer is None:
+        raise CheckpointError(
+            f"{files.source} lacks the tokenizer {files.config.tokenizer_name!r}; name it with --tokenizer."
+        )
+    return files.tokenizer
+
+
 def load_tokenizer(files: Files) -> SentencePieceProcessor:
     """The sentencepiece model of a checkpoint, checked against its configuration."""
     from sentencepiece import SentencePieceProcessor
 
-    path = files.tokenizer
-    if path is None:
-        raise CheckpointError(
-            f"{files.source} lacks the tokenizer {files.config.tokenizer_name!r}; name it with --tokenizer."
-        )
+    path = require_tokenizer(files)
     processor = SentencePieceProcessor()
     try:
         processor.Load(str(path))

@@ -84,6 +84,9 @@ class CheckpointConfig:
         """Parse the object of a `config.json`; one without `dim` describes no model and means Moshi 7B (family.md 0.1)."""
         legacy = isinstance(data, dict) and "dim" not in data and not is_foreign(data)
         if legacy:
+            described = sorted(_MODEL_KEYS & set(data))
+            if described:
+                raise ConfigError(f"config describes a model ({described[0]!r}) but lacks the required key 'dim'.")
             known = PERSONAPLEX_7B if data.get("model_type") == "personaplex" else MOSHI_7B
             data = {**known, **{k: v for k, v in data.items() if k in _OUTER_KEYS}}
         if is_foreign(data):
@@ -154,6 +157,9 @@ _OUTER_KEYS = {
     "model_id", "quantize", "lora", "lora_rank", "lora_scaling", "quantization",
 }  # fmt: skip
 
+# One of these, and the configuration is meant to describe a model.
+_MODEL_KEYS = {"num_layers", "num_heads", "card", "text_card", "n_q", "dep_q", "delays", "context", "depformer_dim"}
+
 
 def is_foreign(data: dict) -> bool:
     """True for a `transformers` configuration, which is converted rather than loaded."""
@@ -207,8 +213,10 @@ def read_json(path: str | Path) -> dict:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist.") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path} cannot be read: {e}.") from None
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be read: {e.strerror or e}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not a text file; expected JSON.") from None
     except json.JSONDecodeError as e:
         raise ConfigError(f"{path} is not valid JSON: {e}.") from None
     if not isinstance(data, dict):

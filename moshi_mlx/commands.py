@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -102,7 +103,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--greedy", action="store_true", help="always take the most probable token")
     group.add_argument("--seed", type=int, default=299792458, help="seed of the random draws (default: %(default)s)")
     group.add_argument(
-        "--cfg-coef", type=float, default=1.0, help="guidance coefficient, for models trained with conditions"
+        "--cfg-coef", type=_number, default=1.0, help="guidance coefficient, for models trained with conditions"
     )
 
 
@@ -119,23 +120,34 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _number(text: str) -> float:
+    """A finite number, as argparse wants it told."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
 def _temperature(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
+    value = _number(text)
+    if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is not a temperature; expected 0 or more")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
+    value = _number(text)
+    if value < 0 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
+    return int(value)
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
+    value = _number(text)
+    if value <= 0:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
     return value
 
@@ -160,7 +172,7 @@ def load(
     *,
     batch: int = 1,
     with_codec: bool = True,
-    check: Callable[[Files], None] | None = None,
+    check: Callable[[Files], object] | None = None,
 ) -> Checkpoint:
     """Find, announce and load the checkpoint the arguments name. `check` may refuse it before anything is read."""
     overrides = Overrides(

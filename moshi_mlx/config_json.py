@@ -15,7 +15,7 @@ from .config import (
     TensorConditionerConfig,
     TransformerConfig,
 )
-from .config_reader import NUMBER, OPTIONAL_NUMBER, REQUIRED, Reader
+from .config_reader import MOST, NUMBER, OPTIONAL_NUMBER, REQUIRED, Reader
 from .errors import ConfigError
 
 
@@ -79,7 +79,7 @@ def read_lm(reader: Reader, model_type: str) -> LmConfig:
         "max_period": take("max_period", NUMBER, 10000),
         "kv_repeat": take("kv_repeat", int, 1, low=1),
     }
-    num_layers = take("num_layers", int, low=1)
+    num_layers = take("num_layers", int, low=1, high=MOST)
     norm = take("norm", str, "layer_norm", one_of=NORMS)
     if not take("causal", bool, True):
         raise ConfigError("config: 'causal' is false, but a streaming model has to be causal.")
@@ -94,8 +94,8 @@ def read_lm(reader: Reader, model_type: str) -> LmConfig:
         cross_attention=take("cross_attention", bool, False),
         **shared,
     )
-    n_q = take("n_q", int, 8, low=0)
-    dep_q = take("dep_q", int, 8, low=0)
+    n_q = take("n_q", int, 8, low=0, high=MOST)
+    dep_q = take("dep_q", int, 8, low=0, high=MOST)
     depformer = _read_depformer(reader, dep_q, norm, num_layers, hidden_scale, shared)
     demux = take("demux_second_stream", bool, False)
     demux = take("demux_second_text_stream", bool, demux) or demux
@@ -119,7 +119,7 @@ def read_lm(reader: Reader, model_type: str) -> LmConfig:
         demux_second_stream=demux,
         norm_emb=take("norm_emb", bool, False),
         bias_proj=take("bias_proj", bool, False),
-        extra_heads_num_heads=take("extra_heads_num_heads", int, 0, low=0),
+        extra_heads_num_heads=take("extra_heads_num_heads", int, 0, low=0, high=MOST),
         extra_heads_dim=take("extra_heads_dim", int, 6, low=1),
         padding_token=take("existing_text_padding_id", int, 3, low=0),
         end_padding_token=take("existing_text_end_padding_id", int, 0, low=0),
@@ -173,7 +173,7 @@ def _read_depformer(
     transformer = TransformerConfig(
         d_model=dim,
         num_heads=num_heads,
-        num_layers=take("depformer_num_layers", int, num_layers, low=1),
+        num_layers=take("depformer_num_layers", int, num_layers, low=1, high=MOST),
         dim_feedforward=feedforwards[0] if feedforwards else 0,
         positional_embedding=take("depformer_pos_emb", str, "sin", one_of=POSITIONS),
         norm=norm,
@@ -212,7 +212,7 @@ def read_mimi(data: dict, where: str) -> MimiConfig:
         transformer=transformer,
         sample_rate=reader.take("sample_rate", int, low=1),
         frame_rate=float(reader.take("frame_rate", NUMBER)),
-        num_codebooks=quantizer.take("n_q", int, low=1),
+        num_codebooks=quantizer.take("n_q", int, low=1, high=MOST),
         n_semantic=quantizer.take("n_q_semantic", int, 1, low=1),
         bins=quantizer.take("bins", int, low=2),
         codebook_dim=codebook_dim,
@@ -243,7 +243,7 @@ def _read_seanet(reader: Reader) -> SeanetConfig:
         dimension=take("dimension", int, low=1),
         channels=take("channels", int, 1, low=1),
         n_filters=take("n_filters", int, low=1),
-        n_residual_layers=take("n_residual_layers", int, low=0),
+        n_residual_layers=take("n_residual_layers", int, low=0, high=MOST),
         ratios=ratios,
         kernel_size=take("kernel_size", int, low=1),
         residual_kernel_size=take("residual_kernel_size", int, low=1),
@@ -262,7 +262,7 @@ def _read_mimi_transformer(reader: Reader, seanet: SeanetConfig) -> TransformerC
     cfg = TransformerConfig(
         d_model=take("d_model", int, low=1),
         num_heads=take("num_heads", int, low=1),
-        num_layers=take("num_layers", int, low=0),
+        num_layers=take("num_layers", int, low=0, high=MOST),
         dim_feedforward=take("dim_feedforward", int, low=1),
         context=take("context", (int, type(None)), low=1),
         max_period=take("max_period", NUMBER, 10000),

@@ -9,6 +9,8 @@ from typing import Any
 from .errors import ConfigError
 
 REQUIRED = object()
+# Sizes and counts of parts above these are mistakes: building such a model would take the machine with it.
+LARGEST, MOST = 1 << 20, 1024
 NUMBER = (int, float)
 OPTIONAL_NUMBER = (int, float, type(None))
 
@@ -23,8 +25,19 @@ class Reader:
         self.where = where
         self.known: set[str] = set()
 
-    def take(self, key: str, kinds: Any, default: Any = REQUIRED, *, low: float | None = None, one_of=None) -> Any:
-        """Value of `key`. `kinds` is a type or a tuple of types; bools never pass as numbers; `low` is inclusive."""
+    def take(
+        self,
+        key: str,
+        kinds: Any,
+        default: Any = REQUIRED,
+        *,
+        low: float | None = None,
+        high: int = LARGEST,
+        one_of=None,
+    ) -> Any:
+        """Value of `key`. `kinds` is a type or a tuple of types; bools never pass as numbers; `low` is inclusive, and so is
+        `high`, which bounds integers where no other number is possible.
+        """
         self.known.add(key)
         if key not in self.data:
             if default is REQUIRED:
@@ -40,6 +53,8 @@ class Reader:
             raise ConfigError(f"{self.where}: {key!r} should be a finite number, found {value!r}.")
         if low is not None and isinstance(value, NUMBER) and not isinstance(value, bool) and value < low:
             raise ConfigError(f"{self.where}: {key!r} should be at least {low}, found {value!r}.")
+        if isinstance(value, int) and float not in kinds and value > high:
+            raise ConfigError(f"{self.where}: {key!r} should be at most {high}, found {value!r}.")
         if one_of is not None and value not in one_of:
             raise ConfigError(f"{self.where}: {key!r} should be one of {', '.join(one_of)}, found {value!r}.")
         return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import commands, hibiki
+from . import checkpoint, commands, hibiki
 from .audio.files import AudioReader, AudioWriter, check_writable, write_text
 from .commands import console, say
 from .errors import AudioError, InputError
@@ -73,9 +74,10 @@ class Job:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    new_folder = args.batch is not None and not Path(args.batch).exists()
     jobs = open_jobs(args)
     try:
-        loaded = commands.load(args, batch=len(jobs))
+        loaded = commands.load(args, batch=len(jobs), check=checkpoint.require_tokenizer)
         text_sampler, audio_sampler = commands.samplers(args, loaded.config.generation)
         session = Session(
             loaded,
@@ -96,6 +98,10 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         for job in jobs:
             job.close()
+        if new_folder:
+            # Goes only if nothing was written into it.
+            with contextlib.suppress(OSError):
+                Path(args.batch).rmdir()
     report(args, session, jobs, times)
     return 0
 
@@ -120,16 +126,16 @@ def open_jobs(args: argparse.Namespace) -> list[Job]:
                 jobs[0].writer = AudioWriter(rest[0], channels)
             return jobs
         folder = Path(args.batch)
-        folder.mkdir(parents=True, exist_ok=True)
         stems = [Path(f).stem for f in args.files]
         if len(set(stems)) != len(stems):
             raise InputError(
                 "the inputs of --batch should have different names, or their replies would overwrite each other."
             )
         for name, stem in zip(args.files, stems, strict=True):
-            reader = open_input(name)
-            jobs.append(Job(name, reader, None, folder / f"{stem}.txt"))
-            jobs[-1].writer = AudioWriter(folder / f"{stem}.wav", channels)
+            jobs.append(Job(name, open_input(name), None, folder / f"{stem}.txt"))
+        folder.mkdir(parents=True, exist_ok=True)
+        for job, stem in zip(jobs, stems, strict=True):
+            job.writer = AudioWriter(folder / f"{stem}.wav", channels)
     except OSError as e:
         _close_all(jobs)
         raise AudioError(f"{args.batch} cannot be written: {e.strerror or e}.") from None

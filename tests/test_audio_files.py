@@ -83,6 +83,9 @@ def bad_file(path, kind: str) -> None:
     elif kind == "cut":
         soundfile.write(path, tone(24000), 24000, format="FLAC")
         path.write_bytes(path.read_bytes()[:30])
+    elif kind == "damaged":
+        soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 48000), 24000, format="FLAC")
+        path.write_bytes(path.read_bytes()[:30000])
 
 
 @pytest.mark.parametrize(
@@ -94,6 +97,7 @@ def bad_file(path, kind: str) -> None:
         ("huge rate", "2000000000 samples a second"),
         ("nan", "not numbers"),
         ("cut", "cannot be|not an audio"),
+        ("damaged", r"damaged or cut short and cannot be decoded \(.*flac decoder lost sync\)\.$"),
     ],
 )
 def test_unusable_inputs(tmp_path, kind, message):
@@ -101,6 +105,14 @@ def test_unusable_inputs(tmp_path, kind, message):
     bad_file(path, kind)
     with pytest.raises(AudioError, match=message):
         read_audio(path)
+
+
+def test_standard_input_that_is_no_sound(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"not sound")))
+    with pytest.raises(
+        AudioError, match=r"^standard input is not an audio file that can be read \(Format not recognised\)\."
+    ):
+        AudioReader("-")
 
 
 def test_missing_inputs(tmp_path):
@@ -132,6 +144,9 @@ def test_samples_are_clipped(tmp_path):
 def test_unwritable_outputs(tmp_path):
     with pytest.raises(AudioError, match="does not exist; make it first"):
         AudioWriter(tmp_path / "missing" / "a.wav")
+    (tmp_path / "file").touch()
+    with pytest.raises(AudioError, match="file is a file; expected the folder of a.wav"):
+        AudioWriter(tmp_path / "file" / "a.wav")
     with pytest.raises(AudioError, match="should end in"):
         AudioWriter(tmp_path / "a.txt")
     with pytest.raises(AudioError, match="is a folder"):

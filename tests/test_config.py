@@ -30,6 +30,9 @@ def parse(**changes) -> CheckpointConfig:
         ({"dim": "32"}, "'dim' should be int"),
         ({"dim": True}, "'dim' should be int"),
         ({"dim": 0}, "'dim' should be at least 1"),
+        ({"dim": 10**9}, "'dim' should be at most 1048576"),
+        ({"num_layers": 10**6}, "'num_layers' should be at most 1024"),
+        ({"dim": "absent"}, "lacks the required key 'dim'"),
         ({"max_period": float("nan")}, "'max_period' should be a finite number"),
         ({"delays": [0, 1]}, "'delays' should have 1 \\+ n_q = 7 entries"),
         ({"delays": [0, 0, 1, 1, 0, 1, -1]}, "'delays' should be a list of integers"),
@@ -135,10 +138,12 @@ def test_a_config_without_a_model_is_moshi_7b():
 
 
 def test_unreadable_files(tmp_path):
-    for content, message in ((b"{", "not valid JSON"), (b"[1]", "JSON object"), (b"\xff\xfe", "cannot be read")):
+    for content, message in ((b"{", "not valid JSON"), (b"[1]", "JSON object"), (b"\xff\xfe", "not a text file")):
         path = tmp_path / "config.json"
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=message):
             read_json(path)
     with pytest.raises(ConfigError, match="does not exist"):
         read_json(tmp_path / "nothing.json")
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory\.$"):
+        read_json(tmp_path)

@@ -15,6 +15,7 @@ import soundfile
 
 from moshi_mlx import run_inference
 from moshi_mlx.errors import MoshiError
+from moshi_mlx.presets import TOKENIZER_NAME
 
 # Samples of the question.
 LENGTH = 150229
@@ -136,6 +137,10 @@ BAD = {
     "three names": (lambda d, q: [q, d / "o.wav", d / "p.wav"], "Use --batch"),
     "text folder missing": (lambda d, q: [q, d / "o.wav", "--text", d / "no" / "t.txt"], "make it first"),
     "negative tail": (lambda d, q: [q, d / "o.wav", "--tail", "-1"], "--tail should be"),
+    "one silent input of a batch": (
+        lambda d, q: [q, write_wav(d / "z.wav", np.zeros(24000)), "--batch", d / "b"],
+        "z.wav holds nothing but",
+    ),
     "same names": (lambda d, q: [q, q, "--batch", d / "b"], "different names"),
     "guidance without conditions": (lambda d, q: [q, d / "o.wav", "--cfg-coef", "2"], "needs conditions"),
 }
@@ -146,7 +151,7 @@ def test_bad_input(tiny_checkpoint, question, tmp_path, case):
     make, message = BAD[case]
     with pytest.raises(MoshiError, match=message):
         call(*make(tmp_path, question), "--model", tiny_checkpoint)
-    assert not [p for p in tmp_path.rglob("*") if p.suffix == ".part" or p.name == "o.wav"]
+    assert not [p for p in tmp_path.rglob("*") if p.suffix == ".part" or p.name in ("o.wav", "b")]
 
 
 def test_errors_are_one_sentence_and_exit_code_1(tiny_checkpoint, tmp_path):
@@ -155,6 +160,25 @@ def test_errors_are_one_sentence_and_exit_code_1(tiny_checkpoint, tmp_path):
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert "Traceback" not in result.stderr
+
+
+def test_a_tokenizer_that_is_missing(tiny_copy, question, tmp_path):
+    (tiny_copy / TOKENIZER_NAME).unlink()
+    with pytest.raises(MoshiError, match=f"lacks the tokenizer '{TOKENIZER_NAME}'; name it with --tokenizer"):
+        call(question, tmp_path / "o.wav", "--model", tiny_copy)
+    assert [p.name for p in tmp_path.iterdir()] == [tiny_copy.name]
+
+
+def test_numbers_that_are_none(capsys):
+    for flag, value, message in (
+        ("--temp", "hot", "'hot' is not a number"),
+        ("--top-k", "2.5", "2.5 is not a whole number"),
+        ("--context", "-1", "-1 is not a positive number of seconds"),
+        ("--cfg-coef", "nan", "'nan' is not a number"),
+    ):
+        with pytest.raises(SystemExit):
+            run_inference.parser().parse_args(["a.wav", flag, value])
+        assert message in capsys.readouterr().err
 
 
 def test_no_network(question, tmp_path):
@@ -214,8 +238,8 @@ import resource, sys
 from moshi_mlx import run_inference
 from moshi_mlx.session import Session
 step, seen = Session.step, []
-def watched(self, pcm):
-    frames = step(self, pcm)
+def watched(self, *args):
+    frames = step(self, *args)
     if self.frames in (750, 45000):
         import mlx.core as mx
         mx.clear_cache()

@@ -50,7 +50,9 @@ class AudioReader:
             try:
                 block = self._file.read(size, dtype="float32", always_2d=True)
             except soundfile.LibsndfileError as e:
-                raise AudioError(f"{self.name} cannot be decoded: {e}") from None
+                raise AudioError(
+                    f"{self.name} is damaged or cut short and cannot be decoded ({e.error_string.rstrip('.')})."
+                ) from None
             last = len(block) < size
             mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
             if not np.isfinite(mono).all():
@@ -100,8 +102,9 @@ def _open(path: str | Path, name: str) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(source)
     except (soundfile.LibsndfileError, OSError, TypeError) as e:
+        reason = e.error_string if isinstance(e, soundfile.LibsndfileError) else str(e)
         raise AudioError(
-            f"{name} is not an audio file that can be read ({e}). Expected wav, flac, ogg or mp3."
+            f"{name} is not an audio file that can be read ({reason.rstrip('.')}). Expected wav, flac, ogg or mp3."
         ) from None
 
 
@@ -176,6 +179,8 @@ def check_writable(path: Path) -> None:
     folder = path.parent
     if path.is_dir():
         raise AudioError(f"{path} is a folder; expected the name of a file to write.")
+    if folder.exists() and not folder.is_dir():
+        raise AudioError(f"{folder} is a file; expected the folder of {path.name}.")
     if not folder.is_dir():
         raise AudioError(f"the folder {folder} does not exist; make it first.")
     if not os.access(folder, os.W_OK):
