@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import signal
@@ -26,7 +27,7 @@ console = Console(stderr=True, highlight=False)
 
 
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> NoReturn:
-    """Call a command's `main` and exit: 0, 1 for a `MoshiError`, 130 when interrupted, 143 when asked to terminate."""
+    """Call a command's `main` and exit: 0, 1 for a `MoshiError` or what the system refuses, 130 when interrupted, 143 when asked to terminate."""
 
     def terminate(signum, frame):
         raise SystemExit(128 + signum)
@@ -34,7 +35,8 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     signal.signal(signal.SIGTERM, terminate)
     try:
         code = main(argv) or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except MoshiError as e:
         print(f"error: {e}", file=sys.stderr)
         code = 1
@@ -43,12 +45,26 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
         code = 130
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        code = 1
+    except OSError as e:
+        # A folder that may not be looked into, a full disk behind `> file`; anything else is a defect of ours.
+        if e.filename is None:
+            if e.errno not in (errno.ENOSPC, errno.EFBIG, errno.EIO):
+                raise
+            _drop_output()
+        print(f"error: {e.filename or 'standard output'} cannot be used: {e.strerror}.", file=sys.stderr)
         code = 1
     except MemoryError:
         print("error: out of memory. Choose a quantised checkpoint (-q 4) or close other programs.", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+def _drop_output() -> None:
+    """What is still buffered for standard output would fail again at exit."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:

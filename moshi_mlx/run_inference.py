@@ -133,12 +133,12 @@ def open_jobs(args: argparse.Namespace) -> list[Job]:
             )
         for name, stem in zip(args.files, stems, strict=True):
             jobs.append(Job(name, open_input(name), None, folder / f"{stem}.txt"))
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise AudioError(f"the folder {folder} cannot be made: {e.strerror or e}.") from None
         for job, stem in zip(jobs, stems, strict=True):
             job.writer = AudioWriter(folder / f"{stem}.wav", channels)
-    except OSError as e:
-        _close_all(jobs)
-        raise AudioError(f"{args.batch} cannot be written: {e.strerror or e}.") from None
     except BaseException:
         _close_all(jobs)
         raise

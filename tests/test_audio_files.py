@@ -115,6 +115,19 @@ def test_standard_input_that_is_no_sound(monkeypatch):
         AudioReader("-")
 
 
+def test_a_file_this_user_may_not_read(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", tone(24000), 24000)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(AudioError, match=r"a\.wav may not be read by this user"):
+        AudioReader(tmp_path / "a.wav")
+
+
+def test_standard_input_that_is_closed(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(AudioError, match="standard input is closed"):
+        AudioReader("-")
+
+
 def test_missing_inputs(tmp_path):
     with pytest.raises(AudioError, match="does not exist"):
         AudioReader(tmp_path / "nothing.wav")

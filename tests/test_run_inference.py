@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from moshi_mlx import run_inference
+from moshi_mlx import commands, run_inference
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.presets import TOKENIZER_NAME
 
@@ -226,6 +226,37 @@ def test_full_disk(tiny_checkpoint, question, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is always full")
+def test_full_disk_behind_standard_output(tiny_checkpoint, question):
+    with open("/dev/full", "w") as full:
+        command = [
+            sys.executable,
+            "-m",
+            "moshi_mlx.run_inference",
+            question,
+            "--model",
+            tiny_checkpoint,
+            "--no-compile",
+        ]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
+    assert result.returncode == 1
+    assert result.stderr.endswith("error: standard output cannot be used: No space left on device.\n")
+
+
+def test_what_the_system_refuses_is_one_sentence(capsys):
+    def fails(error):
+        def main(argv):
+            raise error
+
+        return main
+
+    with pytest.raises(SystemExit, match="1"):
+        commands.run(fails(PermissionError(13, "Permission denied", "/secret/config.json")))
+    assert capsys.readouterr().err == "error: /secret/config.json cannot be used: Permission denied.\n"
+    with pytest.raises(OSError, match="a defect"):
+        commands.run(fails(OSError("a defect")))
+
+
 @pytest.mark.slow
 def test_an_hour_in_constant_memory(tiny_checkpoint, tmp_path):
     """Memory is flat after the first minute, and the times of words do not drift."""
@@ -235,7 +266,7 @@ def test_an_hour_in_constant_memory(tiny_checkpoint, tmp_path):
             f.write(0.1 * rng.standard_normal(24000))
     code = f"""
 import resource, sys
-from moshi_mlx import run_inference
+from moshi_mlx import commands, run_inference
 from moshi_mlx.session import Session
 step, seen = Session.step, []
 def watched(self, *args):

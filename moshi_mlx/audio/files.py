@@ -89,6 +89,8 @@ class AudioReader:
 def _open(path: str | Path, name: str) -> soundfile.SoundFile:
     source: str | io.BytesIO = str(path)
     if str(path) == "-":
+        if sys.stdin is None:
+            raise AudioError("standard input is closed; pipe an audio file into it.")
         # Formats are recognised by seeking, which a pipe cannot do.
         source = io.BytesIO(sys.stdin.buffer.read())
         if not source.getbuffer().nbytes:
@@ -97,6 +99,8 @@ def _open(path: str | Path, name: str) -> soundfile.SoundFile:
         raise AudioError(f"the audio file {path} does not exist.")
     elif Path(path).is_dir():
         raise AudioError(f"{path} is a folder; expected an audio file.")
+    elif not os.access(path, os.R_OK):
+        raise AudioError(f"{path} may not be read by this user.")
     elif not Path(path).stat().st_size and Path(path).is_file():
         raise AudioError(f"{path} is empty.")
     try:
