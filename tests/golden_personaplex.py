@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from golden_cases import beside
 from golden_lm import GREEDY, _record_inputs, equal
 from sentencepiece import SentencePieceProcessor
 
@@ -34,15 +35,15 @@ def load(case: Path, whole: bool) -> Lm:
 
 
 def tokenizer_of(case: Path) -> SentencePieceProcessor:
-    [path] = (case.parent / "tokenizer").glob("*.model")
-    return SentencePieceProcessor(str(path))
+    return SentencePieceProcessor(str(beside(case, "tokenizer/*.model")))
 
 
 def prompts(case: Path, run: dict, lm: Lm) -> Iterator[tuple[str, Forced]]:
     """The prompt of each recorded run."""
     text = personaplex.text_tokens(tokenizer_of(case), run["text_prompt"])
     clip = Voice("clip", codes=np.array(run["voice_frames"], np.int32).T)
-    stored = load_voice(case / "tiny_voice.safetensors")
+    [voice] = case.glob("*voice*.safetensors")
+    stored = load_voice(voice)
     yield "from_audio_tokens", personaplex.make_prompt(lm.cfg, clip, text)
     yield "from_saved_embeddings", personaplex.make_prompt(lm.cfg, stored, text)
     yield "no_voice_no_text", personaplex.make_prompt(lm.cfg, None, [])

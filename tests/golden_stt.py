@@ -19,7 +19,7 @@ TIME_TOL = 1e-6
 
 
 def check_words(path: Path) -> None:
-    tokenizer = tokenizer_of(path.parent.parent)
+    tokenizer = tokenizer_of(path)
     for case in json.loads(path.read_text(encoding="utf-8")):
         check_offline(case, tokenizer)
         check_streaming(case, tokenizer)

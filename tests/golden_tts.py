@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from golden_cases import beside
 from golden_lm import _record_inputs, close, equal, read
 from sentencepiece import SentencePieceProcessor
 
@@ -18,10 +19,9 @@ from moshi_mlx.models.tts import Entry, StateMachine, TokenIds, TTSModel, script
 LOGITS_TOL = 1e-4
 
 
-def tokenizer_of(family: Path) -> SentencePieceProcessor:
-    """The one tokenizer beside the cases."""
-    [path] = (family / "tokenizer").glob("*.model")
-    return SentencePieceProcessor(str(path))
+def tokenizer_of(case: Path) -> SentencePieceProcessor:
+    """The tokenizer that the cases share."""
+    return SentencePieceProcessor(str(beside(case, "tokenizer/*.model")))
 
 
 def as_json(entries: list[Entry]) -> list[dict]:
@@ -29,7 +29,7 @@ def as_json(entries: list[Entry]) -> list[dict]:
 
 
 def check_scripts(path: Path) -> None:
-    tokenizer = tokenizer_of(path.parent.parent)
+    tokenizer = tokenizer_of(path)
     for case in json.loads(path.read_text(encoding="utf-8")):
         entries = script_to_entries(
             tokenizer,
@@ -74,16 +74,16 @@ def load(folder: Path) -> tuple[Lm, dict]:
 def check_runs(path: Path) -> None:
     """Whole greedy runs: every model input, both halves, every frame, every time."""
     lm, raw = load(path.parent)
-    tokenizer = tokenizer_of(path.parent.parent.parent)
+    tokenizer = tokenizer_of(path)
     logits = read(path.with_name("logits.safetensors"))
     cases = json.loads(path.read_text(encoding="utf-8"))
     # The compiled step rearranges the weights, so it comes second.
     for compile in (False, True):
         for case in cases:
-            check_run(lm, raw, tokenizer, case, logits, path.parent.parent / "voices", compile)
+            check_run(lm, raw, tokenizer, case, logits, path, compile)
 
 
-def check_run(lm: Lm, raw: dict, tokenizer, case: dict, logits: dict, voices: Path, compile: bool) -> None:
+def check_run(lm: Lm, raw: dict, tokenizer, case: dict, logits: dict, path: Path, compile: bool) -> None:
     name = case["name"]
     tts = TTSModel(
         lm,
@@ -101,7 +101,9 @@ def check_run(lm: Lm, raw: dict, tokenizer, case: dict, logits: dict, voices: Pa
     assert tts.delay_steps == case["delay_steps"], name
     entries = tts.prepare_script(case["script"], case["padding_between"])
     assert as_json(entries) == case["entries"], name
-    attributes = tts.make_condition_attributes([voices / v for v in case.get("voices", [])], case.get("cfg_cond"))
+    attributes = tts.make_condition_attributes(
+        [beside(path, f"voices/{v}") for v in case.get("voices", [])], case.get("cfg_cond")
+    )
     prefixes = [mx.array(case["prefix"], mx.int32)] if "prefix" in case else None
     state = tts.machine.new_state(entries)
     generator = tts.generator(
