@@ -14,6 +14,15 @@ from .published import MIMI_BYTES, PUBLISHED
 DEFAULT_NAME = "moshiko"
 # Slack for activations, kernels and Python itself; `checkpoint` adds the same to its estimate.
 OVERHEAD_BYTES = 250_000_000
+# The command for each kind of model, and what it is given first.
+_COMMANDS = {
+    "moshi": ("local", ""),
+    "personaplex": ("local", " --voice NATF2"),
+    "hibiki": ("local", ""),
+    "stt": ("stt", " talk.wav"),
+    "tts": ("run_tts", ' --text "Hello there." hello.wav'),
+    "helium": ("run_helium", ' "The river"'),
+}
 
 
 @dataclass(frozen=True)
@@ -47,10 +56,18 @@ class Published:
         """Weights and codec; the tokenizer is less than a megabyte."""
         return self.weight_bytes + (MIMI_BYTES if self.codec else 0)
 
+    def memory_bytes(self, wide: bool = False) -> int:
+        """What a conversation that fills the window needs, in bfloat16; in float32 if `wide`, where packed weights stay packed."""
+        weights = self.loaded_bytes * (2 if wide and self.bits is None else 1)
+        codec = MIMI_BYTES if self.codec else 0
+        return weights + codec + self.ring_bytes * (2 if wide else 1) + OVERHEAD_BYTES
+
     @property
-    def memory_bytes(self) -> int:
-        """What a conversation that fills the window needs, in bfloat16."""
-        return self.loaded_bytes + (MIMI_BYTES if self.codec else 0) + self.ring_bytes + OVERHEAD_BYTES
+    def command(self) -> str:
+        """How it is used."""
+        module, arguments = _COMMANDS[self.kind]
+        precision = "" if self.bits is None else f" -q {self.bits}"
+        return f"python -m moshi_mlx.{module}{arguments} --model {self.name}{precision}"
 
     @property
     def precision(self) -> str:

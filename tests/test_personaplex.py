@@ -18,7 +18,7 @@ import torch_files
 from mlx.utils import tree_flatten
 from random_checkpoint import TINY_LM, TINY_PERSONAPLEX, write
 
-from moshi_mlx import checkpoint, personaplex, prefill, run_inference, voices
+from moshi_mlx import checkpoint, local, personaplex, prefill, run_inference, voices
 from moshi_mlx.audio.loudness import loudness, with_loudness
 from moshi_mlx.checkpoint import Loader, locate
 from moshi_mlx.checkpoint_config import CheckpointConfig, as_personaplex
@@ -351,6 +351,19 @@ def test_run_inference(with_voices, question, tmp_path, capsys):
         reply("e.wav", "--voice", "no.wav")
     assert not (tmp_path / "e.wav").exists()
     assert reply("f.wav", "--voice", str(question)) != first
+
+
+def test_the_live_command(with_voices, question, tmp_path):
+    """`local` prepares the conversation as `run_inference` does: the same reply."""
+    common = ["--model", str(with_voices), "--greedy", "--no-compile", "--voice", "NATF2", "--text-prompt", ROLE]
+    assert run_inference.main([str(question), str(tmp_path / "file.wav"), *common]) == 0
+    assert local.main(["--input", str(question), "--output", str(tmp_path / "live.wav"), "--fast", *common]) == 0
+    file, live = (soundfile.read(tmp_path / f"{name}.wav")[0] for name in ("file", "live"))
+    np.testing.assert_array_equal(live[: len(file)], file)
+    assert np.abs(file).max() > 0
+    with pytest.raises(MoshiError, match="there is no voice 'Bob'"):
+        local.main(["--input", str(question), "--output", str(tmp_path / "x.wav"), "--fast", *common, "--voice", "Bob"])
+    assert not (tmp_path / "x.wav").exists()
 
 
 def test_voices_command(with_voices, question, tmp_path):

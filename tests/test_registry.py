@@ -12,7 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from moshi_mlx import hub, memory, registry, run_helium, run_inference, voices
+from moshi_mlx import hub, local, memory, registry, run_helium, run_inference, run_tts, stt, voices
 from moshi_mlx.checkpoint import Loader, locate
 from moshi_mlx.errors import CheckpointError, InputError
 from moshi_mlx.models import __main__ as models_command
@@ -20,6 +20,10 @@ from moshi_mlx.places import Folder, Repo, open_place
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "models"
+PARSERS = {
+    f"moshi_mlx.{module.__name__.removeprefix('moshi_mlx.').removesuffix('.__main__')}": module.parser
+    for module in (local, models_command, run_helium, run_inference, run_tts, stt, voices)
+}
 OURS = ("moshi", "hibiki", "helium", "personaplex", "lora")
 
 
@@ -141,11 +145,11 @@ def test_list(capsys):
         assert p.licence in row
         assert ("(gated)" in row) == p.gated
         assert memory.gigabytes(p.download_bytes) in row
-    assert "this machine has" in out.err
+    assert "fills the window, in " in out.err
 
 
 def test_what_fits(monkeypatch, capsys):
-    monkeypatch.setattr(models_command, "memory_limit", lambda: 8_000_000_000)
+    monkeypatch.setattr(models_command, "memory_limit", lambda: 9_000_000_000)
     models_command.main(["--json"])
     fitting = {(m["name"], m["bits"]) for m in json.loads(capsys.readouterr().out) if m["fits"]}
     assert ("moshika", 4) in fitting
@@ -161,9 +165,23 @@ def test_one(capsys):
         "repository: nvidia/personaplex-7b-v1",
         "licence: NVIDIA Open Model License; gated",
         "temp 0.8, temp_text 0.7, top_k 250, top_k_text 25",
+        "use: python -m moshi_mlx.local --voice NATF2 --model personaplex",
         "docs/models/personaplex.md",
     ):
         assert line in said
+
+
+def test_memory_of_the_device():
+    """A CPU computes in float32: dense weights and rings take twice the room, packed weights do not."""
+    dense, packed = registry.by_name("moshika"), registry.by_name("moshika", 4)
+    assert dense.memory_bytes(wide=True) - dense.memory_bytes() == dense.loaded_bytes + dense.ring_bytes
+    assert packed.memory_bytes(wide=True) - packed.memory_bytes() == packed.ring_bytes
+
+
+@pytest.mark.parametrize("model", registry.ALL, ids=lambda m: f"{m.name}-{m.precision}")
+def test_the_command_of_each_exists(model):
+    _, _, module, *words = shlex.split(model.command)
+    assert PARSERS[module]().parse_args(words).model == model.name
 
 
 def test_unknown_name_exits_with_one_sentence():
@@ -182,16 +200,9 @@ def test_unknown_name_exits_with_one_sentence():
 def test_pages_are_true(page):
     """Their commands parse, their Python runs, their links lead somewhere."""
     text = (PAGES / f"{page}.md").read_text()
-    parsers = {
-        "moshi_mlx.run_inference": run_inference.parser,
-        "moshi_mlx.run_helium": run_helium.parser,
-        "moshi_mlx.models": models_command.parser,
-        "moshi_mlx.voices": voices.parser,
-    }
     for line in re.findall(r"^    python -m (\S+ .*)$", text, re.MULTILINE):
         name, *words = shlex.split(line, comments=True)
-        if name in parsers:
-            parsers[name]().parse_args(words)
+        PARSERS[name]().parse_args(words)
     for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(compile(code, page, "exec"), {})
     for link in re.findall(r"\]\((?!http)([^)#]+)", text):

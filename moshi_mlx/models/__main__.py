@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import memory, registry
+from ..checkpoint import default_dtype
 from ..commands import run, say
 from ..registry import Published
 
@@ -30,8 +31,13 @@ def memory_limit() -> int:
     return memory.total_bytes()
 
 
+def needed(model: Published) -> int:
+    """Bytes it takes on this machine's device: a CPU computes in float32."""
+    return model.memory_bytes(wide=default_dtype() == mx.float32)
+
+
 def fits(model: Published, limit: int) -> bool:
-    return model.memory_bytes <= limit
+    return needed(model) <= limit
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,9 +59,10 @@ def _described(model: Published, limit: int) -> dict:
     return {
         **said,
         "download_bytes": model.download_bytes,
-        "memory_bytes": model.memory_bytes,
+        "memory_bytes": needed(model),
         "fits": fits(model, limit),
         "page": f"docs/models/{model.page}.md",
+        "command": model.command,
     }
 
 
@@ -75,11 +82,17 @@ def _list(models: tuple[Published, ...], limit: int) -> None:
     table.add_column("licence")
     for m in models:
         licence = f"{m.licence} (gated)" if m.gated else m.licence
-        download, needed = _size(m, m.download_bytes), _size(m, m.memory_bytes)
-        table.add_row(m.name, m.precision, download, needed, "yes" if fits(m, limit) else "no", m.what, licence)
+        download, need = _size(m, m.download_bytes), _size(m, needed(m))
+        table.add_row(m.name, m.precision, download, need, "yes" if fits(m, limit) else "no", m.what, licence)
     out.print(table)
-    say(f"memory is for a conversation that fills the window; this machine has {memory.gigabytes(limit)} for it")
-    say("use one: --model NAME, with -q 8 or -q 4 where that precision is listed")
+    computed = str(default_dtype()).removeprefix("mlx.core.")
+    say(
+        f"memory is for a conversation that fills the window, in {computed} as on this machine's "
+        f"{mx.default_device().type.name.upper()}, which has {memory.gigabytes(limit)} for it"
+    )
+    say(
+        "use one: --model NAME, with -q 8 or -q 4 where that precision is listed; python -m moshi_mlx.models NAME tells more"
+    )
 
 
 def _tell(m: Published, limit: int) -> None:
@@ -90,9 +103,10 @@ def _tell(m: Published, limit: int) -> None:
         "repository": f"{m.repo} ({m.url})",
         "files": ", ".join(f for f in (m.weights, m.codec, m.tokenizer) if f),
         "size": f"{m.parameters / 1e9:.2f} G parameters, {_size(m, m.download_bytes)} to download",
-        "memory": f"{_size(m, m.memory_bytes)}, which {answer} this machine's {memory.gigabytes(limit)}",
+        "memory": f"{_size(m, needed(m))}, which {answer} this machine's {memory.gigabytes(limit)}",
         "licence": f"{m.licence}; gated: accept it at {m.url}" if m.gated else m.licence,
         "sampling": sampling,
+        "use": m.command,
         "more": f"docs/models/{m.page}.md",
     }
     for name, value in lines.items():
