@@ -291,8 +291,8 @@ def answer(args: argparse.Namespace, tts: TTSModel, requests: Sequence[Request],
             run(speech, outlets, (), limit_samples(args, tts), step)
         for sink in sinks:
             sink.finish()
-    if speakable.left_out:
-        say(str(speakable.report()))
+    if line := speakable.report():
+        say(line)
     for row, (request, outlet) in enumerate(zip(requests, outlets, strict=True)):
         if speech.generator.states[row].end_step is None:
             say(f"{request.id}: the text was not finished within --max-seconds")

@@ -142,7 +142,9 @@ def test_speech_of_limited_length(tmp_path, capsys):
 
 def test_what_cannot_be_spoken_is_told(tmp_path, capsys):
     call("--text", "Hello \x07\U0001f389 there", tmp_path / "o.wav", "--voice", "a.wav")
-    assert "left out 2 characters that cannot be spoken: U+0007 \U0001f389" in capsys.readouterr().err
+    assert "left out 2 characters that cannot be spoken: U+0007 \U0001f389\n" in capsys.readouterr().err
+    call("--text", "Hello \u4f60\u597d", tmp_path / "o.wav", "--voice", "a.wav")
+    assert "2 letters unknown to the model may sound wrong: \u4f60 \u597d\n" in capsys.readouterr().err
 
 
 def lines(path, *objects):

@@ -114,5 +114,8 @@ def test_a_pause_nobody_waits_for():
 def test_what_cannot_be_spoken_is_left_out_and_told():
     speakable = Speakable(TOKENIZER)
     assert speakable("Hi\x1b[31m \U0001f389\ufe0fthere\x00\n\tyou é 你") == "Hi[31m there\n\tyou é 你"
-    assert speakable.report() == "left out 4 characters that cannot be spoken: U+001B \U0001f389 \ufe0f U+0000"
+    assert speakable.report() == (
+        "left out 4 characters that cannot be spoken: U+001B \U0001f389 \ufe0f U+0000; "
+        "2 letters unknown to the model may sound wrong: é 你"
+    )
     assert Speakable(TOKENIZER).report() is None

@@ -42,37 +42,62 @@ def _too_long(word: str) -> InputError:
 
 
 class Speakable:
-    """Leaves out what a voice cannot say: control characters, and symbols such as emoji that the tokenizer does not know."""
+    """Leaves out what a voice cannot say: control characters, and symbols such as emoji that the tokenizer does not know.
+
+    Letters it does not know are those of a language the model was not taught; they are kept, and told.
+    """
 
     def __init__(self, tokenizer: SentencePieceProcessor):
         self._tokenizer = tokenizer
-        self._known: dict[str, bool] = {}
+        self._kinds: dict[str, list[str] | None] = {}
         self.left_out: list[str] = []
+        self.foreign: list[str] = []
 
     def __call__(self, text: str) -> str:
         """`text` without what cannot be said, which is added to `left_out`."""
         return "".join(c for c in text if self._keep(c))
 
     def _keep(self, c: str) -> bool:
-        if c not in self._known:
-            self._known[c] = c.isspace() or not self._is_symbol(c)
-        if not self._known[c]:
-            self.left_out.append(c)
-        return self._known[c]
+        if c not in self._kinds:
+            self._kinds[c] = self._list_of(c)
+        found = self._kinds[c]
+        if found is not None:
+            found.append(c)
+        return found is not self.left_out
 
-    def _is_symbol(self, c: str) -> bool:
-        if unicodedata.category(c) in ("Cc", "Cs"):
-            return True
-        if unicodedata.category(c) not in _SYMBOLS and not 0xFE00 <= ord(c) <= 0xFE0F:
-            return False
-        tokens = self._tokenizer.encode(c)
-        return any(self._tokenizer.is_unknown(t) or self._tokenizer.is_byte(t) for t in tokens)
+    def _list_of(self, c: str) -> list[str] | None:
+        """Where a character is noted, None if nothing is wrong with it."""
+        category = unicodedata.category(c)
+        if c.isspace():
+            return None
+        if category in ("Cc", "Cs"):
+            return self.left_out
+        if not any(self._tokenizer.is_unknown(t) or self._tokenizer.is_byte(t) for t in self._tokenizer.encode(c)):
+            return None
+        if category in _SYMBOLS or 0xFE00 <= ord(c) <= 0xFE0F:
+            return self.left_out
+        return self.foreign if category[0] == "L" else None
 
     def report(self) -> str | None:
-        """One sentence about what was left out; None if nothing was."""
-        if not self.left_out:
-            return None
-        kinds = dict.fromkeys(self.left_out)
-        shown = " ".join(c if unicodedata.category(c)[0] != "C" else f"U+{ord(c):04X}" for c in list(kinds)[:8])
-        count = len(self.left_out)
-        return f"left out {count} character{'' if count == 1 else 's'} that cannot be spoken: {shown}{' ...' if len(kinds) > 8 else ''}"
+        """One sentence about what was left out or may not be understood; None if there was nothing."""
+        said = []
+        if self.left_out:
+            said.append(
+                f"left out {_counted('character', self.left_out)} that cannot be spoken: {_shown(self.left_out)}"
+            )
+        if self.foreign:
+            said.append(
+                f"{_counted('letter', self.foreign)} unknown to the model may sound wrong: {_shown(self.foreign)}"
+            )
+        return "; ".join(said) or None
+
+
+def _counted(what: str, characters: list[str]) -> str:
+    return f"{len(characters)} {what}{'' if len(characters) == 1 else 's'}"
+
+
+def _shown(characters: list[str]) -> str:
+    """The first eight kinds, those that cannot be printed by their number."""
+    kinds = list(dict.fromkeys(characters))
+    shown = " ".join(c if unicodedata.category(c)[0] != "C" else f"U+{ord(c):04X}" for c in kinds[:8])
+    return f"{shown}{' ...' if len(kinds) > 8 else ''}"
