@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -29,10 +30,18 @@ class PortAudioError(Exception):
     pass
 
 
+class CallbackAbort(Exception):
+    pass
+
+
 class FakePortAudio:
     """The part of `sounddevice` that lists and checks. `able[index]`: (rates, smallest and largest channel count)."""
 
     PortAudioError = PortAudioError
+    CallbackAbort = CallbackAbort
+
+    def _exit_handler(self):
+        pass
 
     def __init__(self, rows, able=None, default=(0, 1)):
         self._rows, self._able = rows, able or {}
@@ -168,13 +177,16 @@ class FakeStream:
 
     def abort(self, ignore_errors):
         self.active = False
+        self.options["finished_callback"]()
 
     def close(self, ignore_errors):
         self.options = None
 
 
 @pytest.fixture
-def fake():
+def fake(monkeypatch):
+    # Nobody runs the callbacks of these streams.
+    monkeypatch.setattr(streams, "LEAVE_SECONDS", 0.0)
     sd = FakePortAudio(MAC, {5: ({44100}, 2, 2), 0: ({24000}, 1, 1), 1: ({24000}, 2, 2)})
     sd.InputStream = sd.OutputStream = FakeStream
     return sd
@@ -291,10 +303,50 @@ def test_a_device_that_cannot_be_opened_is_one_sentence(fake):
         Microphone(fake).open()
 
 
-def test_a_sound_system_that_never_answers(monkeypatch):
+def test_a_stream_is_left_from_within(fake, monkeypatch):
+    """Its callback ends it, before it is aborted."""
+    monkeypatch.setattr(streams, "LEAVE_SECONDS", threading.TIMEOUT_MAX)
+    speaker, order = Speaker(fake), []
+    speaker.open()
+    stream, callback = speaker._stream, speaker._stream.options["callback"]
+    stream.abort = lambda ignore_errors: order.append("abort")
+
+    def device():
+        block = np.ones((240, 2), np.float32)
+        while not order:
+            try:
+                callback(block, 240, TIMES, FINE)
+            except fake.CallbackAbort:
+                assert not block.any(), "the last block is silent"
+                order.append("left")
+                stream.options["finished_callback"]()
+
+    thread = threading.Thread(target=device)
+    thread.start()
+    speaker.close()
+    thread.join()
+    assert order == ["left", "abort"]
+
+
+def test_a_stream_that_stands_still_is_aborted(fake, monkeypatch):
+    monkeypatch.setattr(streams, "LEAVE_SECONDS", threading.TIMEOUT_MAX)
+    speaker, now = Speaker(fake), [100.0]
+    monkeypatch.setattr(streams.time, "perf_counter", lambda: now[0])
+    speaker.open()
+    stream = speaker._stream
+    now[0] += 10
+    speaker.close()
+    assert not stream.active
+
+
+def test_a_sound_system_that_never_answers(monkeypatch, fake):
+    """It ends neither the program in a traceback nor keeps it from ending."""
     monkeypatch.setattr(streams, "CLOSE_SECONDS", 0.05)
+    forgotten = []
+    monkeypatch.setattr(streams.atexit, "unregister", forgotten.append)
     with pytest.raises(AudioError, match="does not answer any more"):
-        guarded(lambda: time.sleep(1))
+        guarded(lambda: time.sleep(1), fake)
+    assert forgotten == [fake._exit_handler]
 
 
 # Real PortAudio ------------------------------------------------------------------------------------------------------------

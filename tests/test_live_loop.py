@@ -281,6 +281,19 @@ def test_closed_in_order_when_the_model_fails():
     assert source.calls[-1] == sink.calls[-1] == "close"
 
 
+def test_a_device_that_does_not_let_go_spoils_nothing():
+    source = Source(9)
+
+    def close():
+        raise AudioError("the sound system does not answer any more.")
+
+    source.close = close
+    loop, _, sink, told = make(source)
+    assert loop.run().frames == 9
+    assert sink.calls == ["finish", "close"]
+    assert told.of("notice") == [{"text": "the sound system does not answer any more."}]
+
+
 # Files as sides ------------------------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,12 @@
 """The microphone and the loudspeaker as the live loop sees them: opened, watched, closed, opened again.
 
 The two are separate PortAudio streams, because duplex ones underrun on several systems. Callbacks only move samples; what
-they raise would be lost, so they raise nothing. Times are `time.perf_counter()`.
+they raise would be lost, so they raise nothing but the word that ends a stream. Times are `time.perf_counter()`.
 """
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from .resample import Resampler
 
 # A stream that moved no sample for so long has stalled; servers may take a while to start one.
 STALL_SECONDS, START_SECONDS = 2.0, 6.0
-CLOSE_SECONDS = 3.0
+LEAVE_SECONDS, CLOSE_SECONDS = 3.0, 10.0
 STEADY_SECONDS = 0.25
 # Digital silence for so long means that something is switched off.
 SILENCE_SECONDS = 3.0
@@ -47,6 +48,7 @@ class _Stream:
         self.errors = 0  # blocks the device said it lost or lacked
         self._stream: Any = None
         self._beat = 0.0
+        self._leaving, self._left = False, threading.Event()
 
     def find(self) -> Settings:
         """Choose the device and settle how to open it, without opening it."""
@@ -67,6 +69,7 @@ class _Stream:
     def _start(self, settings: Settings, callback: Callable) -> None:
         make = self._sd.InputStream if self.kind == "input" else self._sd.OutputStream
         self._beat = time.perf_counter() + START_SECONDS - STALL_SECONDS
+        self._leaving, self._left = False, threading.Event()
         try:
             self._stream = make(
                 device=settings.device.index,
@@ -76,6 +79,7 @@ class _Stream:
                 latency=settings.latency,
                 dtype="float32",
                 callback=callback,
+                finished_callback=self._left.set,
             )
             self._stream.start()
         except (self._sd.PortAudioError, ValueError) as e:
@@ -101,9 +105,12 @@ class _Stream:
         name = self.settings.device.name
         if not self._stream.active:
             return f"{name} was disconnected"
-        if time.perf_counter() - self._beat > STALL_SECONDS:
+        if self._stalled():
             return f"{name} has stopped" if self.kind == "output" else f"{name} delivers no sound"
         return None
+
+    def _stalled(self) -> bool:
+        return time.perf_counter() - self._beat > STALL_SECONDS
 
     def suspend(self) -> None:
         """Let go of the device, to open it again later."""
@@ -111,16 +118,30 @@ class _Stream:
 
     def close(self) -> None:
         stream, self._stream = self._stream, None
-        if stream is not None:
-            guarded(lambda: (stream.abort(ignore_errors=True), stream.close(ignore_errors=True)))
+        if stream is None:
+            return
+
+        def end() -> None:
+            # A stream whose callback ends it lets go of the device by itself; to abort it in the middle of a call into a
+            # sound server can leave the server's client locked for ever. One that stands still has to be aborted.
+            if stream.active and not stalled:
+                left.wait(LEAVE_SECONDS)
+            stream.abort(ignore_errors=True)
+            stream.close(ignore_errors=True)
+
+        stalled, left = self._stalled(), self._left
+        self._leaving = True
+        guarded(end, self._sd)
 
 
-def guarded(action: Callable[[], Any]) -> None:
+def guarded(action: Callable[[], Any], sd: Any = None) -> None:
     """Call into PortAudio where a broken device may never answer: raise instead of hanging with it."""
     thread = threading.Thread(target=action, name="portaudio", daemon=True)
     thread.start()
     thread.join(CLOSE_SECONDS)
     if thread.is_alive():
+        # Nor may the program hang when the module tidies up behind it.
+        atexit.unregister(getattr(sd, "_exit_handler", None))
         raise AudioError("the sound system does not answer any more. Reconnect the device and start again.")
 
 
@@ -132,7 +153,7 @@ def restart_portaudio(sd: Any) -> None:
         sd._terminate()
         sd._initialize()
 
-    guarded(again)
+    guarded(again, sd)
 
 
 class Microphone(_Stream):
@@ -157,6 +178,8 @@ class Microphone(_Stream):
 
     def _callback(self, capture: Capture) -> Callable:
         def callback(block: np.ndarray, n: int, times: Any, status: Any) -> None:
+            if self._leaving:
+                raise self._sd.CallbackAbort
             now = time.perf_counter()
             capture.feed(block, now)
             self._beat = max(self._beat, now)
@@ -228,6 +251,9 @@ class Speaker(_Stream):
         mono = np.zeros(rate, np.float32)
 
         def callback(block: np.ndarray, n: int, times: Any, status: Any) -> None:
+            if self._leaving:
+                block[:] = 0
+                raise self._sd.CallbackAbort
             now = time.perf_counter()
             playback.pull(mono[:n], now)
             # Both of a pair, the first two of many.

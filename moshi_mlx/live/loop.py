@@ -86,9 +86,16 @@ class LiveLoop:
         finally:
             self.controls.on_change(None)
             self.status.state = "ended"
-            self.source.close()
-            self.sink.close()
+            self._close()
         return self.status
+
+    def _close(self) -> None:
+        """The talk is over: a device that does not let go spoils nothing any more."""
+        for side in (self.source, self.sink):
+            try:
+                side.close()
+            except AudioError as e:
+                self.tell("notice", text=str(e))
 
     def _open(self) -> None:
         # The loudspeaker first: the microphone's first frame should find it playing.
