@@ -18,7 +18,7 @@ from moshi_mlx.places import Place
 from moshi_mlx.presets import MIMI_NAME, MIMI_V0_1
 
 from . import formats, transformers_config
-from .place import CheckedFolder, override
+from .place import CheckedFolder, override, published
 from .tensors import StoredTensors
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ def _beside(place: Place, data: dict[str, Any]) -> Path | None:
     if isinstance(named, str) and (path := place.named(named, optional=True)) is not None:
         return path
     if (path := place.find(MIMI_NAME, optional=True)) is not None:
+        return path
+    known = published(place)
+    if known is not None and known.codec is not None and (path := place.find(known.codec, optional=True)) is not None:
         return path
     if not isinstance(place, CheckedFolder):
         return None

@@ -40,7 +40,8 @@ class PartFile(WeightsWriter):
         self._count = self._recorded(part, len(header))
         sizes = list(self._sizes.items())
         stop = len(header) + sum(size for _, size in sizes[: self._count])
-        refuse_if_disk_is_full(self.path.parent, self.total_bytes - (stop if self._count else 0))
+        # What an earlier run wrote is written over, or kept: its bytes need no room either way.
+        refuse_if_disk_is_full(self.path.parent, self.total_bytes - (part.stat().st_size if part.is_file() else 0))
         # A symbolic link in its place would be followed.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         self._file = os.fdopen(os.open(part, flags, 0o644), "r+b")

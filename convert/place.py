@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from moshi_mlx import hub
+from moshi_mlx import hub, registry
 from moshi_mlx.errors import CheckpointError
 from moshi_mlx.places import Folder, Place, Repo, open_place
 from moshi_mlx.weights_file import WeightsFile
@@ -72,6 +72,11 @@ def find_place(source: str) -> tuple[Place, Path | None]:
     if len(path.parts) > 1 or path.suffix:
         raise CheckpointError(f"{source} does not exist. Name a file, a folder or a repository of the Hub.")
     return open_place(source), None
+
+
+def published(place: Place) -> registry.Published | None:
+    """What is known of a repository whose files have names of their own and no configuration that tells them."""
+    return registry.by_repo(place.repo) if isinstance(place, Repo) else None
 
 
 def override(name: str) -> Path:

@@ -15,7 +15,7 @@ from moshi_mlx.places import Place
 from . import formats, language_model, tokenizers, voice_files
 from .codec import Codec, find_codec
 from .language_model import LanguageModel
-from .place import WEIGHT_NAMES, CheckedFolder, find_place, override, revision_of
+from .place import WEIGHT_NAMES, CheckedFolder, find_place, override, published, revision_of
 from .tensors import StoredTensors
 from .tokenizers import Tokenizer
 
@@ -166,7 +166,8 @@ def _candidates(place: Place, data: dict[str, Any]) -> Iterator[Path]:
     if isinstance(place, CheckedFolder):
         yield from place.weights()
         return
-    for name in WEIGHT_NAMES:
+    known = published(place)
+    for name in dict.fromkeys([*([known.weights] if known else []), *WEIGHT_NAMES]):
         path = place.find(name, optional=True)
         if path is not None:
             if name.endswith(".index.json"):

@@ -20,7 +20,7 @@ from moshi_mlx.errors import CheckpointError
 from moshi_mlx.places import Place
 from moshi_mlx.presets import TOKENIZER_NAME
 
-from .place import CheckedFolder, override
+from .place import CheckedFolder, override, published
 
 if TYPE_CHECKING:
     from .source import Request
@@ -74,7 +74,9 @@ def _path(place: Place, data: dict[str, Any], request: Request) -> Path | None:
         models = sorted(place.path.glob("*.model"))
         if len(models) == 1:
             return place.find(models[0].name)
-    return place.find("tokenizer.model", optional=True) or place.find(_JSON, optional=True)
+    known = published(place)
+    names = [*([known.tokenizer] if known else []), "tokenizer.model", _JSON]
+    return next((path for name in names if (path := place.find(name, optional=True)) is not None), None)
 
 
 def _read(path: Path) -> Tokenizer:

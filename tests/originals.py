@@ -2,8 +2,8 @@
 
     PYTHON originals.py pytorch|mlx|transformers|mimi|mimi-hf FOLDER IN.safetensors OUT.safetensors
 
-`IN` holds `codes [1, K, T]` (and `pcm` for the codec), `OUT` gets their logits (or codes and audio). Nothing of moshi_mlx 1 is
-imported: `mlx` means the published package.
+`IN` holds `codes` or `inputs` `[1, K, T]`, or `pcm` for the codec; `OUT` gets their logits (or codes and audio). Nothing of ours is
+imported: `mlx` means the published package, which may have a Python of its own, without torch.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ os.environ.setdefault("NO_TORCH_COMPILE", "1")
 def pytorch(folder: Path, config: dict, given: dict) -> dict:
     import torch
     from moshi.models.loaders import CheckpointInfo
+    from safetensors.torch import load_file
 
     # Codec and tokenizer are only named here, not opened.
     others = {"mimi_weights": folder / "none", "tokenizer": folder / "none"}
     weights, description = folder / config["moshi_name"], folder / "config.json"
     info = CheckpointInfo.from_hf_repo("", moshi_weights=weights, config_path=description, **others)
     lm = info.get_moshi(device="cpu", dtype=torch.float32)
+    # The original takes what it finds; every key has to be there, and no other.
+    lm.load_state_dict(load_file(weights), strict=True)
     with torch.no_grad():
         if not lm.dep_q:
             return {"text": lm.forward_text(given["codes"])[1][:, 0].contiguous()}
@@ -50,7 +53,7 @@ def mlx(folder: Path, config: dict, given: dict) -> dict:
     model.load_weights(str(folder / name), strict=True)
     # Scales in float32: its products in bfloat16 are inexact on a CPU.
     model.set_dtype(mx.float32)
-    tokens = mx.array(given["inputs"].numpy()).astype(mx.int32)
+    tokens = given["inputs"].astype(mx.int32)
     text, audio = [], []
     for c in model.transformer_cache:
         c.reset()
@@ -68,13 +71,7 @@ def mlx(folder: Path, config: dict, given: dict) -> dict:
             row.append(s.linear_out(y)[:, 0])
             previous = tokens[:, 1 + q : 2 + q, t]
         audio.append(mx.stack(row, axis=1))
-    import numpy as np
-    import torch
-
-    return {
-        "text": torch.from_numpy(np.array(mx.stack(text, axis=1))),
-        "audio": torch.from_numpy(np.array(mx.stack(audio, axis=1))),
-    }
+    return {"text": mx.stack(text, axis=1), "audio": mx.stack(audio, axis=1)}
 
 
 def transformers(folder: Path, config: dict, given: dict) -> dict:
@@ -143,12 +140,17 @@ def mimi_hf(folder: Path, config: dict, given: dict) -> dict:
 
 
 def main() -> None:
+    kind, folder, given, out = sys.argv[1:]
+    config = json.loads((Path(folder) / "config.json").read_text())
+    if kind == "mlx":
+        import mlx.core as mx
+
+        mx.save_safetensors(out, mlx(Path(folder), config, mx.load(given)))
+        return
     from safetensors.torch import load_file, save_file
 
-    kind, folder, given, out = sys.argv[1:]
-    config = Path(folder) / "config.json"
-    run = {"pytorch": pytorch, "mlx": mlx, "transformers": transformers, "mimi": mimi, "mimi-hf": mimi_hf}[kind]
-    save_file(run(Path(folder), json.loads(config.read_text()), load_file(given)), out)
+    run = {"pytorch": pytorch, "transformers": transformers, "mimi": mimi, "mimi-hf": mimi_hf}[kind]
+    save_file(run(Path(folder), config, load_file(given)), out)
 
 
 if __name__ == "__main__":

@@ -346,6 +346,19 @@ def test_two_runs_at_once(source, tmp_path):
         main([str(source), str(tmp_path / "made")])
 
 
+def test_what_is_written_over_needs_no_room(tmp_path, monkeypatch):
+    """A run killed before its first record left most of its bytes; the next one has little more to spare."""
+    (tmp_path / ".x.safetensors.part").write_bytes(bytes(1000))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=200))
+    with PartFile(tmp_path / "x.safetensors", [("a", "F32", (256,))], None) as writer:
+        assert writer.done == []
+        writer.write("a", mx.ones(256))
+        writer.commit()
+    with pytest.raises(CheckpointError, match="are needed"):
+        PartFile(tmp_path / "y.safetensors", [("a", "F32", (256,))], None)
+
+
 def test_records_of_other_files_are_not_believed(tmp_path):
     specs = [("a", "F32", (4,)), ("b", "F32", (4,))]
     with PartFile(tmp_path / "x.safetensors", specs, None) as writer:
@@ -390,6 +403,35 @@ def test_a_repository_is_converted_like_a_folder(complete, tmp_path, monkeypatch
     assert "base_model: someone/tiny" in card
     assert "| revision | abc123 |" in card
     assert "config.json" in asked
+
+
+def test_a_repository_whose_files_have_names_of_their_own(tmp_path, monkeypatch):
+    """Helium-1 preview in Kyutai's layout: no configuration, one file and a tokenizer that nothing names."""
+    from moshi_mlx.convert import language_model
+
+    case, there = GOLDENS / "family" / "helium_hf", tmp_path / "there"
+    there.mkdir()
+    shutil.copy(case / "kyutai_mlx_layout.safetensors", there / "helium-1-preview-2b-bf16.safetensors")
+    described = json.loads((convert(_family("helium_hf", tmp_path), tmp_path / "hf") / "config.json").read_text())
+    from random_checkpoint import write_tokenizer
+
+    write_tokenizer(there / "tokenizer_spm_48k_multi6_2.model", described["text_card"])
+    monkeypatch.setitem(language_model.KNOWN, "a small Helium", described)
+
+    def download(repo, name, *, optional=False):
+        assert repo == "kyutai/helium-1-preview-2b-mlx"
+        return there / name if (there / name).exists() else None
+
+    monkeypatch.setattr(hub, "download", download)
+    made = convert("kyutai/helium-1-preview-2b-mlx", tmp_path / "made")
+    assert_same(stored(made), dict(mx.load(str(case / "kyutai_mlx_layout.safetensors"))))
+    config = json.loads((made / "config.json").read_text())
+    assert config["tokenizer_name"] == "tokenizer_spm_48k_multi6_2.model"
+    assert (config["source"]["licence"], config["n_q"]) == ("CC-BY 4.0", 0)
+
+
+def _family(case: str, tmp: Path) -> Path:
+    return golden_convert.only(GOLDENS / "family" / case, tmp, "config.json", "model.safetensors")
 
 
 def test_shards_of_a_repository_are_fetched(source, tmp_path, monkeypatch):

@@ -1,4 +1,8 @@
-"""The original programs read what we write, and compute the same. Needs MOSHI_ORIGINALS, a Python that has them installed."""
+"""The original programs read what we write, and compute the same.
+
+Needs MOSHI_ORIGINALS, a Python that has moshi and transformers, and MOSHI_PUBLISHED, one that has moshi_mlx 0.3: docs/convert.md
+says how they are made.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +22,18 @@ from moshi_mlx.checkpoint import Loader, locate
 from moshi_mlx.models.forward import forward
 
 PYTHON = os.environ.get("MOSHI_ORIGINALS")
-pytestmark = pytest.mark.skipif(PYTHON is None, reason="MOSHI_ORIGINALS names no Python with the original programs")
+PUBLISHED = os.environ.get("MOSHI_PUBLISHED")
+originals = pytest.mark.skipif(PYTHON is None, reason="MOSHI_ORIGINALS names no Python with the original programs")
+published = pytest.mark.skipif(PUBLISHED is None, reason="MOSHI_PUBLISHED names no Python with moshi_mlx 0.3")
 GOLDENS = Path(__file__).parent / "goldens"
 
 
 def run(kind: str, folder: Path, tmp: Path, **given) -> dict[str, np.ndarray]:
-    assert PYTHON is not None
+    python = PUBLISHED if kind == "mlx" else PYTHON
+    assert python is not None
     mx.save_safetensors(str(tmp / "in.safetensors"), {k: mx.array(v) for k, v in given.items()})
     script = Path(__file__).parent / "originals.py"
-    command = [PYTHON, str(script), kind, str(folder), str(tmp / "in.safetensors"), str(tmp / "out.safetensors")]
+    command = [python, str(script), kind, str(folder), str(tmp / "in.safetensors"), str(tmp / "out.safetensors")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return golden_convert.read(tmp / "out.safetensors")
@@ -38,6 +45,7 @@ def codes_for(lm, frames: int = 20) -> np.ndarray:
     return np.concatenate([rng.integers(0, lm.cfg.text_card, (1, 1, frames)), audio], axis=1).astype(np.int64)
 
 
+@originals
 @pytest.mark.parametrize(
     "case", ["plain", "low_rank", "rope_concat_gqa", "wps_schedule", "lut_cfg", "stt_like", "cross_attn"]
 )
@@ -59,6 +67,7 @@ def test_pytorch_reads_our_pytorch(case, tmp_path):
     close("audio", ours.audio_logits, theirs["audio"], DEPTH_TOL)
 
 
+@originals
 @pytest.mark.parametrize("case", ["transformers_moshi", "transformers_stt"])
 def test_transformers_reads_what_went_through_ours(case, tmp_path):
     made = convert(GOLDENS / "convert" / case / "source", tmp_path / "mlx")
@@ -75,6 +84,7 @@ def _tokenizer(tmp: Path, size: int) -> list[str]:
     return ["--tokenizer", str(tmp / "t.model")]
 
 
+@originals
 @pytest.mark.parametrize("case", ["helium_hf", "helium_llama"])
 def test_transformers_reads_our_text_models(case, tmp_path):
     source = golden_convert.only(GOLDENS / "family" / case, tmp_path, "config.json", "model.safetensors")
@@ -89,6 +99,7 @@ def test_transformers_reads_our_text_models(case, tmp_path):
     )
 
 
+@published
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_published_package_reads_our_packed_files(bits, tiny_checkpoint, tmp_path):
     from moshi_mlx.quantize.command import main
@@ -111,6 +122,7 @@ def test_the_published_package_reads_our_packed_files(bits, tiny_checkpoint, tmp
     close("audio", mx.stack(chosen, axis=1)[None], theirs["audio"], 1e-3)
 
 
+@originals
 def test_codecs_are_read_by_both(tmp_path):
     case = GOLDENS / "mimi" / "tiny_a"
     pcm = golden_convert.read(case / "io.safetensors")["offline.speech.pcm"][:, :, : 1920 * 5]
