@@ -72,6 +72,10 @@ class Session:
         """
         if loaded.mimi is None:
             raise InputError("a session needs the checkpoint's codec.")
+        if loaded.config.tts is not None:
+            raise InputError(
+                f"{loaded.files.source} is a text-to-speech model, which nobody can talk to; python -m moshi_mlx.run_tts speaks with it."
+            )
         self.checkpoint, self.batch = loaded, batch
         self.lm, self.mimi = loaded.lm, loaded.mimi
         defaults = loaded.config.generation

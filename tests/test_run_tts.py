@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from speech_toys import _tidy, checkpoint  # noqa: F401
 from toy import make_lm
 
-from moshi_mlx import run_tts
+from moshi_mlx import local, run_inference, run_tts
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.text_to_speech import loudspeaker
 from moshi_mlx.text_to_speech.loudspeaker import Loudspeaker, Queue
@@ -211,6 +211,14 @@ def test_bad_input_for_models_that_continue_a_voice(tmp_path, question):
 def test_other_models_are_refused(tiny_checkpoint, tmp_path):
     with pytest.raises(MoshiError, match="is a moshi model; text-to-speech needs one with 'tts_config'"):
         run_tts.main(["--text", "Hi", str(tmp_path / "o.wav"), "--model", str(tiny_checkpoint)])
+
+
+def test_nobody_can_talk_to_it(question, tmp_path):
+    for command in (run_inference, local):
+        args = ["--input", question, "--output", tmp_path / "o.wav", "--fast"] if command is local else [question]
+        with pytest.raises(MoshiError, match="text-to-speech model, which nobody can talk to; .*run_tts"):
+            command.main([str(a) for a in [*args, "--model", checkpoint("tiny-tts"), "--no-compile"]])
+    assert not (tmp_path / "o.wav").exists()
 
 
 def test_an_error_is_one_sentence(tmp_path):
