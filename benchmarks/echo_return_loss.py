@@ -1,6 +1,6 @@
 """How much of the loudspeaker's sound the echo canceller takes out of the microphone's, in simulated rooms.
 
-    python benchmarks/echo_return_loss.py            # the table of docs/echo.md
+    python benchmarks/echo_return_loss.py            # the table of docs/live.md
 
 Rooms are shoe boxes, their impulse responses made by mirroring the source at the walls (Allen and Berkley's image method);
 the loudspeaker saturates softly, the microphone adds noise, and devices delay and drift. Echo return loss enhancement (ERLE)

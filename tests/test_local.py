@@ -136,6 +136,12 @@ def test_flags_of_the_published_program(tiny_checkpoint, speech, tmp_path):
     assert code == 0
 
 
+def test_packed_keys_reach_the_model(tiny_checkpoint):
+    args = local.parser().parse_args(["--model", str(tiny_checkpoint), "--kv-bits", "8", "--no-compile"])
+    packed = local.load_talker(args)
+    assert packed.frame_step.step.kv_bits == 8
+
+
 BAD = {
     "fast without a file": (["--fast"], "--fast needs --input FILE"),
     "device and file": (["--input", "IN", "--input-device", "0"], "a side is a device or a file"),

@@ -141,7 +141,8 @@ def guarded(action: Callable[[], Any], sd: Any = None) -> None:
     thread.join(CLOSE_SECONDS)
     if thread.is_alive():
         # Nor may the program hang when the module tidies up behind it.
-        atexit.unregister(getattr(sd, "_exit_handler", None))
+        if sd is not None:
+            atexit.unregister(sd._exit_handler)
         raise AudioError("the sound system does not answer any more. Reconnect the device and start again.")
 
 
