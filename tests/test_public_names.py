@@ -7,6 +7,8 @@ import inspect
 
 import pytest
 
+from moshi_mlx import models, utils
+
 
 @pytest.mark.parametrize(
     ("module", "names"),
@@ -15,6 +17,7 @@ import pytest
         ("moshi_mlx.models", ["Lm", "LmConfig", "LmGen", "config_v0_1", "config1b_202412", "config1b_202412_16rvq", "config_helium_1_preview_2b", "mimi", "mimi_202407", "generate"]),
         ("moshi_mlx.models.mimi", ["Mimi", "MimiConfig", "mimi_202407"]),
         ("moshi_mlx.models.generate", ["LmGen"]),
+        ("moshi_mlx.models.tts", ["TTSModel", "TTSResult", "DEFAULT_DSM_TTS_REPO", "DEFAULT_DSM_TTS_VOICE_REPO", "Entry", "State", "StateMachine", "TokenIds", "script_to_entries"]),
         ("moshi_mlx.utils", ["Sampler"]),
         ("moshi_mlx.utils.sampling", ["Sampler"]),
         ("moshi_mlx.utils.loaders", ["hf_get"]),
@@ -30,8 +33,6 @@ def test_import_paths(module, names):
 
 
 def test_call_shapes():
-    from moshi_mlx import models, utils
-
     gen = list(inspect.signature(models.LmGen).parameters)
     assert gen[:9] == [
         "model",
@@ -84,8 +85,6 @@ def test_a_published_speech_to_text_script_runs(tmp_path):
     import numpy as np
     from random_checkpoint import TINY_LM, TINY_MIMI, write_lm, write_mimi
 
-    from moshi_mlx import models, utils
-
     config = {**TINY_LM, "n_q": 8, "dep_q": 0, "delays": [0] * 9, "model_type": "stt", "extra_heads_num_heads": 4}
     write_lm(tmp_path / "model.safetensors", config, None, seed=1)
     write_mimi(tmp_path / "mimi.safetensors", TINY_MIMI, seed=1)
@@ -113,3 +112,43 @@ def test_a_published_speech_to_text_script_runs(tmp_path):
         assert 0 <= vad_heads[2][0, 0, 0].item() <= 1
         assert isinstance(text_token[0].item(), int)
         assert gen.last_audio_tokens() is None
+
+
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_a_published_microphone_script_runs(tmp_path, bits):
+    """The shape of Kyutai's live transcription script: packed as the file's name says, codes from rustymimi's encoder."""
+    import mlx.core as mx
+    import mlx.nn as nn
+    import numpy as np
+    from random_checkpoint import TINY_STT, write_lm
+
+    name = "model.safetensors" if bits is None else f"model.q{bits}.safetensors"
+    write_lm(tmp_path / name, TINY_STT, bits, seed=1)
+    lm_config = models.LmConfig.from_config_dict(TINY_STT)
+    model = models.Lm(lm_config)
+    model.set_dtype(mx.bfloat16)
+    if name.endswith(".q4.safetensors"):
+        nn.quantize(model, bits=4, group_size=32)
+    elif name.endswith(".q8.safetensors"):
+        nn.quantize(model, bits=8, group_size=64)
+    model.load_weights(str(tmp_path / name), strict=True)
+    other_codebooks = lm_config.other_codebooks
+    assert max(lm_config.generated_codebooks, other_codebooks) == 32
+    model.warmup()
+    gen = models.LmGen(
+        model=model,
+        max_steps=2,
+        text_sampler=utils.Sampler(top_k=25, temp=0),
+        audio_sampler=utils.Sampler(top_k=250, temp=0.8),
+        check=False,
+    )
+    rng, said = np.random.default_rng(0), []
+    for _ in range(6):
+        encoded = rng.integers(0, 256, (1, 32, 1)).astype(np.uint32)
+        other_audio_tokens = mx.array(encoded).transpose(0, 2, 1)[:, :, :other_codebooks]
+        text_token, vad_heads = gen.step_with_extra_heads(other_audio_tokens[0])
+        assert [h.shape for h in vad_heads] == [(1, 1, 6)] * 4
+        assert 0 <= vad_heads[2][0, 0, 0].item() <= 1
+        said.append(text_token[0].item())
+        assert gen.last_audio_tokens() is None
+    assert len(set(said)) > 1
