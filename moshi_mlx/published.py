@@ -1,7 +1,7 @@
 """Published checkpoints as data: what `registry` makes short names, sizes and licences of.
 
-`repositories` lists, per precision, the repository, its weights file and the bytes of weights and codec together. Sizes are those
-of the published files; `about` marks ones computed from the model's shape. `window` is (layers, key/value width, positions) of
+`repositories` lists, per precision, the repository, its weights file and that file's bytes; `forms` are repositories of the same
+weights in other layouts. Sizes are those of the published files; `about` marks ones computed from the model's shape. `window` is (layers, key/value width, positions) of
 the temporal transformer, from which the memory of a full conversation follows.
 """
 
@@ -33,6 +33,7 @@ def _moshi(name: str, what: str) -> dict[str, Any]:
             8: (f"kyutai/{name}-mlx-q8", "model.q8.safetensors", 8_168_645_376),
             4: (f"kyutai/{name}-mlx-q4", "model.q4.safetensors", 4_805_385_728),
         },
+        "forms": [f"kyutai/{name}-pytorch-bf16"],
     }  # fmt: skip
 
 
@@ -68,12 +69,14 @@ PUBLISHED: list[dict[str, Any]] = [
         "licence": CC_BY, "page": "hibiki", "sampling": _TRANSLATE, "window": (16, 2048, 3000), "about": True,
         "codec": _MIMI, "tokenizer": _TEXT_48K,
         "repositories": {None: ("kyutai/hibiki-1b-mlx-bf16", "model.safetensors", 3_599_917_056)},
+        "forms": ["kyutai/hibiki-1b-pytorch-bf16"],
     },
     {
         "name": "hibiki-2b", "kind": "hibiki", "what": "speech translation, French to English", "parameters": 2.7e9,
         "licence": CC_BY, "page": "hibiki", "sampling": _TRANSLATE, "window": (24, 2560, 3000), "about": True,
         "codec": _MIMI, "tokenizer": _TEXT_48K,
         "repositories": {None: ("kyutai/hibiki-2b-mlx-bf16", "model.safetensors", 6_000_000_000)},
+        "forms": ["kyutai/hibiki-2b-pytorch-bf16"],
     },
     {
         "name": "hibiki-zero", "aliases": ["hibiki-zero-3b"], "kind": "hibiki",
@@ -88,12 +91,14 @@ PUBLISHED: list[dict[str, Any]] = [
         "licence": CC_BY, "page": "stt", "sampling": _GREEDY, "window": (16, 2048, 750), "codec": _MIMI_PYTORCH,
         "tokenizer": "tokenizer_en_fr_audio_8000.model",
         "repositories": {None: ("kyutai/stt-1b-en_fr-candle", "model.safetensors", 1_978_522_200)},
+        "forms": ["kyutai/stt-1b-en_fr", "kyutai/stt-1b-en_fr-mlx", "kyutai/stt-1b-en_fr-trfs"],
     },
     {
         "name": "stt-2.6b", "aliases": ["stt-2.6b-en"], "kind": "stt", "what": "speech to text, English, most accurate",
         "parameters": 2.62e9, "licence": CC_BY, "page": "stt", "sampling": _GREEDY, "window": (48, 2048, 375),
         "codec": _MIMI_PYTORCH, "tokenizer": "tokenizer_en_audio_4000.model",
         "repositories": {None: ("kyutai/stt-2.6b-en", "model.safetensors", 5_234_275_128)},
+        "forms": ["kyutai/stt-2.6b-en-candle", "kyutai/stt-2.6b-en-mlx", "kyutai/stt-2.6b-en-trfs"],
     },
     {
         "name": "tts-1.6b", "aliases": ["tts-1.6b-en_fr"], "kind": "tts", "what": "text to speech, English and French, many voices",
@@ -121,5 +126,6 @@ PUBLISHED: list[dict[str, Any]] = [
         "repositories": {
             None: ("kyutai/helium-1-preview-2b-mlx", "helium-1-preview-2b-bf16.safetensors", 4_345_287_680),
         },
+        "forms": ["kyutai/helium-1-preview-2b"],
     },
 ]  # fmt: skip

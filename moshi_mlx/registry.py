@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +101,13 @@ def _variants(entry: dict[str, Any]) -> list[Published]:
 
 ALL: tuple[Published, ...] = tuple(v for entry in PUBLISHED for v in _variants(entry))
 _NAMES: dict[str, str] = {alias: e["name"] for e in PUBLISHED for alias in (e["name"], *e.get("aliases", ()))}
+_FORMS: dict[str, str] = {repo: e["name"] for e in PUBLISHED for repo in e.get("forms", ())}
 
 
 def by_repo(repo: str) -> Published | None:
-    """What is known of a repository, None when it is not one of the published ones."""
+    """What is known of a repository, None when it is not one of the published ones. Other forms of one have about its size."""
+    if repo in _FORMS:
+        return replace(by_name(_FORMS[repo]), repo=repo, about=True)
     return next((p for p in ALL if p.repo == repo), None)
 
 
@@ -145,7 +148,8 @@ def before_download(model: object, hf_repo: str | None, bits: int | None) -> lis
     else:
         name = DEFAULT_NAME if model is None else str(model)
         known = by_name(name, bits) if is_name(name) and not Path(name).exists() else None
-    if known is None or _is_cached(known.repo, known.weights):
+    # Other forms name their weights otherwise.
+    if known is None or _is_cached(known.repo, "config.json" if known.repo in _FORMS else known.weights):
         return []
     size = f"{'about ' if known.about else ''}{gigabytes(known.download_bytes)}"
     return [f"{known.repo}: {size} to download, licence: {known.licence}", *gating(known)]

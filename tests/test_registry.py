@@ -82,8 +82,13 @@ def test_said_before_a_download(monkeypatch):
     assert "about 4.0 GB" in registry.before_download("hibiki-1b", None, None)[0]
     assert "kyutai/moshiko-mlx-q8" in registry.before_download(None, None, 8)[0]
     assert registry.before_download(None, "someone/thing", None) == []
+    # The same weights in another layout: the same licence, about the same size.
+    assert registry.before_download(None, "kyutai/stt-1b-en_fr-mlx", None) == [
+        "kyutai/stt-1b-en_fr-mlx: about 2.4 GB to download, licence: CC-BY 4.0"
+    ]
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, name: "/cache/file")
     assert registry.before_download("moshika", None, 4) == []
+    assert registry.before_download(None, "kyutai/hibiki-1b-pytorch-bf16", None) == []
 
 
 def test_commands_say_it(monkeypatch, question, capsys):
