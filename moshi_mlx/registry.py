@@ -149,7 +149,7 @@ def before_download(model: object, hf_repo: str | None, bits: int | None) -> lis
         name = DEFAULT_NAME if model is None else str(model)
         known = by_name(name, bits) if is_name(name) and not Path(name).exists() else None
     # Other forms name their weights otherwise.
-    if known is None or _is_cached(known.repo, "config.json" if known.repo in _FORMS else known.weights):
+    if known is None or is_cached(known.repo, "config.json" if known.repo in _FORMS else known.weights):
         return []
     size = f"{'about ' if known.about else ''}{gigabytes(known.download_bytes)}"
     return [f"{known.repo}: {size} to download, licence: {known.licence}", *gating(known)]
@@ -162,7 +162,8 @@ def gating(known: Published) -> list[str]:
     return [f"it is gated: accept its licence at {known.url}, then run `hf auth login` once"]
 
 
-def _is_cached(repo: str, filename: str) -> bool:
+def is_cached(repo: str, filename: str) -> bool:
+    """Whether a file of the Hub is on this machine already."""
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(repo, filename), str)

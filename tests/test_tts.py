@@ -243,6 +243,8 @@ def test_where_voices_are_found(tmp_path, monkeypatch):
         raise hub_errors.EntryNotFoundError("no such file")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name: None)
+    told = []
     suffix = ".0badcafe@1.safetensors"
     here = voice_file(tmp_path / f"me.wav{suffix}")
     # The recording it was made of may lie beside it.
@@ -254,7 +256,8 @@ def test_where_voices_are_found(tmp_path, monkeypatch):
     with pytest.raises(
         InputError, match="no voice 'a/you.wav' for this model: owner/voices has no file .*Voices are listed at"
     ):
-        voices.find_voice("a/you.wav", "owner/voices", suffix)
+        voices.find_voice("a/you.wav", "owner/voices", suffix, told.append)
+    assert told == ["owner/voices: a voice has the licence of its folder, a: see https://huggingface.co/owner/voices"]
     with pytest.raises(InputError, match="no voice"):
         voices.find_voice("hf://other/repo/x.wav", "owner/voices", suffix)
     with pytest.raises(InputError, match="the voice file ./you.wav does not exist"):

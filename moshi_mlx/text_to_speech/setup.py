@@ -69,7 +69,7 @@ def check(args: argparse.Namespace, files: Files, voices: Sequence[Voices]) -> N
         if len(names) > config.tts.max_speakers:
             raise InputError(f"this model takes up to {config.tts.max_speakers} voices, {len(names)} were given.")
         for name in names:
-            voice_files.find_voice(name, args.voice_repo, suffix)
+            voice_files.find_voice(name, args.voice_repo, suffix, commands.say)
 
 
 def _check_codebooks(wanted: int | None, lm: LmConfig, may_be_fewer: bool) -> None:

@@ -7,14 +7,14 @@ speaker. Models without one take a recording, which they continue.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from .. import hub
+from .. import hub, registry
 from ..audio.files import read_audio
 from ..errors import CheckpointError, InputError
 from ..models.mimi_model import MimiModel
@@ -30,10 +30,10 @@ def suffix_of(model_id: dict) -> str:
     return f".{model_id.get('sig')}@{model_id.get('epoch')}.safetensors"
 
 
-def find_voice(name: str, repo: str, suffix: str = "") -> Path:
+def find_voice(name: str, repo: str, suffix: str = "", tell: Callable[[str], None] | None = None) -> Path:
     """File of the voice `name`: a local file, `hf://owner/repo/path`, or one of `repo` (on the Hub, or a local folder).
 
-    `suffix`, which says what model a voice is for, may be left out of the name.
+    `suffix`, which says what model a voice is for, may be left out of the name. `tell` hears of licences before a download.
     """
     folder = Path(repo)
     # A recording may lie beside the embedding made of it.
@@ -49,6 +49,8 @@ def find_voice(name: str, repo: str, suffix: str = "") -> Path:
     full = name if not suffix or name.endswith(".safetensors") else name + suffix
     if hub.is_hub_name(name):
         repo, full = hub.split_hub_name(full)
+    if tell is not None and not registry.is_cached(repo, full):
+        tell(f"{repo}: a voice has the licence of its folder, {Path(full).parent}: see https://huggingface.co/{repo}")
     found = hub.download(repo, full, optional=True)
     if found is None:
         raise InputError(
