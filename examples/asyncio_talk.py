@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Callable
 
 import numpy as np
 
@@ -28,11 +29,14 @@ async def speak(feed, speech: np.ndarray) -> None:
         await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
 
 
-async def listen(replies: asyncio.Queue, frames: int) -> list[str]:
-    """Words as they are spoken."""
-    words = []
-    for _ in range(frames):
-        frame = await asyncio.wait_for(replies.get(), timeout=60)
+async def listen(replies: asyncio.Queue, frames: int, dropped: Callable[[], int]) -> list[str]:
+    """Words as they are spoken, until every frame has been answered or was dropped by a model that came too late."""
+    words, heard = [], 0
+    while heard + dropped() < frames:
+        frame = await replies.get()
+        if isinstance(frame, BaseException):
+            raise frame
+        heard += 1
         if frame.text:
             words.append(frame.text)
             print(frame.text, end="", flush=True)
@@ -43,16 +47,16 @@ async def listen(replies: asyncio.Queue, frames: int) -> list[str]:
 async def talk(recording: str, model: str | None) -> list[str]:
     loop, replies = asyncio.get_running_loop(), asyncio.Queue()
 
-    def on_frame(frame) -> None:
+    def hand_over(frame_or_error) -> None:
         # Called on the model's thread.
-        loop.call_soon_threadsafe(replies.put_nowait, frame)
+        loop.call_soon_threadsafe(replies.put_nowait, frame_or_error)
 
     speech = read_audio(recording)
     speech = speech[: len(speech) // FRAME * FRAME]
     # Loading takes seconds: not on the event loop.
-    thread = await asyncio.to_thread(lambda: Session.spawn(model, on_frame=on_frame))
+    thread = await asyncio.to_thread(lambda: Session.spawn(model, on_frame=hand_over, on_error=hand_over))
     try:
-        listening = asyncio.create_task(listen(replies, len(speech) // FRAME))
+        listening = asyncio.create_task(listen(replies, len(speech) // FRAME, lambda: thread.dropped))
         await speak(thread.feed, speech)
         return await listening
     finally:

@@ -29,5 +29,5 @@ def test_a_day():
 def test_half_an_hour_of_a_model():
     day = run(simulated_day.load("least"), 0.5, every=0.05)
     check(day, 0.5)
-    assert day.figures[-1].active - day.figures[0].active < 10_000
+    assert day.figures[-1].active - day.figures[0].active < 100_000
     assert day.figures[-1].resident - day.figures[1].resident < 4_000_000

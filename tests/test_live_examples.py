@@ -42,6 +42,17 @@ def test_asyncio(tiny_checkpoint, speech, capsys):
     assert len(capsys.readouterr().out.split()) > 3
 
 
+def test_asyncio_when_the_model_fails(tiny_checkpoint, speech, monkeypatch):
+    import asyncio_talk
+
+    def broken(self, pcm, ended=False):
+        raise ZeroDivisionError("of the model's thread")
+
+    monkeypatch.setattr(asyncio_talk.Session, "step", broken)
+    with pytest.raises(ZeroDivisionError, match="of the model's thread"):
+        asyncio_talk.main([str(speech), "--model", str(tiny_checkpoint)])
+
+
 def test_fork(tiny_checkpoint, speech, tmp_path, capsys):
     import fork
 
@@ -137,11 +148,11 @@ def test_the_applications_talk(tiny_checkpoint, speech, tmp_path):
     from talk import Talk
 
     told = Told()
-    sides = {"input_file": str(speech), "output_file": str(tmp_path / "o.wav")}
+    sides = {"input_file": str(speech), "output_file": str(tmp_path / "o.wav"), "max_lag": 4.0}
     talk = Talk(told, sides=sides, model=tiny_checkpoint)
     talk.start()
     talk.start()
-    talk.wait(120)
+    talk.wait(300)
     assert not talk.running
     assert told.states() == ["loading", "talking", "ended"]
     assert any("ms per frame" in f["text"] for k, f in told.events if k == "notice")
@@ -155,14 +166,14 @@ def test_the_application_ends_a_talk_and_tells_what_is_wrong(tiny_checkpoint, sp
     told = Told()
     talk = Talk(told, sides={"input_file": str(tmp_path / "no.wav"), "fast": True}, model=tiny_checkpoint)
     talk.start()
-    talk.wait(30)
+    talk.wait(300)
     assert told.states() == ["loading", "ended"]
     assert "does not exist" in next(f["text"] for k, f in told.events if k == "notice")
     told = Told()
     talk = Talk(told, sides={"input_file": str(speech), "output_file": str(tmp_path / "o.wav")}, model=tiny_checkpoint)
     talk.start()
     talk.stop()
-    talk.wait(60)
+    talk.wait(300)
     assert told.states()[-1] == "ended"
 
 
