@@ -119,6 +119,12 @@ def test_the_last_word_is_kept_whole():
     assert words[0].end == 6 / 12.5 == words[1].start
 
 
+def test_an_end_that_is_marked_is_the_end():
+    tokens = [*stream(2, "hello"), *[PAD] * 30, 2, *[PAD] * 5]
+    [word] = offline_words(tokens, TOKENIZER, 12.5, 0.0)
+    assert word.end == tokens.index(2) / 12.5 > 2.5
+
+
 def test_words_of_a_whole_stream_by_the_streaming_rule():
     tokens = [*stream(7, "hello", 3, "world"), *[PAD] * 2]
     words = streaming_words(tokens, TOKENIZER, 12.5, DELAY, 0.0)

@@ -49,8 +49,12 @@ def offline_words(
             last = end = boundaries[i + 1]
         else:
             end = _end_of_stream(tokens, start)
-            last = min(end, start + LAST_WORD_FRAMES)
-        parts = plain_text(tokens[start:end], tokenizer).split()
+            # An end that nothing marks is no later than a second after the beginning.
+            last = end if end < len(tokens) else min(end, start + LAST_WORD_FRAMES)
+        text = plain_text(tokens[start:end], tokenizer)
+        parts = text.split()
+        if len(parts) == 1:
+            parts = [text]
         for n, part in enumerate(parts):
             stop = start + len(tokenizer.encode(part)) if n < len(parts) - 1 else max(last, start)
             words.append(Word(part, *(max(0.0, p / frame_rate - offset) for p in (start, stop))))
