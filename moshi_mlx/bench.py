@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import time
@@ -21,7 +22,7 @@ from . import bench_peer, chips, commands, footprint
 from .audio.files import check_writable
 from .commands import console, say
 from .errors import InputError
-from .memory import gigabytes
+from .memory import gigabytes, total_bytes
 from .session import Session
 from .traffic import frame_traffic
 from .version import __version__
@@ -46,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--compare", metavar="PYTHON", help="interpreter with moshi_mlx 0.3.0 installed, to run on the same checkpoint"
     )
-    p.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
+    output = p.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
+    output.add_argument("--row", action="store_true", help="print a row for the table of benchmarks/README.md instead")
     p.add_argument("--plot", metavar="PNG", help="draw the time of every frame (needs matplotlib)")
     p.add_argument("--no-compile", dest="compile", action="store_false", help="measure the uncompiled reference")
     commands.add_checkpoint_arguments(p)
@@ -77,14 +80,23 @@ def main(argv: list[str] | None = None) -> int:
     }
     figures["parts_ms"] = parts(session, sound)
     if args.compare:
-        steps = min(args.steps, 200)
+        files, steps = loaded.files, min(args.steps, 200)
+        # Each of them needs the memory that this one has taken.
+        del loaded, session
+        gc.collect()
+        mx.clear_cache()
         figures["language_model_alone"] = {
-            "moshi_mlx": bench_peer.measure_ours(loaded.files, steps),
-            "moshi_mlx_0.3.0": bench_peer.measure_published(args.compare, loaded.files, steps),
+            "moshi_mlx": bench_peer.measure_ours(files, steps),
+            "moshi_mlx_0.3.0": bench_peer.measure_published(args.compare, files, steps),
         }
     if args.plot:
         draw(times["wall_ms"], Path(args.plot), figures)
-    print(json.dumps(figures, indent=1)) if args.json else show(figures)
+    if args.json:
+        print(json.dumps(figures, indent=1))
+    elif args.row:
+        print(row(figures))
+    else:
+        show(figures)
     return 0
 
 
@@ -131,6 +143,7 @@ def about(args: argparse.Namespace, session: Session) -> dict[str, Any]:
         "mlx": version("mlx"),
         "moshi_mlx": __version__,
         "device": mx.default_device().type.name,
+        "memory_bytes": total_bytes(),
         "checkpoint": loaded.files.source,
         "precision": loaded.precision,
         "activations": str(loaded.lm.dtype).removeprefix("mlx.core."),
@@ -223,10 +236,23 @@ def show(figures: dict[str, Any]) -> None:
             f"load {run['load_s']} s, first codes {run['first_frame_s']} s, ms per frame p50 {run['p50']}   p95 {run['p95']}, "
             f"peak {gigabytes(run['peak'])}, resident {gigabytes(run['resident_peak'])}",
         ))  # fmt: skip
-    for row in rows:
-        table.add_row(*row)
+    for cells in rows:
+        table.add_row(*cells)
     commands.Console().print(table)
-    say("add your machine to benchmarks/README.md: --json prints what goes there")
+    say("add your machine to benchmarks/README.md: --row prints its row")
+
+
+def row(figures: dict[str, Any]) -> str:
+    """The figures as a line of the table in benchmarks/README.md."""
+    ms, fraction = figures["ms_per_frame"], figures["fraction_of_bandwidth"]
+    cells = [
+        figures["date"], f"{figures['chip']}, {figures['memory_bytes'] / 2**30:.0f} GB", figures["system"], figures["mlx"], figures["moshi_mlx"],
+        f"{Path(figures['checkpoint']).name}, {figures['precision']}", figures["batch"], figures["steps"],
+        f"{figures['load_s']} / {figures['first_frame_s']}", f"{ms['p50']} / {ms['p95']} / {ms['p99']} / {ms['max']}", figures["missed_80_ms"],
+        figures["real_time_factor"], f"{figures['gb_per_s']}" + ("" if fraction is None else f" ({fraction:.0%})"),
+        f"{gigabytes(figures['memory']['peak'])} / {gigabytes(figures['memory']['physical'])}", figures["thermal"] or "",
+    ]  # fmt: skip
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def draw(wall: list[float], path: Path, figures: dict[str, Any]) -> None:
@@ -236,8 +262,9 @@ def draw(wall: list[float], path: Path, figures: dict[str, Any]) -> None:
     minutes = np.arange(len(wall)) * FRAME_MS / 60000
     axes.plot(minutes, wall, ".", markersize=1.5)
     axes.axhline(FRAME_MS, color="tab:red", linewidth=1)
-    axes.set(xlabel="minutes of talk", ylabel="ms per frame", ylim=(0, max(1.1 * FRAME_MS, 1.1 * max(wall))))
-    axes.set_title(f"{figures['checkpoint']}, {figures['precision']}, {figures['chip']}", fontsize=9)
+    # Logarithmic, so that one late frame does not flatten the others.
+    axes.set(xlabel="minutes of talk", ylabel="ms per frame", yscale="log")
+    axes.set_title(f"{Path(figures['checkpoint']).name}, {figures['precision']}, {figures['chip']}", fontsize=9)
     figure.tight_layout()
     temporary = path.with_name(f".{path.name}.part")
     figure.savefig(temporary, format="png", dpi=120)

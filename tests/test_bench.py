@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -30,6 +31,15 @@ def test_table(tiny_checkpoint, capsys):
     out = capsys.readouterr().out
     for word in ("ms per frame", "by part", "missed 80 ms", "read per frame", "retained", "versions"):
         assert word in out
+
+
+def test_row_fits_the_table(tiny_checkpoint, capsys):
+    bench.main(["--model", str(tiny_checkpoint), "--steps", "3", "--warmup", "1", "--row"])
+    readme = (Path(__file__).parent.parent / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    [header] = [line for line in readme.splitlines() if line.startswith("| date | machine |")]
+    row = capsys.readouterr().out.strip()
+    assert row.count("|") == header.count("|")
+    assert str(tiny_checkpoint.parent) not in row, "a row names no folder of its maker's machine"
 
 
 def test_picture(tiny_checkpoint, tmp_path, capsys):
