@@ -128,6 +128,23 @@ def quantize(text: TextModel, bits: int, group_size: int) -> None:
     mx.eval(text.model.parameters())
 
 
+def save(text: TextModel, path: Path) -> None:
+    """The weights of a model in Kyutai's layout as one safetensors file. Raises `InputError` for those mlx-lm loaded."""
+    if not isinstance(text.model, _Trunk):
+        raise InputError(
+            f"{text.source} is a checkpoint of transformers, whose weights alone say too little; "
+            "python -m moshi_mlx.quantize makes a folder of it."
+        )
+    temporary = path.with_name(f".{path.name}.part.safetensors")
+    try:
+        mx.save_safetensors(str(temporary), dict(tree_flatten(text.model.lm.parameters())))
+        temporary.replace(path)
+    except (OSError, RuntimeError) as e:
+        raise InputError(f"{path} cannot be written: {_first_line(e)}.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _is_packed(model: nn.Module) -> bool:
     return any("scales" in module for _, module in model.named_modules())
 

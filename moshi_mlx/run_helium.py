@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
 import mlx.core as mx
 from rich.progress import BarColumn, Progress, TextColumn
 
 from . import helium, memory, registry
+from .audio.files import check_writable
 from .commands import console, first, run, say
 from .errors import InputError
 
@@ -36,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--quantize-group-size", type=int, choices=[32, 64, 128], default=64, help="(default: %(default)s)"
     )
+    group.add_argument("--save-quantized", metavar="FILE", help="also write the packed weights, in Kyutai's layout")
     group = p.add_argument_group("sampling")
     group.add_argument(
         "--temp", type=float, default=0.8, help="temperature, 0 for the most probable token (default: %(default)s)"
@@ -60,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     prompt = _prompt(args)
     sampler = _sampler(args)
+    if args.save_quantized is not None:
+        _check_save(args)
     text = _load(args)
     tokens = text.tokens(prompt)
     mx.random.seed(args.seed % 2**32)
@@ -105,6 +110,15 @@ def _prompt(args: argparse.Namespace) -> str:
     return prompt
 
 
+def _check_save(args: argparse.Namespace) -> None:
+    path = Path(args.save_quantized)
+    if args.quantize_bits is None:
+        raise InputError("--save-quantized writes what --quantize-bits packs; give both.")
+    if path.suffix != ".safetensors":
+        raise InputError(f"--save-quantized: {path} should end in .safetensors.")
+    check_writable(path)
+
+
 def _sampler(args: argparse.Namespace):
     """mlx-lm's, or None for greedy."""
     from mlx_lm.sample_utils import make_sampler
@@ -136,6 +150,9 @@ def _load(args: argparse.Namespace) -> helium.TextModel:
         )
     if args.quantize_bits is not None:
         helium.quantize(text, args.quantize_bits, args.quantize_group_size)
+    if args.save_quantized is not None:
+        helium.save(text, Path(args.save_quantized))
+        say(f"wrote {args.save_quantized}")
     say(f"{text.source}: window of {text.window} tokens, {memory.gigabytes(memory.module_bytes(text.model))}")
     return text
 

@@ -180,6 +180,26 @@ def test_packed_after_loading(folder, capsys):
         helium.quantize(dense, 4, 32)
 
 
+def test_packed_weights_are_saved(kyutai, llama, tmp_path, capsys):
+    """They load by the published names of the layers and say what was said when they were packed."""
+    packed = tmp_path / "packed.safetensors"
+    options = ["--quantize-bits", 8, "--quantize-group-size", 32, "--greedy", "--max-tokens", 12]
+    said = call(kyutai, "ba", *options, "--save-quantized", packed, capsys=capsys)
+    assert [p.name for p in tmp_path.iterdir()] == ["packed.safetensors"]
+    assert "transformer.layers.0.self_attn.in_proj.scales" in mx.load(str(packed))
+    assert call(kyutai, "ba", "--greedy", "--max-tokens", 12, "--weights", packed, capsys=capsys) == said
+    for args, message in (
+        (["--save-quantized", packed], "give both"),
+        (["--save-quantized", tmp_path / "x.bin", "--quantize-bits", 8], "should end in .safetensors"),
+        (["--save-quantized", tmp_path / "no" / "x.safetensors", "--quantize-bits", 8], "make it first"),
+    ):
+        with pytest.raises(MoshiError, match=message):
+            call(kyutai, "ba", *args, capsys=capsys)
+    with pytest.raises(InputError, match="moshi_mlx.quantize makes a folder of it"):
+        call(llama, "ba", *options, "--save-quantized", tmp_path / "x.safetensors", capsys=capsys)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
 def test_single_files_and_the_published_folder(kyutai, tmp_path):
     """The published MLX repository has no config.json; its files may also be named by hand."""
     with pytest.raises(CheckpointError, match="lacks the file 'helium-1-preview-2b-bf16.safetensors'"):
