@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from moshi_mlx import registry
 from moshi_mlx.checkpoint import DTYPES
 from moshi_mlx.commands import console, say
 from moshi_mlx.errors import InputError
@@ -78,6 +79,7 @@ def request_of(args: argparse.Namespace) -> Request:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     check_destination(args.destination)
+    say_before_download(args.source)
     source = open_source(request_of(args))
     if args.verify and source.model is None:
         raise InputError("--verify compares language models; there is none here.")
@@ -97,6 +99,13 @@ def main(argv: list[str] | None = None) -> int:
     if args.upload_repo:
         hub_upload.upload(args.destination, args.upload_repo)
     return 0
+
+
+def say_before_download(source: str) -> None:
+    """Size, licence and gating of a published checkpoint that will be fetched."""
+    is_repository = source.count("/") == 1 and not Path(source).exists()
+    for line in registry.before_download(source, source if is_repository else None, None):
+        say(line)
 
 
 def keeps_numbers(args: argparse.Namespace, source: Source) -> bool:

@@ -11,7 +11,16 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 from moshi_mlx.convert import card, hub_upload
-from moshi_mlx.convert.command import add_source_arguments, announce, check, command_line, fingerprint, make, request_of
+from moshi_mlx.convert.command import (
+    add_source_arguments,
+    announce,
+    check,
+    command_line,
+    fingerprint,
+    make,
+    request_of,
+    say_before_download,
+)  # fmt: skip
 from moshi_mlx.convert.config_file import config_file, recorded
 from moshi_mlx.convert.folder import check_destination, write_json, write_text
 from moshi_mlx.convert.outputs import Outputs, add_companions, add_voices, quantized_model
@@ -92,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     check_destination(args.destination)
     usual = recipes.base(args.bits, args.group_size, args.mode)
     rules = recipes.read_recipe(args.recipe)
+    say_before_download(args.source)
     source = open_source(request_of(args))
     if source.model is None:
         raise InputError(f"{source.name} holds no language model to quantise.")

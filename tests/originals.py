@@ -2,8 +2,9 @@
 
     PYTHON originals.py pytorch|mlx|transformers|mimi|mimi-hf FOLDER IN.safetensors OUT.safetensors
 
-`IN` holds `codes` or `inputs` `[1, K, T]`, or `pcm` for the codec; `OUT` gets their logits (or codes and audio). Nothing of ours is
-imported: `mlx` means the published package, which may have a Python of its own, without torch.
+`IN` holds `codes` or `inputs` `[1, K, T]`, or `pcm` for the codec, or nothing of these where a model is only to be loaded; `OUT` gets
+their logits (or codes and audio). Nothing of ours is imported: `mlx` means the published package, which may have a Python of its own,
+without torch.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def pytorch(folder: Path, config: dict, given: dict) -> dict:
     lm = info.get_moshi(device="cpu", dtype=torch.float32)
     # The original takes what it finds; every key has to be there, and no other.
     lm.load_state_dict(load_file(weights), strict=True)
+    if "codes" not in given:
+        return {"loaded": torch.ones(1)}
     with torch.no_grad():
         if not lm.dep_q:
             return {"text": lm.forward_text(given["codes"])[1][:, 0].contiguous()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -405,7 +406,7 @@ def test_a_repository_is_converted_like_a_folder(complete, tmp_path, monkeypatch
     assert "config.json" in asked
 
 
-def test_a_repository_whose_files_have_names_of_their_own(tmp_path, monkeypatch):
+def test_a_repository_whose_files_have_names_of_their_own(tmp_path, monkeypatch, capfd):
     """Helium-1 preview in Kyutai's layout: no configuration, one file and a tokenizer that nothing names."""
     from moshi_mlx.convert import language_model
 
@@ -428,6 +429,9 @@ def test_a_repository_whose_files_have_names_of_their_own(tmp_path, monkeypatch)
     config = json.loads((made / "config.json").read_text())
     assert config["tokenizer_name"] == "tokenizer_spm_48k_multi6_2.model"
     assert (config["source"]["licence"], config["n_q"]) == ("CC-BY 4.0", 0)
+    assert re.search(
+        r"^kyutai/helium-1-preview-2b-mlx: .* to download, licence: CC-BY 4.0$", capfd.readouterr().err, re.M
+    )
 
 
 def _family(case: str, tmp: Path) -> Path:
