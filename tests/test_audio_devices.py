@@ -16,7 +16,7 @@ import virtual_audio
 from live_talk import LOOP_BACK, PATIENCE, RATE, Talk, add_loop_back, peak, pieces_match, round_trips, tone
 from virtual_audio import MICROPHONE, SPEAKER, Jack, VirtualAudio
 
-from moshi_mlx.audio import streams
+from moshi_mlx.audio import echo, streams
 from moshi_mlx.audio.devices import choose, devices, settle, table
 from moshi_mlx.audio.streams import Microphone, Speaker, Wanted, guarded
 from moshi_mlx.errors import AudioError
@@ -355,6 +355,14 @@ needs_pulse = pytest.mark.skipif(
     not virtual_audio.available(), reason="PulseAudio and its ALSA plugin are not installed"
 )
 needs_jack = pytest.mark.skipif(not virtual_audio.jack_available(), reason="jackd is not installed")
+
+
+@pytest.mark.skipif(os.environ.get("CI") != "true" or sys.platform != "linux", reason="only where tests have to run")
+def test_nothing_is_left_out_on_servers_of_tests():
+    """What is skipped for want of a package would never be missed."""
+    assert virtual_audio.available()
+    assert virtual_audio.jack_available()
+    assert echo.available()
 
 
 @pytest.fixture

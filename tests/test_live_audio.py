@@ -352,11 +352,17 @@ def test_the_hold_grows_with_trouble_and_shrinks_with_calm():
         playback.push(tone(index))
     grown = playback.hold
     assert first < grown <= MAX_HOLD
-    for _ in range(75 * 25):
-        clock += 0.08
-        device.until(clock)
-        playback.push(np.zeros(FRAME, np.float32))
-    assert playback.hold < grown
+    holds = []
+    for _ in range(20):
+        # A minute.
+        for _ in range(750):
+            clock += 0.08
+            device.until(clock)
+            playback.push(np.zeros(FRAME, np.float32))
+        holds.append(playback.hold)
+    assert holds == sorted(holds, reverse=True)
+    assert holds[3] - first < (grown - first) / 2
+    assert holds[-1] == pytest.approx(first)
 
 
 def test_slow_frames_are_gathered_into_longer_runs():

@@ -22,8 +22,8 @@ HOLD_STEP, MAX_HOLD = 0.02, 0.24
 TROUBLE_SECONDS = 2.0
 # More than this is never kept, whatever the reason.
 MAX_SECONDS, CAPACITY_SECONDS = 0.64, 2.0
-# The buffer is judged over a window; after each calm minute the hold gives back 5 ms.
-WINDOW_SECONDS, CALM_SECONDS, HOLD_GIVEN_BACK = 5.0, 60.0, 0.005
+# The buffer is judged over a window; after each calm minute the hold gives back a quarter of what it has grown, 5 ms at least.
+WINDOW_SECONDS, CALM_SECONDS, HOLD_GIVEN_BACK, LEAST_GIVEN_BACK = 5.0, 60.0, 0.25, 0.005
 TOLERANCE, TOO_MUCH = 0.02, 0.08
 QUIET = 0.003  # -50 dBFS
 
@@ -201,7 +201,8 @@ class Playback:
             self._surplus = surplus if needless else 0
             self._start_window()
         if self._calm >= CALM_SECONDS * self.rate:
-            self._hold = max(self._smallest_hold, self._hold - round(HOLD_GIVEN_BACK * self.rate))
+            back = max(HOLD_GIVEN_BACK * (self._hold - self._smallest_hold), LEAST_GIVEN_BACK * self.rate)
+            self._hold = max(self._smallest_hold, self._hold - round(back))
             self._calm = round(TROUBLE_SECONDS * self.rate)
         if self._surplus and _quiet(out):
             self._adjust(len(out))
