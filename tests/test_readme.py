@@ -1,4 +1,4 @@
-"""What the README says is true: its commands parse, its Python runs."""
+"""What the README says is true: its commands parse, its Python runs, its links lead somewhere."""
 
 from __future__ import annotations
 
@@ -8,19 +8,32 @@ from pathlib import Path
 
 import pytest
 
-from moshi_mlx import run_inference
+import moshi_mlx.convert.command
+import moshi_mlx.models.__main__
+import moshi_mlx.quantize.command
+from moshi_mlx import bench, local, run_helium, run_inference, run_tts, stt
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-PARSERS = {"moshi_mlx.run_inference": run_inference.parser}
+PARSERS = {
+    "moshi_mlx.local": local.parser,
+    "moshi_mlx.run_inference": run_inference.parser,
+    "moshi_mlx.stt": stt.parser,
+    "moshi_mlx.run_tts": run_tts.parser,
+    "moshi_mlx.run_helium": run_helium.parser,
+    "moshi_mlx.models": moshi_mlx.models.__main__.parser,
+    "moshi_mlx.convert": moshi_mlx.convert.command.parser,
+    "moshi_mlx.quantize": moshi_mlx.quantize.command.parser,
+    "moshi_mlx.bench": bench.parser,
+}
 
 
 def commands() -> list[str]:
     return re.findall(r"^    (python -m moshi_mlx\.\S+.*)$", README, re.MULTILINE)
 
 
-def test_commands_are_found():
-    assert len(commands()) >= 3
+def test_every_command_is_shown():
+    assert {shlex.split(line, comments=True)[2] for line in commands()} == set(PARSERS)
 
 
 @pytest.mark.parametrize("line", commands())
@@ -33,6 +46,12 @@ def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"\bmake (\w+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_extras_exist():
+    declared = (ROOT / "pyproject.toml").read_text()
+    for extra in re.findall(r"pip install '\.\[(\w+)\]'", README):
+        assert re.search(rf"^{extra} = ", declared, re.MULTILINE), extra
 
 
 def test_python_snippets_run(tiny_checkpoint, capsys):

@@ -50,7 +50,7 @@ def test_speech_is_heard(audio, tmp_path):
     expected, _ = soundfile.read(tmp_path / "o.wav", dtype="float32")
     with audio.recording() as recording:
         p = start("run_tts", *args, "--output-device", virtual_audio.SPEAKER, env=audio.env)
-        _, err = p.communicate(timeout=120)
+        _, err = p.communicate(timeout=300)
         assert p.returncode == 0, err
         time.sleep(0.5)
         heard = recording.pcm
@@ -68,10 +68,10 @@ def test_a_microphone_is_heard(audio, question):
     while "listening" not in (line := p.stderr.readline()):
         assert line, "the command ended"
     pcm, _ = soundfile.read(question, frames=48000, dtype="float32")
-    audio.speak(pcm).wait(30)
+    audio.speak(pcm).wait(120)
     time.sleep(0.5)
     p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=60)
+    out, err = p.communicate(timeout=300)
     assert p.returncode == 0, err
     events = [json.loads(line) for line in out.splitlines()]
     assert any(e["type"] == "word" for e in events)
