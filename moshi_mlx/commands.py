@@ -29,7 +29,11 @@ console = Console(stderr=True, highlight=False)
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> NoReturn:
     """Call a command's `main` and exit: 0, 1 for a `MoshiError` or what the system refuses, 130 when interrupted, 143 when asked to terminate."""
 
+    terminated = False
+
     def terminate(signum, frame):
+        nonlocal terminated
+        terminated = True
         raise SystemExit(128 + signum)
 
     signal.signal(signal.SIGTERM, terminate)
@@ -43,6 +47,10 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         code = 130
+    except SystemExit:
+        if terminated:
+            print("\nterminated", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.
         _drop_output()
