@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         "first_frame_s": round(first_s, 2),
         **summary(times, session),
     }
-    figures["parts_ms"] = parts(session, sound)
+    figures["parts_ms"] = parts(session, sound, min(PART_STEPS, args.steps))
     if args.compare:
         files, steps = loaded.files, min(args.steps, 200)
         # Each of them needs the memory that this one has taken.
@@ -181,7 +181,7 @@ def summary(times: dict[str, list[float]], session: Session) -> dict[str, Any]:
     }
 
 
-def parts(session: Session, sound: np.ndarray) -> dict[str, float]:
+def parts(session: Session, sound: np.ndarray, steps: int) -> dict[str, float]:
     """Median ms of each part by itself; evaluated one by one they add up to a little more than the frame."""
     step, mimi, state = session.frame_step.step, session.mimi, session.state
     lm_state, given = state["lm"], step.clock.given
@@ -203,7 +203,7 @@ def parts(session: Session, sound: np.ndarray) -> dict[str, float]:
         new, hidden, logits = step.temporal(lm_state, codes[:, :given, 0], tree, None)
         return new["trunk"]["position"], hidden, step.sample_text(lm_state, logits)
 
-    for _ in range(PART_STEPS):
+    for _ in range(steps):
         codes, _ = timed("encode", lambda: encode(pcm, state["encoder"]))
         _, hidden, text = timed("temporal", lambda: temporal(codes))  # noqa: B023
         if step.generated:
