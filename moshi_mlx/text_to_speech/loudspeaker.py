@@ -6,6 +6,7 @@ nothing is cut or skipped, since every word counts more than the moment.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from ..audio import devices
 from ..audio.resample import Resampler
 from ..audio.ring import Ring
+from ..audio.streams import LEAVE_SECONDS, guarded
 from ..errors import AudioError
 
 AHEAD_SECONDS = 2.0
@@ -76,6 +78,8 @@ class Loudspeaker:
         self.queue = Queue(self._settings.rate)
         self._resample = Resampler(devices.SAMPLE_RATE, self._settings.rate)
         self._stream: Any = None
+        self._leaving = self._stalled = False
+        self._left = threading.Event()
 
     @property
     def name(self) -> str:
@@ -86,6 +90,9 @@ class Loudspeaker:
         mono = np.zeros(s.rate, np.float32)
 
         def callback(block: np.ndarray, frames: int, _times: Any, _status: Any) -> None:
+            if self._leaving:
+                block[:] = 0
+                raise self._sd.CallbackAbort
             queue.pull(mono[:frames])
             block[:] = mono[:frames, None]
 
@@ -98,6 +105,7 @@ class Loudspeaker:
                 latency=s.latency,
                 dtype="float32",
                 callback=callback,
+                finished_callback=self._left.set,
             )
             self._stream.start()
         except (self._sd.PortAudioError, ValueError) as e:
@@ -125,11 +133,22 @@ class Loudspeaker:
             if self.queue.buffered != level:
                 since, level = time.monotonic(), self.queue.buffered
             elif time.monotonic() - since > STALL_SECONDS:
+                self._stalled = True
                 raise AudioError(
                     f"{self._settings.device.name} takes no more sound. Connect it again, or write to a file."
                 )
 
     def __exit__(self, *_) -> None:
-        if self._stream is not None:
-            self._stream.abort(ignore_errors=True)
-            self._stream.close(ignore_errors=True)
+        stream, self._stream = self._stream, None
+        if stream is None:
+            return
+
+        def end() -> None:
+            # As in `audio.streams`: a stream ends from within its callback, unless it stands still.
+            if stream.active and not self._stalled:
+                self._left.wait(LEAVE_SECONDS)
+            stream.abort(ignore_errors=True)
+            stream.close(ignore_errors=True)
+
+        self._leaving = True
+        guarded(end, self._sd)
