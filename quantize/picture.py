@@ -43,7 +43,7 @@ def draw(report: Report, path: Path) -> None:
     names = [s.name.replace("codebook ", "") for s in report.streams]
     streams.bar(names, [s.kl for s in report.streams], color="tab:blue")
     streams.set_ylabel("KL, nats")
-    streams.set_title(f"divergence from the source (bars) and equal first choices (dots), {report.codes}", fontsize=9)
+    streams.set_title(f"divergence from the source (bars) and equal first choices (dots)\n{report.codes}", fontsize=9)
     agreement = streams.twinx()
     agreement.plot(names, [s.top1 for s in report.streams], "o", color="tab:orange")
     agreement.set_ylim(0, 1.05)
