@@ -6,11 +6,11 @@ import re
 import shlex
 from pathlib import Path
 
+import moshi_mlx.convert.command
+import moshi_mlx.quantize.command
 import pytest
 
-import moshi_mlx.convert.command
 import moshi_mlx.models.__main__
-import moshi_mlx.quantize.command
 from moshi_mlx import bench, local, run_helium, run_inference, run_tts, stt
 
 ROOT = Path(__file__).resolve().parent.parent
