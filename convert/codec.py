@@ -11,13 +11,13 @@ from moshi_mlx.checkpoint_config import read_json
 from moshi_mlx.config import MimiConfig
 from moshi_mlx.errors import CheckpointError
 from moshi_mlx.layouts import mimi as layouts
-from moshi_mlx.layouts import mimi_files
+from moshi_mlx.layouts import mimi_files, transformers_config
 from moshi_mlx.layouts.expr import Expr, Stored, substitute
 from moshi_mlx.models.mimi_model import MimiModel
 from moshi_mlx.places import Place
 from moshi_mlx.presets import MIMI_NAME, MIMI_V0_1
 
-from . import formats, transformers_config
+from . import formats
 from .place import CheckedFolder, override, published
 from .tensors import StoredTensors
 
@@ -66,9 +66,8 @@ def find_codec(
 
 def _description(place: Place, data: dict[str, Any], alone: bool) -> dict[str, Any] | None:
     """Kyutai's description of the codec, where it is not the one all models share."""
-    inside = data.get("audio_encoder_config") or data.get("codec_config")
-    if isinstance(inside, dict):
-        return transformers_config.mimi_config(inside)
+    if (inside := transformers_config.codec_config(data)) is not None:
+        return inside
     if data.get("model_type") == "mimi":
         return transformers_config.mimi_config(data)
     named = data.get("mimi_config_name")

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from moshi_mlx.errors import CheckpointError
+from moshi_mlx.layouts import transformers_lm
 from moshi_mlx.layouts.lm import detect
-from moshi_mlx.layouts.transformers_lm import CODEC_PREFIXES
 from moshi_mlx.weights_file import WeightsFile, is_pickle
 
 from .gguf_file import read_gguf
@@ -50,12 +50,8 @@ def kind_of(names: Collection[str]) -> str | None:
         return "adapter"
     if set(names) in ({"embeddings", "cache"}, {"codes"}):
         return "voice"
-    if "depth_decoder.lm_heads.weight" in names:
-        return "moshi"
-    if "model.embed_tokens.embed_tokens.weight" in names:
-        return "kyutai_speech_to_text"
-    if "model.embed_tokens.weight" in names:
-        return "text"
+    if (architecture := transformers_lm.detect(names)) is not None:
+        return architecture
     if "text_emb.weight" in names:
         return detect(names)
     if is_codec(names):
@@ -65,15 +61,6 @@ def kind_of(names: Collection[str]) -> str | None:
 
 def is_codec(names: Collection[str]) -> bool:
     return any(re.match(r"quantizer\.(rvq_first|rvq_rest|semantic_|acoustic_)", n) for n in names)
-
-
-def codec_inside(tensors: StoredTensors, kind: str) -> tuple[StoredTensors, StoredTensors | None]:
-    """The language model and, where a file of transformers holds it too, the codec."""
-    prefix = CODEC_PREFIXES.get(kind)
-    codec = tensors.part(prefix) if prefix else None
-    if prefix is None or not codec:
-        return tensors, None
-    return tensors.without(prefix), codec
 
 
 def precision_words(tensors: StoredTensors) -> str:

@@ -15,12 +15,13 @@ from moshi_mlx.config import LmConfig
 from moshi_mlx.config_reader import NUMBER, Reader
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError
 from moshi_mlx.layouts import lm as kyutai
-from moshi_mlx.layouts import transformers_lm
+from moshi_mlx.layouts import transformers_config, transformers_lm
 from moshi_mlx.layouts.expr import Expr, LowRank, Packed, Stored, substitute
 from moshi_mlx.loading import Quantization
 from moshi_mlx.models.lm import Lm
+from moshi_mlx.transformers_files import check_description, text_rows
 
-from . import formats, transformers_config
+from . import formats
 from .place import override
 from .tensors import StoredTensors
 
@@ -98,11 +99,7 @@ def open_model(tensors: StoredTensors, kind: str, data: dict[str, Any], request:
     if config.is_personaplex:
         raw, config = _personaplex(raw, config, request.keep_user_codebooks, notes)
     lm = Lm(config.lm)
-    if kind in formats.KYUTAI:
-        plan = lm_plan(lm, tensors)
-    else:
-        architecture = data["model_type"] if kind == "text" else kind
-        plan = transformers_lm.sources(loading.parameter_shapes(lm), config.lm, tensors, architecture)
+    plan = lm_plan(lm, tensors, None if kind in formats.KYUTAI else data["model_type"])
     quantizations = loading.quantize_like(Lm(lm.cfg), tensors) if kind == "mlx" else {}
 
     def unused_ok(name: str) -> bool:
@@ -122,41 +119,15 @@ def open_model(tensors: StoredTensors, kind: str, data: dict[str, Any], request:
 
 def _raw_config(tensors: StoredTensors, kind: str, data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Keys of the model in Kyutai's terms, and what to tell the user about them."""
+    check_description(tensors, None if "dim" in data else data.get("model_type"))
     if kind not in formats.KYUTAI:
-        return _foreign_config(tensors, kind, data), []
-    if transformers_config.is_model(data) and "dim" not in data:
-        raise ConfigError(
-            f"config.json is one of transformers ({data['model_type']}), but {tensors.path} has Kyutai's layout; "
-            "name the right one with --lm-config."
-        )
+        raw = transformers_config.lm_config(data)
+        rows = text_rows(tensors, raw["text_card"]) if kind == "kyutai_speech_to_text" else raw["text_card"]
+        return raw if rows == raw["text_card"] else {**raw, "text_card_out": rows}, []
     if "dim" in data:
         return {k: v for k, v in data.items() if k not in _SETTLED}, []
     name, raw = _known_by_shape(tensors)
     return dict(raw), [f"there is no description of the model; its shapes are those of {name}."]
-
-
-def _foreign_config(tensors: StoredTensors, kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    found = data.get("model_type")
-    expected = ("helium", "llama") if kind == "text" else (kind,)
-    if found not in expected:
-        said = f"says {found!r}" if found else "is missing or says nothing of it"
-        raise ConfigError(
-            f"{tensors.path} has the layout of transformers' {' or '.join(expected)}, but config.json {said}; "
-            "name the right one with --lm-config."
-        )
-    raw = transformers_config.lm_config(data)
-    if data.get("stt_config"):
-        raw["stt_config"] = data["stt_config"]
-    if kind == "kyutai_speech_to_text" and _last_row_used(tensors, "lm_head.weight", raw["text_card"] + 1):
-        raw["text_card_out"] = raw["text_card"] + 1
-    return raw
-
-
-def _last_row_used(tensors: StoredTensors, name: str, rows: int) -> bool:
-    """Whether the row that transformers adds to the head, zero in converted models, says anything."""
-    if name not in tensors or tensors.shape(name)[:1] != (rows,):
-        return False
-    return bool(mx.any(tensors.array(name)[-1] != 0).item())
 
 
 def _known_by_shape(tensors: StoredTensors) -> tuple[str, dict[str, Any]]:

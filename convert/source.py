@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from moshi_mlx import lora as adapters
+from moshi_mlx import transformers_files
 from moshi_mlx.checkpoint_config import read_json
 from moshi_mlx.errors import CheckpointError, InputError
-from moshi_mlx.places import Place
+from moshi_mlx.places import Place, fetch_shards
 
 from . import formats, language_model, tokenizers, voice_files
 from .codec import Codec, find_codec
@@ -76,10 +77,9 @@ def open_source(request: Request) -> Source:
         )
     inner = None
     if kind != "codec":
-        tensors, inner = formats.codec_inside(tensors, kind)
+        tensors, inner = transformers_files.codec_inside(tensors, kind)
         request = _with_adapter(request, place, data, source.notes)
-        if kind == "kyutai_speech_to_text":
-            data = {**data, **_speech_config(place)}
+        data = transformers_files.with_speech_config(data, place)
         source.model = language_model.open_model(tensors, kind, data, request)
         source.notes += source.model.notes
         _check_flags(request, source.model)
@@ -113,14 +113,6 @@ def _with_adapter(request: Request, place: Place, data: dict[str, Any], notes: l
         return request
     notes.append(f"the adapter {path.name}, which the configuration speaks of, is merged in.")
     return replace(request, lora=str(path))
-
-
-def _speech_config(place: Place) -> dict[str, Any]:
-    """What transformers keeps beside a speech-to-text model: how sound is prepared."""
-    path = place.find("preprocessor_config.json", optional=True)
-    features = {} if path is None else read_json(path)
-    keys = ("audio_delay_seconds", "audio_silence_prefix_seconds")
-    return {"stt_config": {key: features[key] for key in keys if key in features}}
 
 
 def _voices_alone(request: Request, voices: list[tuple[str, voice_files.Reader]]) -> Source:
@@ -171,15 +163,8 @@ def _candidates(place: Place, data: dict[str, Any]) -> Iterator[Path]:
         path = place.find(name, optional=True)
         if path is not None:
             if name.endswith(".index.json"):
-                _fetch_shards(place, path)
+                fetch_shards(place, name, path)
             yield path
-
-
-def _fetch_shards(place: Place, index: Path) -> None:
-    """Bring the files that an index of the Hub names beside it; `WeightsFile` checks what it says."""
-    weight_map = read_json(index).get("weight_map")
-    for name in sorted({str(v) for v in weight_map.values()}) if isinstance(weight_map, dict) else []:
-        place.named(name)
 
 
 def _voices(place: Place, model: LanguageModel) -> list[tuple[str, voice_files.Reader]]:

@@ -38,6 +38,7 @@ class StoredTensors(WeightsFile):
         self.path = path
         self.tensors = dict(tensors)
         self.metadata = dict(metadata or {})
+        self._prefix = ""
         self._last: tuple[str, mx.array] | None = None
 
     @classmethod
@@ -57,14 +58,6 @@ class StoredTensors(WeightsFile):
 
     def close(self) -> None:
         self._last = None
-
-    def part(self, prefix: str) -> StoredTensors:
-        """The tensors whose names begin with `prefix`, without it."""
-        found = {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
-        return StoredTensors(self.path, found)
-
-    def without(self, prefix: str) -> StoredTensors:
-        return StoredTensors(self.path, {n: t for n, t in self.tensors.items() if not n.startswith(prefix)})
 
     def joined(self, prefix: str, other: StoredTensors) -> StoredTensors:
         """These and those of `other`, whose names get `prefix`."""

@@ -7,6 +7,7 @@ configuration and the memory have been checked.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,18 +18,19 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from . import hub, loading, memory
+from . import hub, loading, memory, tokenizer_json, transformers_files
 from . import lora as adapters
-from .checkpoint_config import CheckpointConfig, as_personaplex, read_json
+from .checkpoint_config import CheckpointConfig, as_personaplex, is_foreign, read_json
 from .config import MimiConfig
 from .errors import CheckpointError, ConfigError, InputError
 from .layouts import lm as lm_layouts
 from .layouts import mimi as mimi_layouts
+from .layouts import transformers_lm
 from .loading import Progress, Quantization
 from .lora import Adapter
 from .packed import lay_out_for_cpu
-from .places import Folder, Place, open_place
-from .presets import MIMI_V0_1, PERSONAPLEX_7B
+from .places import Folder, Place, fetch_shards, open_place
+from .presets import MIMI_V0_1, MOSHI_NAME, PERSONAPLEX_7B
 from .weights_file import WeightsFile
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
 
 DTYPES = {"bf16": mx.bfloat16, "f16": mx.float16, "f32": mx.float32}
 # Names a folder without config.json may use for its weights, by the bits that `-q` asks for.
-LEGACY_WEIGHTS = {None: "model.safetensors", 8: "model.q8.safetensors", 4: "model.q4.safetensors"}
+LEGACY_WEIGHTS = {None: MOSHI_NAME, 8: "model.q8.safetensors", 4: "model.q4.safetensors"}
+_INDEX_NAME = f"{MOSHI_NAME}.index.json"
 # Eighths of a gigabyte of slack for activations, kernels and Python itself.
 OVERHEAD_BYTES = 250_000_000
 
@@ -54,8 +57,12 @@ def default_dtype() -> mx.Dtype:
 # ----------------------------------------------------------------------------------------------------------------
 
 
-def lm_plan(lm: Lm, file: WeightsFile) -> dict:
-    """Expressions of all parameters of `lm` over `file`, whose layout is recognised. Packed layers are made packed."""
+def lm_plan(lm: Lm, file: WeightsFile, architecture: str | None = None) -> dict:
+    """Expressions of all parameters of `lm` over `file`: in the layout of an architecture of transformers, else in the one
+    of Kyutai's that is recognised. Packed layers are made packed.
+    """
+    if architecture is not None:
+        return transformers_lm.sources(loading.parameter_shapes(lm), lm.cfg, file.tensors, architecture)
     layout = lm_layouts.detect(file.tensors)
     _take_extra_heads(lm, file)
     loading.quantize_like(lm, file)
@@ -73,25 +80,30 @@ def _take_extra_heads(lm: Lm, file: WeightsFile) -> None:
 
 def load_lm_file(
     lm: Lm,
-    path: str | Path,
+    path: str | Path | WeightsFile,
     *,
     dtype: mx.Dtype | None = None,
     strict: bool = True,
     progress: Progress | None = None,
     adapter: Adapter | None = None,
+    architecture: str | None = None,
 ) -> None:
-    """Fill `lm` from a file in the MLX, PyTorch or Candle layout, packed or not.
+    """Fill `lm` from a file in the MLX, PyTorch or Candle layout, packed or not, or in that of an `architecture` of transformers.
 
     `dtype` is the type of activations and of dense weights; None leaves weights as stored. With `strict` false,
     parameters the file lacks keep their values and unknown tensors are ignored. `adapter` is applied on the way.
     """
-    file = WeightsFile(path)
-    plan = lm_plan(lm, file)
+    file = _opened(path)
+    plan = lm_plan(lm, file, architecture)
     if not strict:
         plan = {name: e for name, e in plan.items() if all(s in file for s in e.sources())}
     if adapter is not None:
         plan = adapter.plan(plan)
-    loading.check_plan(lm, plan, file, unused_ok=lambda name: not strict or lm_layouts.left_out(name, lm.cfg))
+
+    def unused_ok(name: str) -> bool:
+        return not strict or lm_layouts.left_out(name, lm.cfg) or transformers_lm.unused_ok(name)
+
+    loading.check_plan(lm, plan, file, unused_ok)
 
     def dtype_of(name: str, stored: mx.Dtype) -> mx.Dtype:
         if name.startswith("condition_provider."):
@@ -105,9 +117,15 @@ def load_lm_file(
     lm.set_compute_dtype(dtype)
 
 
-def load_mimi_file(mimi: MimiModel, path: str | Path, *, strict: bool = True, progress: Progress | None = None) -> None:
+def _opened(file: str | Path | WeightsFile) -> WeightsFile:
+    return file if isinstance(file, WeightsFile) else WeightsFile(file)
+
+
+def load_mimi_file(
+    mimi: MimiModel, path: str | Path | WeightsFile, *, strict: bool = True, progress: Progress | None = None
+) -> None:
     """Fill `mimi` (float32) from a Kyutai or transformers file. Codebooks beyond those it holds are left unread."""
-    file = WeightsFile(path)
+    file = _opened(path)
     loading.quantize_like(mimi, file)
     parameters = loading.parameter_shapes(mimi)
     layout = mimi_layouts.detect(file.tensors)
@@ -161,7 +179,9 @@ def read_eos_as_pad(lm: Lm) -> None:
 
 @dataclass
 class Files:
-    """Where the parts of a checkpoint are on disk. `mimi` and `tokenizer` may be missing until they are asked for."""
+    """Where the parts of a checkpoint are on disk. `mimi` and `tokenizer` may be missing until they are asked for; `mimi` is
+    None too where the codec is in the file `moshi`.
+    """
 
     source: str
     config: CheckpointConfig
@@ -212,9 +232,11 @@ def locate(
         config_path = _override(overrides.config)
     else:
         config_path = place.find("config.json", optional=True)
-    config = CheckpointConfig.from_dict({} if config_path is None else read_json(config_path))
-    legacy = config_path is None or "moshi_name" not in config.raw
-    moshi = _override(overrides.moshi) if overrides.moshi else _find_weights(place, config, quantized, legacy)
+    data = {} if config_path is None else read_json(config_path)
+    if is_foreign(data):
+        data = transformers_files.with_speech_config(data, place)
+    config = CheckpointConfig.from_dict(data)
+    moshi = _override(overrides.moshi) if overrides.moshi else _find_weights(place, config, quantized)
     mimi_config = place.named(config.mimi_config_name) if config.mimi_config_name else None
     adapter = _find_adapter(place, config, overrides)
     scaling = overrides.lora_scale
@@ -224,11 +246,9 @@ def locate(
         source=str(place),
         config=config,
         moshi=moshi,
-        mimi=_override(overrides.mimi) if overrides.mimi else place.named(config.mimi_name, optional=True),
+        mimi=_override(overrides.mimi) if overrides.mimi else _find_codec(place, config),
         mimi_config=mimi_config,
-        tokenizer=_override(overrides.tokenizer)
-        if overrides.tokenizer
-        else place.named(config.tokenizer_name, optional=True),
+        tokenizer=_override(overrides.tokenizer) if overrides.tokenizer else _find_tokenizer(place, config),
         licence=place.licence(),
         place=place,
         lora=adapter,
@@ -255,15 +275,32 @@ def _override(name: str) -> Path:
     return path
 
 
-def _find_weights(place: Place, config: CheckpointConfig, quantized: int | None, legacy: bool) -> Path:
-    if not legacy:
+def _find_codec(place: Place, config: CheckpointConfig) -> Path | None:
+    """None also for models of transformers, which hold their codec among their own weights."""
+    return None if config.architecture else place.named(config.mimi_name, optional=True)
+
+
+def _find_tokenizer(place: Place, config: CheckpointConfig) -> Path | None:
+    names = transformers_files.TOKENIZER_NAMES if config.architecture else (config.tokenizer_name,)
+    return next((path for name in names if (path := place.named(name, optional=True)) is not None), None)
+
+
+def _find_weights(place: Place, config: CheckpointConfig, quantized: int | None) -> Path:
+    if "moshi_name" in config.raw:
         found = place.named(config.moshi_name)
         assert found is not None
+        if found.name.endswith(".index.json") and not hub.is_hub_name(config.moshi_name):
+            fetch_shards(place, config.moshi_name, found)
         return found
-    names = [LEGACY_WEIGHTS[quantized]] if quantized else [*LEGACY_WEIGHTS.values(), "model.safetensors.index.json"]
+    if config.architecture:
+        names = [MOSHI_NAME, _INDEX_NAME]
+    else:
+        names = [LEGACY_WEIGHTS[quantized]] if quantized else [*LEGACY_WEIGHTS.values(), _INDEX_NAME]
     for name in names:
         candidate = place.find(name, optional=True)
         if candidate is not None:
+            if name == _INDEX_NAME:
+                fetch_shards(place, name, candidate)
             return candidate
     raise CheckpointError(f"{place} has no weights; expected {' or '.join(names)}.")
 
@@ -315,8 +352,12 @@ class Loader:
     ):
         from .models.lm import Lm
 
-        self.weights = WeightsFile(files.moshi)
+        weights = WeightsFile(files.moshi)
+        transformers_files.check_description(weights, files.config.architecture)
+        self.weights, inner = transformers_files.codec_inside(weights, files.config.architecture)
         self.files = files = replace(files, config=_run_as(files.config, self.weights))
+        # Its own file, or its part of the model's.
+        self.codec = inner if files.mimi is None else files.mimi
         self.dtype, self.batch, self.with_codec = dtype or default_dtype(), batch, with_codec
         config = files.config
         if context is not None:
@@ -358,11 +399,12 @@ class Loader:
 
     def _mimi_config(self) -> MimiConfig:
         files, lm = self.files, self.files.config.lm
-        if files.mimi is None:
-            raise CheckpointError(
-                f"{files.source} lacks the codec {files.config.mimi_name!r}; name it with --mimi-weights."
-            )
-        cfg = MimiConfig.from_dict(read_json(files.mimi_config) if files.mimi_config else MIMI_V0_1)
+        if self.codec is None:
+            architecture = files.config.architecture
+            name = f"{transformers_lm.CODEC_PREFIXES[architecture]}*" if architecture else files.config.mimi_name
+            raise CheckpointError(f"{files.source} lacks the codec {name!r}; name it with --mimi-weights.")
+        described = read_json(files.mimi_config) if files.mimi_config else MIMI_V0_1
+        cfg = files.config.codec or MimiConfig.from_dict(described)
         levels = max(lm.dep_q, lm.n_q - lm.dep_q)
         if levels > cfg.num_codebooks:
             raise ConfigError(f"config: the model uses {levels} codebooks each way, the codec has {cfg.num_codebooks}.")
@@ -377,15 +419,17 @@ class Loader:
 
         total = 0
         for name, info in self.weights.items():
-            count = 1
-            for n in info.shape:
-                count *= n
+            count = math.prod(info.shape)
             total += 0 if lm_layouts.left_out(name, self.lm.cfg) else stored(name, info.nbytes, count)
         if self.adapter is not None:
             total += self.adapter.nbytes
         codec = 0
-        if self.mimi_cfg is not None and self.files.mimi is not None:
-            codec = self.files.mimi.stat().st_size
+        if self.mimi_cfg is not None and self.codec is not None:
+            if isinstance(self.codec, Path):
+                codec = self.codec.stat().st_size
+            else:
+                # It runs in float32, whatever the model around it is stored in.
+                codec = 4 * sum(math.prod(t.shape) for t in self.codec.values())
         return Estimate(total, memory.ring_bytes(self.lm.cfg.transformer, self.batch, self.dtype), codec)
 
     def load(self, progress: Progress | None = None) -> Checkpoint:
@@ -395,10 +439,13 @@ class Loader:
         memory.refuse_if_too_large(self.estimate().total, str(self.files.moshi))
         tokenizer = load_tokenizer(self.files) if self.files.tokenizer else None
         mimi = None
-        if self.mimi_cfg is not None and self.files.mimi is not None:
+        if self.mimi_cfg is not None and self.codec is not None:
             mimi = MimiModel(self.mimi_cfg)
-            load_mimi_file(mimi, self.files.mimi)
-        load_lm_file(self.lm, self.files.moshi, dtype=self.dtype, progress=progress, adapter=self.adapter)
+            load_mimi_file(mimi, self.codec)
+        load_lm_file(
+            self.lm, self.weights, dtype=self.dtype, progress=progress, adapter=self.adapter,
+            architecture=self.files.config.architecture,
+        )  # fmt: skip
         if self.files.config.model_type == "hibiki":
             read_eos_as_pad(self.lm)
         return Checkpoint(self.files, self.lm, mimi, tokenizer, self.quantizations)
@@ -407,6 +454,8 @@ class Loader:
 def _run_as(config: CheckpointConfig, weights: WeightsFile) -> CheckpointConfig:
     """The configuration as the model is run. What no `config.json` describes is Moshi 7B, or PersonaPlex by its depth steps."""
     config = replace(config, lm=replace(config.lm, transformer=replace(config.lm.transformer)))
+    if config.architecture == "kyutai_speech_to_text":
+        config.lm.text_card_out = transformers_files.text_rows(weights, config.lm.text_card)
     if config.legacy and lm_layouts.depth_slices(weights) == PERSONAPLEX_7B["dep_q"]:
         config = replace(config, lm=CheckpointConfig.from_dict(PERSONAPLEX_7B).lm)
     if not config.is_personaplex:
@@ -430,7 +479,10 @@ def load_tokenizer(files: Files) -> SentencePieceProcessor:
     path = require_tokenizer(files)
     processor = SentencePieceProcessor()
     try:
-        processor.Load(str(path))
+        if path.suffix == ".json":
+            processor.LoadFromSerializedProto(tokenizer_json.from_json(path))
+        else:
+            processor.Load(str(path))
     except (OSError, RuntimeError):
         raise CheckpointError(f"{path} is not a sentencepiece model.") from None
     size, expected = processor.vocab_size(), files.config.lm.text_card

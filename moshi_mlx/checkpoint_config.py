@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .config import MODEL_TYPES, LmConfig
+from .config import MODEL_TYPES, LmConfig, MimiConfig
 from .config_json import read_lm
 from .config_reader import Reader
 from .errors import ConfigError
+from .layouts import transformers_config
+from .layouts.transformers_lm import CODEC_PREFIXES, FAMILIES
 from .presets import MIMI_NAME, MOSHI_7B, MOSHI_NAME, PERSONAPLEX_7B, TOKENIZER_NAME
 
 
@@ -77,11 +79,17 @@ class CheckpointConfig:
     quantization: dict[str, Any] | None = None
     # The configuration says nothing of the model: it was taken from what is known of old checkpoints.
     legacy: bool = False
+    # The `model_type` of a configuration of transformers, whose names the weights then have, and the codec it describes.
+    architecture: str | None = None
+    codec: MimiConfig | None = None
     raw: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_dict(cls, data: dict) -> CheckpointConfig:
-        """Parse the object of a `config.json`; one without `dim` describes no model and means Moshi 7B (family.md 0.1)."""
+        """Parse the object of a `config.json`; one without `dim` describes no model and means Moshi 7B (family.md 0.1).
+
+        That of a speech model of transformers is read as what it says in Kyutai's terms, which are then `raw`.
+        """
         legacy = isinstance(data, dict) and "dim" not in data and not is_foreign(data)
         if legacy:
             described = sorted(_MODEL_KEYS & set(data))
@@ -90,11 +98,7 @@ class CheckpointConfig:
             known = PERSONAPLEX_7B if data.get("model_type") == "personaplex" else MOSHI_7B
             data = {**known, **{k: v for k, v in data.items() if k in _OUTER_KEYS}}
         if is_foreign(data):
-            kind = data.get("model_type")
-            raise ConfigError(
-                f"config: this is a transformers configuration (model_type {kind!r}). "
-                "Convert it first: python -m moshi_mlx.convert SRC DST"
-            )
+            return _of_transformers(data)
         reader = Reader(data, "config")
         take = reader.take
         text = (str, type(None))
@@ -162,8 +166,21 @@ _MODEL_KEYS = {"num_layers", "num_heads", "card", "text_card", "n_q", "dep_q", "
 
 
 def is_foreign(data: dict) -> bool:
-    """True for a `transformers` configuration, which is converted rather than loaded."""
+    """True for a `transformers` configuration."""
     return "dim" not in data and ("hidden_size" in data or "audio_encoder_config" in data or "codec_config" in data)
+
+
+def _of_transformers(data: dict) -> CheckpointConfig:
+    kind = data.get("model_type")
+    # A list, not the tables: whatever a file says can be looked for in it.
+    if kind not in [*CODEC_PREFIXES]:
+        how = ": text models run with python -m moshi_mlx.run_helium" if kind in [*FAMILIES] else ""
+        raise ConfigError(
+            f"config: this is a transformers configuration of the model_type {kind!r}, expected {' or '.join(CODEC_PREFIXES)}{how}."
+        )
+    codec = transformers_config.codec_config(data)
+    config = CheckpointConfig.from_dict({**transformers_config.lm_config(data), "tokenizer_name": "tokenizer.json"})
+    return replace(config, architecture=kind, codec=None if codec is None else MimiConfig.from_dict(codec))
 
 
 def _stt(data: dict | None) -> SttConfig | None:

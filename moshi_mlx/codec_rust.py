@@ -109,12 +109,14 @@ class RustSession:
     ):
         files, cfg, defaults = loaded.files, loaded.lm.cfg, loaded.config.generation
         if files.mimi is None:
-            raise InputError("a session needs the checkpoint's codec.")
-        if files.mimi_config is not None:
+            raise InputError(
+                "a session needs the checkpoint's codec, and --codec rust a file of its own for it: name it with --mimi-weights."
+            )
+        mimi = MimiConfig.from_dict(MIMI_V0_1)
+        if files.mimi_config is not None or files.config.codec not in (None, mimi):
             raise InputError(
                 f"--codec rust knows the published codec alone, {files.source} has one of its own. Use --codec mlx."
             )
-        mimi = MimiConfig.from_dict(MIMI_V0_1)
         self.checkpoint, self.lm = loaded, loaded.lm
         self.frame_size, self.sample_rate, self._frame_rate = mimi.frame_size, mimi.sample_rate, mimi.frame_rate
         self._given = cfg.n_q - cfg.dep_q

@@ -92,7 +92,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--moshi-weights", "--moshi-weight", metavar="FILE", help="language model weights")
     group.add_argument("--mimi-weights", "--mimi-weight", metavar="FILE", help="codec weights")
-    group.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model")
+    group.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model, or a tokenizer.json")
     group.add_argument("--lm-config", "--config", dest="lm_config", metavar="FILE", help="config.json to use instead")
     group.add_argument("--lora", metavar="FILE", help="low-rank adapter to apply: its file, or the folder it came in")
     group.add_argument(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import hub, registry
 from .errors import CheckpointError, ConfigError, InputError
+from .weights_file import shard_names
 
 
 class Place:
@@ -65,6 +66,12 @@ class Repo(Place):
 
     def __str__(self) -> str:
         return self.repo
+
+
+def fetch_shards(place: Place, name: str, index: Path) -> None:
+    """Bring the files that `index`, which is called `name` at its place, speaks of beside it."""
+    for shard in sorted(set(shard_names(index).values())):
+        place.find(Path(name).with_name(shard).as_posix())
 
 
 def open_place(model: str | Path | None = None, hf_repo: str | None = None, quantized: int | None = None) -> Place:

@@ -5,12 +5,13 @@ Nothing is ever unpickled. A header is checked against the file's length, so tha
 
 from __future__ import annotations
 
+import copy
 import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
@@ -131,6 +132,9 @@ def _refuse_other_formats(path: Path, start: bytes, size: int) -> None:
         raise CheckpointError(f"{path} is not weights but a text page or a Git LFS pointer. Download the file itself.")
 
 
+_Self = TypeVar("_Self", bound="WeightsFile")
+
+
 class WeightsFile(Mapping[str, TensorInfo]):
     """Stored tensors by name, over one safetensors file or all shards of an index. `array` reads lazily."""
 
@@ -151,6 +155,8 @@ class WeightsFile(Mapping[str, TensorInfo]):
             self.metadata.update(metadata)
         if not self.tensors:
             raise CheckpointError(f"{self.path} holds no tensors.")
+        # What the names of `tensors` lack in front of them in the files.
+        self._prefix = ""
         self._open: dict[Path, dict[str, mx.array]] = {}
 
     def __getitem__(self, name: str) -> TensorInfo:
@@ -178,29 +184,51 @@ class WeightsFile(Mapping[str, TensorInfo]):
             )
         if info.file not in self._open:
             self._open[info.file] = dict(mx.load(str(info.file), format="safetensors"))  # type: ignore[arg-type]
-        return self._open[info.file][name]
+        return self._open[info.file][self._prefix + name]
 
     def forget(self, name: str) -> None:
         """Let go of a tensor that will not be asked for again."""
-        self._open.get(self.tensors[name].file, {}).pop(name, None)
+        self._open.get(self.tensors[name].file, {}).pop(self._prefix + name, None)
 
     def close(self) -> None:
         """Drop the open files and every array not yet handed out."""
-        self._open.clear()
+        self._open = {}
+
+    def part(self: _Self, prefix: str) -> _Self:
+        """The tensors whose names begin with `prefix`, without it."""
+        found = {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
+        return self._selected(found, prefix)
+
+    def without(self: _Self, prefix: str) -> _Self:
+        """The tensors whose names do not begin with `prefix`."""
+        return self._selected({n: t for n, t in self.tensors.items() if not n.startswith(prefix)})
+
+    def _selected(self: _Self, tensors: dict[str, TensorInfo], prefix: str = "") -> _Self:
+        selection = copy.copy(self)
+        selection.tensors, selection._prefix = tensors, self._prefix + prefix
+        # Nothing read by one is kept by the other.
+        selection.close()
+        return selection
 
 
-def _shards(index: Path) -> list[Path]:
-    """Files named by an index, all inside its folder."""
+def shard_names(index: Path) -> dict[str, str]:
+    """File of each tensor by an index of shards. Raises `CheckpointError` for a file outside the index's folder."""
     from .checkpoint_config import read_json
 
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} is not an index of shards: it has no 'weight_map'.")
-    files = []
-    for name in sorted({str(v) for v in weight_map.values()}):
+    names = {tensor: str(name) for tensor, name in weight_map.items()}
+    for name in sorted(set(names.values())):
         if Path(name).name != name:
             raise CheckpointError(f"{index} names the file {name!r} outside its folder, which is refused.")
-        files.append(index.parent / name)
+    return names
+
+
+def _shards(index: Path) -> list[Path]:
+    """Files named by an index, all inside its folder."""
+    weight_map = shard_names(index)
+    files = [index.parent / name for name in sorted(set(weight_map.values()))]
     stored = {}
     for file in files:
         stored.update(dict.fromkeys(read_header(file)[0], file.name))

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 from golden_lm import DEPTH_TOL, TEXT_TOL, close, equal, read
 from golden_lora import AUDIO_TOL
+from mlx.utils import tree_flatten
 from moshi_mlx.convert.command import main
 from moshi_mlx.convert.formats import open_weights
 from moshi_mlx.convert.place import CheckedFolder
@@ -47,11 +48,19 @@ def check_format(case: Path, tmp: Path) -> None:
     lm, data = load(made), read(case / "expect.safetensors")
     if "inputs" in data:
         check_greedy(lm, data)
+        check_as_it_is(case / "source", made, data)
         check_way_back(case, made, tmp, "transformers")
     else:
         check_teacher_forced(lm, data)
         if case.name not in LOSSY:
             check_way_back(case, made, tmp, "pytorch")
+
+
+def check_as_it_is(source: Path, made: Path, data: dict[str, np.ndarray]) -> None:
+    """A folder of transformers loads without being converted: the original's run, and the codec of the converted folder."""
+    direct, converted = (Loader(locate(folder), dtype=mx.float32).load() for folder in (source, made))
+    check_greedy(direct.lm, data)
+    assert_same(*(dict(tree_flatten(loaded.mimi.parameters())) for loaded in (direct, converted)))
 
 
 def check_teacher_forced(lm: Lm, data: dict[str, np.ndarray]) -> None:

@@ -56,7 +56,10 @@ def parse(**changes) -> CheckpointConfig:
         ({"conditioners": {"x": {"type": "image"}}}, "'type' should be one of"),
         ({"existing_text_padding_id": 30}, "padding ids"),
         ({"quantization": {"bits": 4}}, "'quantization' should say 'group_size'"),
-        ({"hidden_size": 8, "dim": "absent"}, "transformers configuration"),
+        (
+            {"hidden_size": 8, "dim": "absent", "model_type": "bert"},
+            "transformers configuration of the model_type 'bert'",
+        ),
     ],
 )
 def test_refusals(changes, message):

@@ -39,6 +39,15 @@ CODEC_PREFIXES = {"moshi": "audio_encoder.", "kyutai_speech_to_text": "codec_mod
 NORMS = {"norm1.weight": "input_layernorm.weight", "norm2.weight": "post_attention_layernorm.weight"}
 
 
+def detect(names: Collection[str]) -> str | None:
+    """Architecture of a file by its tensor names, `text` for Helium and Llama, which are alike; None for other layouts."""
+    if "depth_decoder.lm_heads.weight" in names:
+        return "moshi"
+    if "model.embed_tokens.embed_tokens.weight" in names:
+        return "kyutai_speech_to_text"
+    return "text" if "model.embed_tokens.weight" in names else None
+
+
 def unused_ok(name: str) -> bool:
     """Buffers that older versions saved and every version computes."""
     return name.endswith(".rotary_emb.inv_freq")

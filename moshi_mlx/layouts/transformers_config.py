@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from moshi_mlx import presets
-from moshi_mlx.config import gated_hidden
-from moshi_mlx.config_reader import NUMBER, REQUIRED, Reader
-from moshi_mlx.errors import ConfigError
-from moshi_mlx.layouts.transformers_lm import FAMILIES
+from .. import presets
+from ..config import gated_hidden
+from ..config_reader import NUMBER, REQUIRED, Reader
+from ..errors import ConfigError
 
 _ACTIVATIONS = ("silu", "gelu", "relu")
 _NORMS = {1e-8: "rms_norm_f32", 1e-5: "rms_norm"}
@@ -28,13 +27,8 @@ _TRUNK_DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def is_model(data: dict) -> bool:
-    """Whether a configuration is one of a language model that can be converted."""
-    return data.get("model_type") in FAMILIES
-
-
 def lm_config(data: dict) -> dict[str, Any]:
-    """Kyutai keys of a language model of transformers."""
+    """Kyutai keys of a language model of transformers, whose `model_type` is a key of `transformers_lm.FAMILIES`."""
     kind = data["model_type"]
     reader = _DefaultReader(data, f"config ({kind})", _TRUNK_DEFAULTS[kind])
     if kind == "moshi":
@@ -122,6 +116,8 @@ def _speech_to_text(reader: _DefaultReader) -> dict[str, Any]:
     vocabulary, audio = reader.number("vocab_size", low=2), reader.number("codebook_vocab_size", default=2049, low=2)
     codebooks = reader.number("num_codebooks", default=32)
     _require(reader, "audio_pad_token_id", vocabulary + codebooks * audio)
+    # Kept beside the configuration: see `transformers_files`.
+    stt = reader.take("stt_config", dict, {})
     return {
         **_trunk(reader, _half(reader, "ffn_dim")),
         "context": reader.number("sliding_window"),
@@ -134,6 +130,7 @@ def _speech_to_text(reader: _DefaultReader) -> dict[str, Any]:
         "delays": [0] * (codebooks + 1),
         "lm_gen_config": {"temp": 0.0, "temp_text": 0.0, "top_k": 250, "top_k_text": 50},
         "model_type": "stt",
+        **({"stt_config": stt} if stt else {}),
     }
 
 
@@ -204,6 +201,12 @@ def _ratio(feedforward: int, dim: int) -> float | int:
     while int(scale * dim) < feedforward:
         scale *= 1 + 2**-52
     return int(scale) if scale.is_integer() else scale
+
+
+def codec_config(data: dict) -> dict[str, Any] | None:
+    """Kyutai's description of the codec that a speech model of transformers holds; None where its configuration has none."""
+    inside = data.get("audio_encoder_config") or data.get("codec_config")
+    return mimi_config(inside) if isinstance(inside, dict) else None
 
 
 def mimi_config(data: dict) -> dict[str, Any]:
