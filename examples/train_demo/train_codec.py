@@ -24,7 +24,7 @@ from .progress import Progress
 
 @dataclass(frozen=True)
 class CodecTraining:
-    steps: int = 9_000
+    steps: int = 7_500
     batch: int = 6
     clip_steps: int = 24  # latent steps of 40 ms: longer than the attention window
     learning_rate: float = 1.2e-3
