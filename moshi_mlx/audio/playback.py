@@ -1,8 +1,9 @@
 """The buffer before a loudspeaker: frames come from the model at their own pace, blocks leave at the device's.
 
 Playback begins when a frame is there and the hold (a short silence: the buffer's size) has passed. When frames come too late
-the sound fades out within 5 ms, the underrun is counted, and the next frame fades in: nothing clicks. The gap has then made
-the buffer as large as it should have been; only when gaps follow each other closely are more frames gathered first.
+the sound fades out within 5 ms, the underrun is counted, and the next frame fades in: nothing clicks. The gap, a block and a
+fade longer than the frame was late, has then made the buffer large enough for the same delay again; only when gaps follow
+each other closely are more frames gathered first.
 The buffer follows what is needed: in quiet moments sound that lies in wait for no reason is cut short, and a buffer that
 runs low is lengthened, so that devices whose clocks disagree stay together.
 """
@@ -24,6 +25,8 @@ TROUBLE_SECONDS = 2.0
 MAX_SECONDS, CAPACITY_SECONDS = 0.64, 2.0
 # The buffer is judged over a window; after each calm minute the hold gives back a quarter of what it has grown, 5 ms at least.
 WINDOW_SECONDS, CALM_SECONDS, HOLD_GIVEN_BACK, LEAST_GIVEN_BACK = 5.0, 60.0, 0.25, 0.005
+# A lone underrun says that the hold was too small: it does not come back to that size, but for a little every ten calm minutes.
+LESSON, MOST_LEARNT, CALM_MINUTES_TO_FORGET = 0.01, 0.06, 10
 TOLERANCE, TOO_MUCH = 0.02, 0.08
 QUIET = 0.003  # -50 dBFS
 
@@ -41,7 +44,7 @@ class Playback:
     than usual a frame may come, in seconds, before it is missed. The counters may be read from anywhere.
     """
 
-    def __init__(self, rate: int, block: int, jitter: float = 0.01):
+    def __init__(self, rate: int, block: int, jitter: float = 0.02):
         self.rate, self.block = rate, block
         self.underruns = 0
         self.dropped = 0  # samples given up to keep the bound
@@ -55,7 +58,7 @@ class Playback:
         self._ramp = np.linspace(0, 1, self._fade + 1, dtype=np.float32)[:-1]
         self._spare = np.zeros(self._ring.capacity, np.float32)
         self._smallest_hold = block + self._fade + round(jitter * rate)
-        self._hold = self._smallest_hold
+        self._hold = self._floor = self._smallest_hold
         self._state = _State.WAITING
         self._resume = self._hold  # samples of silence between the next frame's coming and its playing
         self._silence: int | None = None  # what is left of that; None while no frame has come
@@ -64,7 +67,8 @@ class Playback:
         self._stop_at: int | None = None
         self._finishing = False
         self._start_window()
-        self._calm = round(TROUBLE_SECONDS * rate)  # samples since the last underrun
+        self._calm = round(TROUBLE_SECONDS * rate)  # samples since the last underrun or the last whole minute after it
+        self._calm_minutes = 0
         self._overdue = False
         self._surplus = 0  # samples to cut (above 0) or to add (below 0) when it is quiet
 
@@ -158,10 +162,13 @@ class Playback:
     def _missed(self) -> None:
         step, most = round(HOLD_STEP * self.rate), round(MAX_HOLD * self.rate)
         again = self._calm < TROUBLE_SECONDS * self.rate
-        self._resume = min(self._resume + 2 * step, most) if again else 0
+        self._resume = min(self._resume + 2 * step, most) if again else self.block + self._fade
+        if not again:
+            learnt = min(self._hold + round(LESSON * self.rate), self._smallest_hold + round(MOST_LEARNT * self.rate))
+            self._floor = max(self._floor, learnt)
         self._hold = min(self._hold + step, most)
         self.underruns += 1
-        self._calm = 0
+        self._calm = self._calm_minutes = 0
 
     def _forget_stopped(self) -> None:
         if self._stop_at is not None:
@@ -201,11 +208,18 @@ class Playback:
             self._surplus = surplus if needless else 0
             self._start_window()
         if self._calm >= CALM_SECONDS * self.rate:
-            back = max(HOLD_GIVEN_BACK * (self._hold - self._smallest_hold), LEAST_GIVEN_BACK * self.rate)
-            self._hold = max(self._smallest_hold, self._hold - round(back))
-            self._calm = round(TROUBLE_SECONDS * self.rate)
+            self._give_back()
         if self._surplus and _quiet(out):
             self._adjust(len(out))
+
+    def _give_back(self) -> None:
+        """After a calm minute."""
+        self._calm, self._calm_minutes = round(TROUBLE_SECONDS * self.rate), self._calm_minutes + 1
+        least = round(LEAST_GIVEN_BACK * self.rate)
+        if self._calm_minutes % CALM_MINUTES_TO_FORGET == 0:
+            self._floor = max(self._smallest_hold, self._floor - least)
+        back = max(round(HOLD_GIVEN_BACK * (self._hold - self._floor)), least)
+        self._hold = max(self._floor, self._hold - back)
 
     def _adjust(self, block: int) -> None:
         if self._surplus < 0:

@@ -234,7 +234,7 @@ class Speaker(_Stream):
 
     paced = True
 
-    def __init__(self, sd: Any, wanted: Wanted | None = None, jitter: float = 0.01):
+    def __init__(self, sd: Any, wanted: Wanted | None = None, jitter: float = 0.02):
         super().__init__(sd, "output", wanted or Wanted())
         self.jitter = jitter
         self._before = (0, 0.0)
