@@ -1,6 +1,6 @@
 """A long conversation of a small language model: steadiness, growth, memory, copies and traces.
 
-    python benchmarks/long_run.py [--frames 50000]
+    python benchmarks/long_run.py [--frames 50000] [--size toy]
 
 Reported: p99 over p50 of the first 5,000 frames after the warm-up; medians early and at the end; memory MLX holds early and at the end; how many different
 buffers the rings have lived in (1 per size, if every write was in place); how often the step was traced (once per size). Run it on an otherwise idle machine.
@@ -14,20 +14,24 @@ import time
 import mlx.core as mx
 import numpy as np
 from machine import add_wait_argument, describe_machine, wait_if_asked
+from peers import CASES
 from random_checkpoint import TINY_LM
 
 from moshi_mlx.checkpoint_config import CheckpointConfig
 from moshi_mlx.generate import LmGen
 from moshi_mlx.models.lm import Lm
 
+SIZES = {"tiny": TINY_LM, "toy": CASES["toy-f32"][0], "small": CASES["small-f32"][0]}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=50_000)
     parser.add_argument("--context", type=int, default=250, help="window in frames (default: %(default)s)")
+    parser.add_argument("--size", choices=SIZES, default="tiny")
     add_wait_argument(parser)
     args = parser.parse_args()
-    lm = Lm(CheckpointConfig.from_dict({**TINY_LM, "context": args.context}).lm)
+    lm = Lm(CheckpointConfig.from_dict({**SIZES[args.size], "context": args.context}).lm)
     mx.eval(lm.parameters())
     traces = count_traces(lm)
     gen = LmGen(lm, seed=0)
