@@ -43,8 +43,8 @@ STAGES = ("data", "codec", "lm", "export", "evaluate")
 class Run:
     """The folders of one run: `work` holds what can be made again, `model` the result."""
 
-    def __init__(self, out: Path, seed: int):
-        self.seed = seed
+    def __init__(self, out: Path, seed: int, codec_from: Path | None = None):
+        self.seed, self.codec_from = seed, codec_from
         self.work, self.model, self.report = out / "work", out / "model", out / "report"
         self.model.mkdir(parents=True, exist_ok=True)
 
@@ -56,7 +56,8 @@ class Run:
 
     def codec(self) -> None:
         plan = CodecTraining()
-        codec = train_codec(self.work / "corpus", self.work / "codec", CodecConfig(), plan, self.seed)
+        start = load_codec(self.codec_from) if self.codec_from else None
+        codec = train_codec(self.work / "corpus", self.work / "codec", CodecConfig(), plan, self.seed, start)
         export_codec(codec, self.model)
 
     def lm(self) -> None:
@@ -98,8 +99,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stage", choices=STAGES, help="only this stage (default: all in order)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--codec-from", type=Path, metavar="DIR", help="train this exported codec on, with half the steps"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    run = Run(args.out, args.seed)
+    run = Run(args.out, args.seed, args.codec_from)
     for stage in [args.stage] if args.stage else STAGES:
         getattr(run, stage)()

@@ -6,7 +6,7 @@ without the quantiser; with codebooks seeded by k-means, skipped on some steps; 
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from .progress import Progress
 
 @dataclass(frozen=True)
 class CodecTraining:
-    steps: int = 7_500
+    steps: int = 12_000
     batch: int = 6
     clip_steps: int = 24  # latent steps of 40 ms: longer than the attention window
     learning_rate: float = 1.2e-3
@@ -38,6 +38,11 @@ class CodecTraining:
     phoneme_weight: float = 0.15
     commitment_weight: float = 0.5
     eval_every: int = 1000
+
+    def going_on(self) -> "CodecTraining":
+        """The schedule for a codec that has been trained before: always quantised, half the steps."""
+        phases = dict(quantise_from=-1.0, always_quantise_from=0.0, envelope_from=0.0)
+        return replace(self, steps=self.steps // 2, **phases)
 
 
 class PhonemeHead(nn.Module):
@@ -75,12 +80,16 @@ class Clips:
         return torch.from_numpy(wav.astype(np.float32) / 32767)[:, None], torch.from_numpy(labels)
 
 
-def train_codec(corpus: Path, out: Path, cfg: CodecConfig, plan: CodecTraining, seed: int) -> Codec:
-    """Train or resume; the result is `out/state.pt`, the history `out/log.jsonl`."""
+def train_codec(
+    corpus: Path, out: Path, cfg: CodecConfig, plan: CodecTraining, seed: int, start: Codec | None = None
+) -> Codec:
+    """Train or resume, from `start` where it is given; the result is `out/state.pt`, the history `out/log.jsonl`."""
     torch.manual_seed(seed)
     random.seed(seed)
     clips = Clips(corpus, plan.clip_steps)
-    codec, spectral, envelope = Codec(cfg), SpectralLoss(), EnvelopeLoss()
+    codec, spectral, envelope = Codec(cfg) if start is None else start.train(), SpectralLoss(), EnvelopeLoss()
+    if start is not None:
+        plan = plan.going_on()
     head = PhonemeHead(cfg.dimension, clips.classes)
     parameters = [*codec.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(parameters, plan.learning_rate, (0.8, 0.99), weight_decay=0.01)
