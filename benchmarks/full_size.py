@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from machine import add_wait_argument, describe_machine, wait_if_asked
 
-from moshi_mlx import bench_peer, checkpoint
+from moshi_mlx import bench_peer, checkpoint_files
 
 
 def forget(path: Path) -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="drop the file from the system's cache before every run")
     add_wait_argument(parser)
     args = parser.parse_args()
-    files = checkpoint.locate(args.model)
+    files = checkpoint_files.locate(args.model)
     read(files.moshi)
     wait_if_asked(args)
     print(f"{describe_machine()}; {files.moshi.stat().st_size / 1e9:.3f} GB, {'cold' if args.cold else 'cached'}")

@@ -16,8 +16,9 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from . import checkpoint, memory
-from .checkpoint import Files, Loader
+from .checkpoint import Loader
 from .checkpoint_config import CheckpointConfig, is_foreign, read_json
+from .checkpoint_files import Files
 from .errors import CheckpointError, ConfigError, InputError
 from .modules import transformer
 from .places import Folder, Place, open_place

@@ -17,7 +17,8 @@ import mlx.core as mx
 import numpy as np
 
 from . import checkpoint, hibiki, personaplex, prefill
-from .checkpoint import Checkpoint, Overrides
+from .checkpoint import Checkpoint
+from .checkpoint_files import Overrides
 from .errors import InputError
 from .frame import FrameStep
 from .modules.conditioner import ConditionAttributes

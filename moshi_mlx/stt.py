@@ -21,8 +21,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import commands
 from .audio.files import AudioReader, check_writable, read_audio, write_text
-from .checkpoint import Checkpoint, Files
+from .checkpoint import Checkpoint
 from .checkpoint_config import SttConfig
+from .checkpoint_files import Files
 from .commands import console, say
 from .config import LmConfig
 from .errors import ConfigError, InputError

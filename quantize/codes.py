@@ -11,7 +11,8 @@ from moshi_mlx.convert.verify import load_codec, seeded_codes
 
 from moshi_mlx import memory
 from moshi_mlx.audio.files import AudioReader
-from moshi_mlx.checkpoint import Checkpoint, Files, default_dtype
+from moshi_mlx.checkpoint import Checkpoint, default_dtype
+from moshi_mlx.checkpoint_files import Files
 from moshi_mlx.config import LmConfig
 from moshi_mlx.errors import InputError
 from moshi_mlx.session import Session

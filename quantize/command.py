@@ -29,7 +29,8 @@ from moshi_mlx.convert.verify import open_result
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moshi_mlx.audio.files import read_audio
-from moshi_mlx.checkpoint import DTYPES, Loader, locate
+from moshi_mlx.checkpoint import DTYPES, Loader
+from moshi_mlx.checkpoint_files import locate
 from moshi_mlx.commands import console, say
 from moshi_mlx.errors import InputError
 from moshi_mlx.loading import Quantization

@@ -17,7 +17,8 @@ from moshi_mlx.convert.formats import open_weights
 from moshi_mlx.convert.place import CheckedFolder
 from moshi_mlx.quantize.command import main as quantize
 
-from moshi_mlx.checkpoint import Loader, locate
+from moshi_mlx.checkpoint import Loader
+from moshi_mlx.checkpoint_files import locate
 from moshi_mlx.models.forward import forward
 from moshi_mlx.models.lm import Lm
 

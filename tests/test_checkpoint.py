@@ -15,8 +15,9 @@ from mlx.utils import tree_flatten
 from toy import LM, make_lm
 
 from moshi_mlx import checkpoint, hub, memory
-from moshi_mlx.checkpoint import Files, Loader, Overrides, load_lm_file, locate
+from moshi_mlx.checkpoint import Loader, load_lm_file
 from moshi_mlx.checkpoint_config import CheckpointConfig
+from moshi_mlx.checkpoint_files import Files, Overrides, locate
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError, MoshiError
 from moshi_mlx.models import Lm, LmConfig
 from moshi_mlx.presets import MIMI_NAME, MOSHI_NAME, TOKENIZER_NAME

@@ -16,9 +16,10 @@ from golden_lm import close, read
 from mlx.utils import tree_flatten
 from toy import make_lm
 
-from moshi_mlx import checkpoint, run_inference
-from moshi_mlx.checkpoint import Overrides, load_lm_file
+from moshi_mlx import checkpoint, checkpoint_files, run_inference
+from moshi_mlx.checkpoint import load_lm_file
 from moshi_mlx.checkpoint_config import CheckpointConfig, as_personaplex
+from moshi_mlx.checkpoint_files import Overrides
 from moshi_mlx.errors import CheckpointError, InputError
 from moshi_mlx.lora import AdaptedLinear, Adapter
 from moshi_mlx.models.lm import Lm
@@ -292,7 +293,7 @@ def adapter_folder(tiny_checkpoint, tmp_path) -> Path:
 
 def test_found_and_scaled(tiny_checkpoint, adapter_folder, tmp_path):
     def scale_of(model=tiny_checkpoint, **overrides) -> float | None:
-        files = checkpoint.locate(model, overrides=Overrides(**overrides))
+        files = checkpoint_files.locate(model, overrides=Overrides(**overrides))
         return None if files.lora is None else files.lora_scaling
 
     assert scale_of() is None

@@ -18,10 +18,11 @@ import torch_files
 from mlx.utils import tree_flatten
 from random_checkpoint import TINY_LM, TINY_PERSONAPLEX, write
 
-from moshi_mlx import checkpoint, local, personaplex, prefill, run_inference, voices
+from moshi_mlx import checkpoint, local, personaplex, places, prefill, run_inference, voices
 from moshi_mlx.audio.loudness import loudness, with_loudness
-from moshi_mlx.checkpoint import Loader, locate
+from moshi_mlx.checkpoint import Loader
 from moshi_mlx.checkpoint_config import CheckpointConfig, as_personaplex
+from moshi_mlx.checkpoint_files import locate
 from moshi_mlx.errors import AudioError, CheckpointError, ConfigError, InputError, MoshiError
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.modules.sampling import Sampler
@@ -234,7 +235,7 @@ def with_voices(folder, loaded, tmp_path) -> Path:
 
 
 def test_voices_of_the_checkpoint(with_voices, loaded, tmp_path):
-    place = checkpoint.open_place(with_voices)
+    place = places.open_place(with_voices)
     voice = voices.find_voice("NATF2", place)
     assert (voice.name, voice.frames, voice.embeddings.dtype) == ("NATF2", 12, mx.bfloat16)
     assert voices.voice_names(place)[:2] == ["NATF2", "VARM1"]
@@ -293,7 +294,7 @@ def test_files_that_are_no_voices(loaded, tmp_path, with_voices):
     for raw in (b"not an archive", archive[: len(archive) // 2]):
         (with_voices / "voices.tgz").write_bytes(raw)
         with pytest.raises(CheckpointError, match="Download it again"):
-            voices.find_voice("NATF2", checkpoint.open_place(with_voices))
+            voices.find_voice("NATF2", places.open_place(with_voices))
     soundfile.write(tmp_path / "short.wav", np.ones(2400) / 2, 24000)
     with pytest.raises(AudioError, match="too short to measure"):
         voices.voice_from_audio(tmp_path / "short.wav", loaded.mimi)

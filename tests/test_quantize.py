@@ -18,8 +18,9 @@ from moshi_mlx.quantize.command import main
 from moshi_mlx.quantize.recipes import Packing
 
 from moshi_mlx import loading, run_inference
-from moshi_mlx.checkpoint import Loader, load_lm_file, load_mimi_file, locate
+from moshi_mlx.checkpoint import Loader, load_lm_file, load_mimi_file
 from moshi_mlx.checkpoint_config import CheckpointConfig
+from moshi_mlx.checkpoint_files import locate
 from moshi_mlx.config import MimiConfig
 from moshi_mlx.errors import InputError, MoshiError
 from moshi_mlx.loading import Quantization

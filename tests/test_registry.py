@@ -13,7 +13,8 @@ import huggingface_hub
 import pytest
 
 from moshi_mlx import hub, local, memory, registry, run_helium, run_inference, run_tts, stt, voices
-from moshi_mlx.checkpoint import Loader, locate
+from moshi_mlx.checkpoint import Loader
+from moshi_mlx.checkpoint_files import locate
 from moshi_mlx.errors import CheckpointError, InputError
 from moshi_mlx.models import __main__ as models_command
 from moshi_mlx.places import Folder, Repo, open_place

@@ -15,8 +15,9 @@ from speech_toys import _tidy, checkpoint  # noqa: F401
 
 from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx import hub, memory, run_inference, stt, voices
-from moshi_mlx.checkpoint import Loader, Overrides, locate
+from moshi_mlx.checkpoint import Loader
 from moshi_mlx.checkpoint_config import CheckpointConfig
+from moshi_mlx.checkpoint_files import Overrides, locate
 from moshi_mlx.codec_rust import RustSession
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError, MoshiError
 from moshi_mlx.session import Session

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import mlx.nn as nn
 
 from .. import commands
-from ..checkpoint import Files
+from ..checkpoint_files import Files
 from ..config import LmConfig, LutConditionerConfig
 from ..errors import ConfigError, InputError
 from ..models.lm import Lm
