@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.signal import fftconvolve, lfilter
 
-from .codec import SAMPLE_RATE
+from .rates import SAMPLE_RATE
 
 
 def rms_db(wav: np.ndarray) -> float:

@@ -1,14 +1,21 @@
 """The model card, written from the measured results."""
 
+import json
+import math
 from pathlib import Path
 
+from safetensors import safe_open
+
 from . import domain
-from .codec import Codec
-from .generate import Sampling
-from .lm import Lm, parameter_count
+from .export import CONFIG, MIMI, MIMI_CONFIG, MOSHI
 from .voices import HELD_OUT_ACCENT, HELD_OUT_VARIANTS, MOSHI_VOICE
 
 CARD = """\
+---
+license: mit
+library_name: moshi_mlx
+tags: [moshi, speech-to-speech, full-duplex]
+---
 # The demo model
 
 A very small Moshi: it listens and talks at the same time, in a closed domain. It exists so that
@@ -43,13 +50,13 @@ stops within about half a second when it is interrupted.
 
 ## Results
 
-Measured by `--stage evaluate` on the exported files, float32 arithmetic, with voices of no
-variant or accent heard in training ({held_out}). `sum` are only pairs of numbers
+Measured by `--stage evaluate` on these files as moshi_mlx runs them, float32 arithmetic, with voices of no
+variant heard in training ({held_out}). `sum` are only pairs of numbers
 ({pairs} of 100) never heard in any sum; `repeat` uses phrasings never heard; the other kinds use
 known phrasings. "Sound" is the share of answers in which an independent recogniser
 (pocketsphinx, grammar of all possible answers) hears exactly the text that the model wrote; for
 `silence` and `backchannel`, the share in which no sound is made. Delays run from the end of the
-question to the start of the answer on the model's clock; a live loop adds one frame (80 ms).
+question to the start of the answer with both sounds on one clock; a live loop adds the frame it captures (80 ms).
 
 {dialogue}
 
@@ -68,10 +75,10 @@ Licence: that of the repository. Moshi's voice is espeak-ng's `{voice}`; espeak-
 """
 
 
-def _dialogue_table(kinds: dict) -> str:
+def _dialogue_table(dialogue: dict) -> str:
     rows = ["| kind | prompts | text right | 95 % interval | sound right | delay 5/50/95 % (s) | 160-600 ms |",
             "|---|---|---|---|---|---|---|"]  # fmt: skip
-    for kind, r in kinds.items():
+    for kind, r in {**dialogue["kinds"], "all that ask": dialogue["all"]}.items():
         low, high = r["text_95"]
         delays = " / ".join(f"{d:.2f}" for d in r["delay_s"]) if "delay_s" in r else "-"
         inside = f"{r['delay_in_range']:.0%}" if "delay_s" in r else "-"
@@ -80,20 +87,27 @@ def _dialogue_table(kinds: dict) -> str:
     return "\n".join(rows)
 
 
-def write_card(path: Path, report: dict, lm: Lm, codec: Codec, sampling: Sampling,
-               seed: int, espeak: str) -> None:  # fmt: skip
-    quality, cfg = report["codec"], lm.cfg
+def _parameters(path: Path) -> float:
+    """Millions of numbers in a file."""
+    with safe_open(path, "np") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys()) / 1e6  # noqa: SIM118
+
+
+def write_card(folder: Path, report: dict, seed: int, espeak: str) -> None:
+    """`README.md` of the exported folder."""
+    quality, cfg = report["codec"], json.loads((folder / CONFIG).read_text())
+    quantizer = json.loads((folder / MIMI_CONFIG).read_text())["quantizer"]
     text = CARD.format(
-        seed=seed, espeak=espeak, n_q=codec.cfg.n_q, bins=codec.cfg.bins,
-        bps=quality["bits_per_second"], codec_size=parameter_count(codec) / 1e6,
-        layers=cfg.num_layers, dim=cfg.dim, depth_layers=cfg.depth_layers, depth_dim=cfg.depth_dim,
-        lm_size=parameter_count(lm) / 1e6, words=len(domain.REPEAT_WORDS),
-        sampling=", ".join(f"{k} {v:g}" for k, v in vars(sampling).items()),
+        seed=seed, espeak=espeak, n_q=quantizer["n_q"], bins=quantizer["bins"],
+        bps=quality["bits_per_second"], codec_size=_parameters(folder / MIMI),
+        layers=cfg["num_layers"], dim=cfg["dim"], depth_layers=cfg["depformer_num_layers"],
+        depth_dim=cfg["depformer_dim"], lm_size=_parameters(folder / MOSHI), words=len(domain.REPEAT_WORDS),
+        sampling=", ".join(f"{k} {v:g}" for k, v in cfg["lm_gen_config"].items()),
         greeting=domain.GREETING_ANSWER, name=domain.NAME_ANSWER, about=domain.ABOUT_ANSWER,
         thanks=domain.THANKS_ANSWER, bye=domain.FAREWELL_ANSWER,
         held_out=", ".join((*HELD_OUT_VARIANTS, f"accent {HELD_OUT_ACCENT}")),
-        pairs=len(domain.HELD_OUT_SUMS), dialogue=_dialogue_table(report["dialogue"]["kinds"]),
+        pairs=len(domain.HELD_OUT_SUMS), dialogue=_dialogue_table(report["dialogue"]),
         stoi=quality["stoi"], stoi_5=quality["stoi_5"], decoded=quality["words_decoded"],
         original=quality["words_original"], voice=MOSHI_VOICE.name,
     )  # fmt: skip
-    path.write_text(text)
+    (folder / "README.md").write_text(text)

@@ -13,10 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .quantizer import SplitResidualQuantizer
+from .rates import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE
 
-SAMPLE_RATE = 24_000
-FRAME_SIZE = 1920  # samples per column of codes: 80 ms
-FRAME_RATE = SAMPLE_RATE / FRAME_SIZE
 # Latent steps of 40 ms. The convolutions of the encoder see 3.5 of them.
 PIECE, OVERLAP = 40, 4
 

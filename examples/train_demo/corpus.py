@@ -9,9 +9,9 @@ import numpy as np
 
 from . import domain
 from .augment import at_level, coloured_noise, user_channel
-from .codec import SAMPLE_RATE
 from .espeak import Espeak, Utterance
 from .progress import Progress
+from .rates import SAMPLE_RATE
 from .voices import MOSHI_VOICE, sample_voice
 
 STEP = 960  # samples per latent step of 40 ms, the grid of the phoneme labels

@@ -12,9 +12,9 @@ import numpy as np
 
 from . import domain
 from .augment import at_level, coloured_noise, user_channel
-from .codec import FRAME_SIZE, SAMPLE_RATE
 from .corpus import MOSHI_LEVEL_DB
 from .espeak import Espeak, Utterance, Voice
+from .rates import FRAME_SIZE, SAMPLE_RATE
 from .voices import MOSHI_VOICE, sample_voice
 
 # Seconds from the end of a question to the answer's first frame, before rounding up to a frame.
@@ -56,14 +56,25 @@ class Answer:
 
 
 @dataclass
+class Turn:
+    """What the user says at once; of a question, `words` are (word, sample of its end), and the `answer`."""
+
+    wav: np.ndarray
+    words: list[tuple[str, int]] = field(default_factory=list)
+    answer: str = ""
+
+
+@dataclass
 class Session:
     """`user`: samples [1920 F]; `answers`: Moshi's side; `words`: (frame of onset, word) of it;
+    `heard`: (frame, word) of the user's side, one frame after the word's end;
     `active`: [F] booleans, frames near Moshi's speech."""
 
     user: np.ndarray
     active: np.ndarray
     answers: list[Answer] = field(default_factory=list)
     words: list[tuple[int, str]] = field(default_factory=list)
+    heard: list[tuple[int, str]] = field(default_factory=list)
 
 
 class Composer:
@@ -104,11 +115,11 @@ class Composer:
         while True:
             if rng.random() >= SAME_VOICE_SHARE:
                 voice = sample_voice(rng)
-            kind, speech, reply = self._user_turn(voice, question=interrupting)
-            end = at + len(speech)
+            turn = self._user_turn(voice, question=interrupting)
+            start, end = at, at + len(turn.wav)
             if end >= length:
                 break
-            made.user[at:end] += speech
+            made.user[start:end] += turn.wav
             if answer:
                 if interrupting:
                     stop = _next_frame(at + _samples(rng.uniform(*STOP_AFTER_S))) * FRAME_SIZE
@@ -116,17 +127,19 @@ class Composer:
                 self._say(made, answer)
                 answer = None
             interrupting = False
+            heard = [(_next_frame(start + stop) + 1, word) for word, stop in turn.words]
             at = end + _samples(self._pause())
-            if kind != "question":
+            if not turn.answer:
+                made.heard += heard
                 continue
-            utterance = self.answer(reply)
+            utterance = self.answer(turn.answer)
             frame = _next_frame(end + _samples(rng.uniform(*ANSWER_AFTER_S)))
             answer = Answer(utterance, frame, frame * FRAME_SIZE + len(utterance.wav))
             if answer.stop + FRAME_SIZE >= length:
                 answer = None
-                made.user[at - 1 :] = 0
-                self._forget(made, end - len(speech))
+                made.user[start:] = 0  # a question whose answer would not fit any more
                 break
+            made.heard += heard
             at = answer.stop + _samples(self._pause())
             spoken = (answer.stop - answer.start) / SAMPLE_RATE
             if spoken > 0.8 and rng.random() < INTERRUPT_SHARE:
@@ -137,27 +150,24 @@ class Composer:
         if answer:
             self._say(made, answer)
 
-    def _forget(self, made: Session, since: int) -> None:
-        """Remove a question whose answer would not fit any more."""
-        made.user[since:] = 0
-
-    def _user_turn(self, voice: Voice, question: bool) -> tuple[str, np.ndarray, str]:
-        """(kind, speech [T], answer): a question, a back-channel or other speech."""
+    def _user_turn(self, voice: Voice, question: bool) -> Turn:
+        """A question; or, unless it has to be one, a back-channel or other speech."""
         rng, choice = self.rng, self.rng.random()
         if not question and choice < BACKCHANNEL_SHARE:
-            return "backchannel", self._backchannel(voice), ""
+            return Turn(self._backchannel(voice))
         if not question and choice < BACKCHANNEL_SHARE + OTHER_SPEECH_SHARE:
-            return "other", self._user_speech(domain.general_sentence(rng), voice), ""
+            said = self.espeak.say(domain.general_sentence(rng), voice)
+            return Turn(user_channel(self.np_rng, said.wav))
         kind = rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
         exchange = rng.choice(self.exchanges[kind])
-        return "question", self._user_speech(exchange.prompt, voice), exchange.answer
-
-    def _user_speech(self, text: str, voice: Voice, spelling: str | None = None) -> np.ndarray:
-        return user_channel(self.np_rng, self.espeak.say(text, voice, spelling).wav)
+        said = self.espeak.say(exchange.prompt, voice)
+        ends = [onset for _, onset in said.words[1:]] + [len(said.wav)]
+        words = [(word, end) for (word, _), end in zip(said.words, ends, strict=True)]
+        return Turn(user_channel(self.np_rng, said.wav), words, exchange.answer)
 
     def _backchannel(self, voice: Voice) -> np.ndarray:
         text, spelling = self.rng.choice(list(domain.BACKCHANNELS.items()))
-        return self._user_speech(text, voice, spelling)
+        return user_channel(self.np_rng, self.espeak.say(text, voice, spelling).wav)
 
     def _murmur(self, made: Session, voice: Voice, at: int) -> None:
         speech = self._backchannel(voice)[: len(made.user) - at]

@@ -223,6 +223,12 @@ def exchanges(kind: str, held_out: bool = False) -> list[Exchange]:
 KINDS = ("sum", "sum3", "repeat", "greet", "name", "thanks", "bye", "about", "count")
 
 
+def answer_to(prompt: str) -> str:
+    """The right answer to a prompt of the domain."""
+    every = (e for kind in KINDS for h in (False, True) for e in exchanges(kind, h))
+    return next(e.answer for e in every if e.prompt == prompt)
+
+
 def answers() -> list[str]:
     """Every answer of the domain, held-out sums included, without repetition."""
     found = {e.answer: None for kind in KINDS for h in (False, True) for e in exchanges(kind, h)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.signal import resample_poly
 
-from .codec import SAMPLE_RATE
+from .rates import SAMPLE_RATE
 
 _SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: samples only through the callback
 _PHONEME_EVENTS = 1  # option of espeak_Initialize

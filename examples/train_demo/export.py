@@ -1,7 +1,7 @@
 """The finished folder, in the layout of Kyutai's published PyTorch checkpoints, and back."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -9,8 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from .codec import Codec, CodecConfig
 from .generate import Sampling
-from .lm import Lm, LmConfig
-from .tokenizer import Tokenizer
+from .lm import Lm
 
 CONFIG, MOSHI, MIMI, MIMI_CONFIG, TOKENIZER = (
     "config.json", "model.safetensors", "mimi.safetensors", "mimi.json", "tokenizer.model",
@@ -59,29 +58,6 @@ def export_lm(lm: Lm, folder: Path, model_type: str, **extra) -> None:
     names = dict(moshi_name=MOSHI, mimi_name=MIMI, mimi_config_name=MIMI_CONFIG,
                  tokenizer_name=TOKENIZER)  # fmt: skip
     write_json(folder / CONFIG, {**lm.cfg.lm_json(), "model_type": model_type, **names, **extra})
-
-
-def load_lm(folder: Path) -> tuple[Lm, Sampling]:
-    """The exported language model in float32, and its recommended sampling."""
-    config = json.loads((folder / CONFIG).read_text())
-    trunk = {f.name: config[f.name] for f in fields(LmConfig) if f.name in config}
-    cfg = LmConfig(
-        **trunk | dict(
-            delays=tuple(config["delays"]), depth_dim=config["depformer_dim"],
-            depth_heads=config["depformer_num_heads"],
-            depth_layers=config["depformer_num_layers"],
-            depth_feedforward=config["depformer_dim_feedforward"],
-            depth_schedule=tuple(config["depformer_weights_per_step_schedule"]),
-        )
-    )  # fmt: skip
-    lm = Lm(cfg)
-    lm.load_state_dict({k: v.float() for k, v in load_file(folder / MOSHI).items()})
-    return lm.eval(), Sampling(**config["lm_gen_config"])
-
-
-def load_demo(folder: Path) -> tuple[Codec, Lm, Tokenizer, Sampling]:
-    lm, sampling = load_lm(folder)
-    return load_codec(folder), lm, Tokenizer(folder / TOKENIZER), sampling
 
 
 def sampling_json(sampling: Sampling) -> dict:

@@ -28,15 +28,15 @@ class LmConfig:
     dim: int = 192
     num_heads: int = 6
     num_layers: int = 6
-    hidden_scale: float = 3.0
+    hidden_scale: float = 2.5
     context: int = 125  # frames, the current one included: 10 s
     max_period: float = 10_000.0
     depth_dim: int = 128
     depth_heads: int = 4
     depth_layers: int = 2
-    depth_feedforward: int = 192
+    depth_feedforward: int = 96
     # Codebook -> weight set. The first levels differ most; the finest ones share weights.
-    depth_schedule: tuple[int, ...] = (0, 1, 2, 2, 3, 3, 3, 3)
+    depth_schedule: tuple[int, ...] = (0, 1, 1, 2, 2, 2, 2, 2)
 
     @property
     def hidden(self) -> int:
@@ -93,6 +93,16 @@ class Gating(nn.Module):
         return self.linear_out(F.silu(a) * b)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention of q [B, H, T, D] to k, v [B, H, S, D] where mask [T, S] is true.
+
+    Spelled out: on a CPU the framework's fused kernel takes 1.4 times as long on these sizes, and
+    2.7 times on the few positions of the depth transformer.
+    """
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return F.softmax(scores.float().masked_fill(~mask, float("-inf")), -1).to(v.dtype) @ v
+
+
 class Attention(nn.Module):
     """Packed projections; `sets` weight sets are stacked along the rows."""
 
@@ -123,8 +133,7 @@ class TrunkLayer(nn.Module):
         attn = self.self_attn
         q, k, v = attn.qkv(self.norm1(x), attn.in_proj_weight)
         q, k = rotate(q, self.max_period), rotate(k, self.max_period)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + attn.out_proj(y.transpose(1, 2).flatten(2))
+        x = x + attn.out_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
         return x + self.gating(self.norm2(x))
 
 
@@ -155,8 +164,8 @@ class DepthLayer(nn.Module):
             past.extend(parts)
             parts = past
         k, v = (torch.cat([p[i] for p in parts], 2) for i in (1, 2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=seen == 0 and q.shape[2] > 1)
-        y = y.transpose(1, 2).flatten(2)
+        causal = window_mask(k.shape[2], k.shape[2], x.device)[seen:]
+        y = attend(q, k, v, causal).transpose(1, 2).flatten(2)
         x = x + torch.cat([F.linear(y[:, i : i + 1], w_out[s]) for i, s in enumerate(sets)], 1)
         y = self.norm2(x)
         return x + torch.cat([self.gating[s](y[:, i : i + 1]) for i, s in enumerate(sets)], 1)

@@ -1,15 +1,17 @@
 """Sessions as tokens: what the language model trains on."""
 
 import multiprocessing
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .codec import FRAME_SIZE, Codec
+from .codec import Codec
 from .dialogue import Answer, Composer
 from .export import TOKENIZER, load_codec
 from .progress import Progress
+from .rates import FRAME_SIZE
 from .tokenizer import Tokenizer, text_channel
 
 SESSION_FRAMES = 300  # 24 s, more than twice the attention window
@@ -19,7 +21,7 @@ LEAD, TAIL = 10, 10
 
 
 def build_shards(folder: Path, model: Path, sessions: int, seed: int, workers: int) -> None:
-    """Write `NNNN.npz` with codes uint8 [S, 16, F] (own, then user), text int16 [S, F] and
+    """Write `NNNN.npz` with codes uint8 [S, 16, F] (own, then user), text and heard int16 [S, F] and
     active bool [S, F], using the exported codec and tokenizer in `model`.
 
     Existing shards are kept, so a killed run goes on where it was.
@@ -64,19 +66,27 @@ class OwnVoice:
         return self.codec.encode(torch.from_numpy(wav)[None, None])[0].numpy().astype(np.uint8)
 
 
+@lru_cache(1)
+def _tools(model: Path) -> tuple[OwnVoice, Tokenizer]:
+    """Kept for all shards of a process: most answers come again."""
+    torch.set_num_threads(1)
+    return OwnVoice(load_codec(model)), Tokenizer(model / TOKENIZER)
+
+
 def _write_shard(job: tuple[Path, Path, int]) -> None:
     path, model, seed = job
-    torch.set_num_threads(1)
-    codec, tokenizer, composer = load_codec(model), Tokenizer(model / TOKENIZER), Composer(seed)
-    own, codes, text, active = OwnVoice(codec), [], [], []
+    own, tokenizer = _tools(model)
+    composer = Composer(seed)
+    made: dict[str, list[np.ndarray]] = {"codes": [], "text": [], "heard": [], "active": []}
     for _ in range(SHARD):
         session = composer.session(SESSION_FRAMES)
-        user = codec.encode(torch.from_numpy(session.user)[None, None])[0].numpy().astype(np.uint8)
-        codes.append(np.concatenate([own.codes(session.answers), user]))
-        text.append(text_channel(session.words, SESSION_FRAMES, tokenizer))
-        active.append(session.active)
+        user = own.codec.encode(torch.from_numpy(session.user)[None, None])[0].numpy().astype(np.uint8)
+        made["codes"].append(np.concatenate([own.codes(session.answers), user]))
+        made["text"].append(text_channel(session.words, SESSION_FRAMES, tokenizer))
+        made["heard"].append(text_channel(session.heard, SESSION_FRAMES, tokenizer))
+        made["active"].append(session.active)
     part = path.with_suffix(".part.npz")
-    np.savez_compressed(part, codes=np.stack(codes), text=np.stack(text), active=np.stack(active))
+    np.savez_compressed(part, **{name: np.stack(rows) for name, rows in made.items()})
     part.rename(path)
 
 
@@ -87,15 +97,16 @@ class Sessions:
         shards = [np.load(path) for path in sorted(folder.glob("[0-9]*[0-9].npz"))]
         if not shards:
             raise FileNotFoundError(f"no dialogue shards in {folder}; run the data stage first")
-        self.codes, self.text, self.active = (
-            np.concatenate([s[name] for s in shards]) for name in ("codes", "text", "active")
+        self.codes, self.text, self.heard, self.active = (
+            np.concatenate([s[name] for s in shards]) for name in ("codes", "text", "heard", "active")
         )
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def batch(self, rng: np.random.Generator, count: int):
-        """codes [B, 17, F] int64 (text first) and active [B, F]."""
+        """codes [B, 17, F] int64 (text first), heard [B, F] int64 and active [B, F]."""
         at = rng.integers(0, len(self), count)
         both = np.concatenate([self.text[at, None].astype(np.int64), self.codes[at]], 1)
-        return torch.from_numpy(both), torch.from_numpy(self.active[at])
+        heard = self.heard[at].astype(np.int64)
+        return torch.from_numpy(both), torch.from_numpy(heard), torch.from_numpy(self.active[at])

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .codec import SAMPLE_RATE
+from .rates import SAMPLE_RATE
 
 WINDOWS = (256, 512, 1024, 2048)
 MEL_BANDS = (24, 40, 64, 80)

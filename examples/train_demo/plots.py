@@ -9,7 +9,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from .codec import FRAME_SIZE, SAMPLE_RATE
+from .rates import FRAME_SIZE, SAMPLE_RATE
 
 
 def read_log(path: Path) -> list[dict]:
@@ -45,7 +45,7 @@ def plot_codec(log: Path, path: Path) -> None:
 def plot_lm(log: Path, path: Path) -> None:
     entries = read_log(log)
     kinds = sorted({name for entry in entries for name in entry if name.startswith("right_")})
-    groups = [("losses", ["text", "semantic", "acoustic"]), ("right answers, held out", kinds)]
+    groups = [("losses", ["text", "heard", "semantic", "acoustic"]), ("right answers, held out", kinds)]
     _curves(entries, groups, path)
 
 

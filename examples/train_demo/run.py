@@ -15,28 +15,21 @@ from .card import write_card
 from .codec import CodecConfig
 from .corpus import build_corpus
 from .espeak import Espeak
-from .evaluate import codec_report, dialogue_report, make_trials, text_accuracy
-from .export import (
-    TOKENIZER,
-    export_codec,
-    export_lm,
-    folder_bytes,
-    load_codec,
-    load_demo,
-    sampling_json,  # fmt: skip
-    write_json,
-)
+from .evaluate import text_accuracy
+from .export import TOKENIZER, export_codec, export_lm, folder_bytes, load_codec, sampling_json, write_json
 from .generate import Sampling
 from .lm import LmConfig
 from .lm_data import build_shards
+from .measure import codec_report, dialogue_report
 from .plots import plot_codec, plot_lm
 from .showcase import show_conversation, write_prompts
 from .tokenizer import Tokenizer, train_tokenizer
 from .train_codec import CodecTraining, train_codec
 from .train_lm import LmTraining, train_lm
+from .trials import make_trials
 
 CORPUS_HOURS = 5.0
-SESSIONS = 10_000
+SESSIONS = 8_000
 STAGES = ("data", "codec", "lm", "export", "evaluate")
 
 
@@ -79,17 +72,13 @@ class Run:
         write_prompts(self.model / "prompts")
 
     def evaluate(self) -> None:
-        codec, lm, tokenizer, sampling = load_demo(self.model)
-        trials = make_trials(60, seed=2)
-        report = dict(codec=codec_report(codec),
-                      dialogue=dialogue_report(codec, lm, tokenizer, trials, sampling))  # fmt: skip
+        report = dict(codec=codec_report(self.model), dialogue=dialogue_report(self.model, make_trials(60, seed=2)))
         self.report.mkdir(parents=True, exist_ok=True)
         write_json(self.report / "results.json", report)
         plot_codec(self.work / "codec" / "log.jsonl", self.report / "codec.png")
         plot_lm(self.work / "lm" / "log.jsonl", self.report / "lm.png")
-        show_conversation(codec, lm, tokenizer, sampling, self.model / "prompts", self.report)
-        write_card(self.model / "README.md", report, lm, codec, sampling,
-                   self.seed, Espeak().version)  # fmt: skip
+        show_conversation(self.model, self.report)
+        write_card(self.model, report, self.seed, Espeak().version)
         print(f"{self.model}: {folder_bytes(self.model) / 1e6:.1f} MB")
 
 

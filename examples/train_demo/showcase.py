@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
 
+from moshi_mlx.session import Session
+
+from . import domain
 from .augment import at_level
-from .codec import FRAME_SIZE, SAMPLE_RATE, Codec
 from .espeak import Espeak, Voice
-from .generate import Sampling, converse
-from .lm import PAD, Lm
+from .measure import talk
 from .plots import plot_exchange
-from .tokenizer import Tokenizer
+from .rates import FRAME_SIZE, SAMPLE_RATE
+from .voices import MOSHI_VOICE
 
 # A voice that training never heard. The first sum is also one of the held-out pairs.
 VOICE = Voice("en-gb-scotland+f4", rate=145)
@@ -21,35 +22,29 @@ PROMPTS = {
     "greeting": "hello", "name": "what is your name", "repeat": "please repeat the word banana",
     "about": "tell me about yourself",
 }  # fmt: skip
-LEAD_S, ANSWER_S = 0.4, 3.0
+LEAD_S, PATIENCE_S = 0.4, 1.0
 
 
 def write_prompts(folder: Path) -> None:
-    """24 kHz mono 16-bit files; half a second of silence in front, none after."""
+    """24 kHz mono 16-bit files: some silence, the question, and silence for as long as the answer takes."""
     folder.mkdir(parents=True, exist_ok=True)
     espeak = Espeak()
-    lead = np.zeros(int(LEAD_S * SAMPLE_RATE), np.float32)
+    lead = _silence(LEAD_S)
     for name, text in PROMPTS.items():
-        wav = np.concatenate([lead, at_level(espeak.say(text, VOICE).wav, -22.0)])
-        soundfile.write(folder / f"{name}.wav", wav, SAMPLE_RATE, subtype="PCM_16")
+        answer = len(espeak.say(domain.answer_to(text), MOSHI_VOICE).wav) / SAMPLE_RATE
+        wav = np.concatenate([lead, at_level(espeak.say(text, VOICE).wav, -22.0), _silence(answer + PATIENCE_S)])
+        soundfile.write(folder / f"{name}.flac", wav, SAMPLE_RATE, subtype="PCM_16")
 
 
-@torch.no_grad()
-def answer_file(codec: Codec, lm: Lm, tokenizer: Tokenizer, sampling: Sampling, user: np.ndarray):
-    """user [T] -> (Moshi's sound [T], [(frame, piece of text)])."""
-    user = np.pad(user, (0, -len(user) % FRAME_SIZE))
-    text, own = converse(lm, codec.encode(torch.from_numpy(user)[None, None]), sampling)
-    words = [(f, tokenizer.decode([i])) for f, i in enumerate(text[0].tolist()) if i > PAD]
-    return codec.decode(own)[0, 0].numpy(), words
+def _silence(seconds: float) -> np.ndarray:
+    return np.zeros(int(seconds * SAMPLE_RATE), np.float32)
 
 
-def show_conversation(codec: Codec, lm: Lm, tokenizer: Tokenizer, sampling: Sampling,
-                      prompts: Path, out: Path) -> None:  # fmt: skip
-    """The prompts one after the other: `conversation.wav` (left Moshi, right user), `.png`."""
-    pause = np.zeros(int(ANSWER_S * SAMPLE_RATE), np.float32)
+def show_conversation(model: Path, out: Path) -> None:
+    """Some prompts one after the other: `conversation.wav` (left Moshi, right user), `.png`."""
     names = ("greeting", "sum", "repeat")
-    parts = [soundfile.read(prompts / f"{name}.wav", dtype="float32")[0] for name in names]
-    user = np.concatenate([x for part in parts for x in (part, pause)])
-    own, words = answer_file(codec, lm, tokenizer, sampling, user)
-    soundfile.write(out / "conversation.wav", np.stack([own[: len(user)], user], 1), SAMPLE_RATE)
+    user = np.concatenate([soundfile.read(model / "prompts" / f"{name}.flac", dtype="float32")[0] for name in names])
+    user = np.pad(user, (0, -len(user) % FRAME_SIZE))
+    [(own, words)] = talk(Session.load(model), user[None])
+    soundfile.write(out / "conversation.wav", np.stack([own, user], 1), SAMPLE_RATE)
     plot_exchange(user, own, words, out / "conversation.png")

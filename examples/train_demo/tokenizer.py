@@ -14,7 +14,7 @@ VOCABULARY = 256
 
 
 def train_tokenizer(path: Path) -> None:
-    """A unigram model with one piece for every word of Moshi's answers.
+    """A unigram model with one piece for every word of the domain.
 
     Ids 0..3 are unknown, begin, end, padding, as in every tokenizer of the family.
     """
@@ -25,7 +25,8 @@ def train_tokenizer(path: Path) -> None:
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=model, vocab_size=VOCABULARY,
-        model_type="unigram", user_defined_symbols=["\u2581" + word for word in spoken], unk_id=0, bos_id=1, eos_id=2, pad_id=3, character_coverage=1.0,
+        model_type="unigram", user_defined_symbols=["\u2581" + word for word in sorted({*spoken, *heard})],
+        unk_id=0, bos_id=1, eos_id=2, pad_id=3, character_coverage=1.0,
         num_threads=1, minloglevel=2, normalization_rule_name="identity",
     )  # fmt: skip
     path.write_bytes(model.getvalue())

@@ -15,16 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoint import TrainState
-from .codec import SAMPLE_RATE, Codec, CodecConfig
+from .codec import Codec, CodecConfig
 from .corpus import STEP, held_out_utterances
 from .losses import EnvelopeLoss, SpectralLoss, cosine
 from .metrics import intelligibility
 from .progress import Progress
+from .rates import SAMPLE_RATE
 
 
 @dataclass(frozen=True)
 class CodecTraining:
-    steps: int = 12_000
+    steps: int = 18_000
     batch: int = 6
     clip_steps: int = 24  # latent steps of 40 ms: longer than the attention window
     learning_rate: float = 1.2e-3
@@ -92,7 +93,7 @@ def train_codec(
         plan = plan.going_on()
     head = PhonemeHead(cfg.dimension, clips.classes)
     parameters = [*codec.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, plan.learning_rate, (0.8, 0.99), weight_decay=0.01)
+    optimiser = torch.optim.AdamW(parameters, plan.learning_rate, (0.8, 0.99), weight_decay=0.01, fused=True)
     state = TrainState(out, dict(codec=codec, head=head, optimiser=optimiser))
     rng = np.random.default_rng(seed)
     step = state.resume(rng)

@@ -18,8 +18,8 @@ from .progress import Progress
 
 @dataclass(frozen=True)
 class LmTraining:
-    steps: int = 24_000
-    batch: int = 10
+    steps: int = 20_000
+    batch: int = 6
     learning_rate: float = 1.5e-3
     warmup: int = 300
     weight_decay: float = 0.1
@@ -27,33 +27,38 @@ class LmTraining:
     silent_depth_share: float = 0.06  # of silent frames that the depth transformer learns from
     semantic_weight: float = 2.0  # of codebook 0; the others weigh 1
     audio_weight: float = 0.5  # of the mean over codebooks, against the text
+    heard_weight: float = 0.5  # of the user's words
     # Wrong tokens in the input make the model robust to its own slips and to unheard voices.
     user_corruption: float = 0.06  # at most this part of the user's codes, another for each session
     own_corruption: float = 0.02
     bfloat16: bool = True
-    eval_every: int = 1000
+    eval_every: int = 2000
 
 
 def train_lm(data: Path, out: Path, cfg: LmConfig, plan: LmTraining, seed: int, test=None) -> Lm:
     """Train or resume; `test(lm) -> dict` is logged from time to time."""
     torch.manual_seed(seed)
     sessions, lm = Sessions(data), Lm(cfg)
-    matrices = [p for p in lm.parameters() if p.ndim == 2]
-    vectors = [p for p in lm.parameters() if p.ndim != 2]
+    # Only in training: reads the user's words from the hidden state, each a frame after its end.
+    # Answers alone say too little, and too late, about what was heard.
+    ear = nn.Linear(cfg.dim, cfg.text_card, bias=False)
+    parameters = [*lm.parameters(), *ear.parameters()]
+    matrices = [p for p in parameters if p.ndim == 2]
+    vectors = [p for p in parameters if p.ndim != 2]
     groups = [dict(params=matrices, weight_decay=plan.weight_decay),
               dict(params=vectors, weight_decay=0.0)]  # fmt: skip
-    optimiser = torch.optim.AdamW(groups, plan.learning_rate, (0.9, 0.97))
-    state = TrainState(out, dict(lm=lm, optimiser=optimiser))
+    optimiser = torch.optim.AdamW(groups, plan.learning_rate, (0.9, 0.97), fused=True)
+    state = TrainState(out, dict(lm=lm, ear=ear, optimiser=optimiser))
     rng = np.random.default_rng(seed)
     step = state.resume(rng)
     with Progress("language model", plan.steps, "steps", step) as progress:
         while step < plan.steps:
             for group in optimiser.param_groups:
                 group["lr"] = plan.learning_rate * cosine(step, plan.steps, plan.warmup)
-            losses = lm_losses(lm, *sessions.batch(rng, plan.batch), plan)
+            losses = lm_losses(lm, ear, *sessions.batch(rng, plan.batch), plan)
             optimiser.zero_grad(set_to_none=True)
             losses["total"].backward()
-            norm = nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
+            norm = nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             step += 1
             progress.advance(1, f"text {losses['text']:.3f} semantic {losses['semantic']:.3f}")
@@ -67,20 +72,18 @@ def train_lm(data: Path, out: Path, cfg: LmConfig, plan: LmTraining, seed: int, 
     return lm
 
 
-def lm_losses(lm: Lm, codes: Tensor, active: Tensor, plan: LmTraining) -> dict[str, Tensor]:
-    """codes [B, 17, F], active [B, F] -> losses. Model time t predicts column t + 1."""
+def lm_losses(
+    lm: Lm, ear: nn.Linear, codes: Tensor, heard: Tensor, active: Tensor, plan: LmTraining
+) -> dict[str, Tensor]:
+    """codes [B, 17, F], heard and active [B, F] -> losses. Model time t predicts column t + 1."""
     cfg, columns = lm.cfg, lm.delayed(codes)
     inputs, targets = columns[:, :, :-1], columns[:, :, 1:]
     cast = torch.autocast("cpu", torch.bfloat16) if plan.bfloat16 else contextlib.nullcontext()
     with cast:
         hidden = lm.trunk(corrupt(inputs, cfg, plan))
-        text_logits = lm.text_linear(hidden)
-    text = targets[:, 0]
-    weight = torch.where(text == PAD, plan.pad_weight, 1.0)
-    text_loss = F.cross_entropy(text_logits.float().flatten(0, 1), text.flatten(), reduction="none")
-    text_loss = (text_loss * weight.flatten()).sum() / weight.sum()
-    if not cfg.dep_q:
-        return dict(total=text_loss, text=text_loss)
+        text_logits, heard_logits = lm.text_linear(hidden), ear(hidden)
+    text_loss = _text_loss(text_logits, targets[:, 0], plan)
+    heard_loss = _text_loss(heard_logits, heard, plan)
 
     chosen = active | (torch.rand(active.shape) < plan.silent_depth_share)
     chosen[:, : max(cfg.delays)] = False  # there the delayed codebooks are still initial tokens
@@ -94,8 +97,16 @@ def lm_losses(lm: Lm, codes: Tensor, active: Tensor, plan: LmTraining) -> dict[s
     )
     importance = torch.ones(cfg.dep_q)
     importance[0] = plan.semantic_weight
-    total = text_loss + plan.audio_weight * (audio * importance).sum() / importance.sum()
-    return dict(total=total, text=text_loss, semantic=audio[0], acoustic=audio[1:].mean())
+    audio_loss = (audio * importance).sum() / importance.sum()
+    total = text_loss + plan.audio_weight * audio_loss + plan.heard_weight * heard_loss
+    return dict(total=total, text=text_loss, heard=heard_loss, semantic=audio[0], acoustic=audio[1:].mean())
+
+
+def _text_loss(logits: Tensor, text: Tensor, plan: LmTraining) -> Tensor:
+    """Cross entropy of logits [B, F, V] against text [B, F]; silence weighs less."""
+    weight = torch.where(text == PAD, plan.pad_weight, 1.0)
+    loss = F.cross_entropy(logits.float().transpose(1, 2), text, reduction="none")
+    return (loss * weight).sum() / weight.sum()
 
 
 def corrupt(inputs: Tensor, cfg: LmConfig, plan: LmTraining) -> Tensor:
