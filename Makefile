@@ -7,7 +7,8 @@ GOLDENS ?= tests/goldens
 .PHONY: demo test slow goldens lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python examples/demo.py out
+	mkdir -p out
+	$(BIN)/python -m moshi_mlx.run_inference moshi_mlx/demo/prompts/sum.flac out/reply.wav --text out/reply.txt --demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

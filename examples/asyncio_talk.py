@@ -1,6 +1,6 @@
 """Moshi in an asyncio program: the model on a thread of its own, its replies in a queue of the event loop.
 
-    python examples/asyncio_talk.py question.wav --model path/to/folder
+    python examples/asyncio_talk.py moshi_mlx/demo/prompts/sum.flac --model demo
 
 The recording stands for whatever brings sound: a web socket, a telephone line. The event loop never waits for the model.
 """

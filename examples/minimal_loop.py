@@ -1,6 +1,6 @@
 """The whole of embedding Moshi: 80 ms of sound in, 80 ms of sound and perhaps a word out, again and again.
 
-    python examples/minimal_loop.py question.wav reply.wav --model path/to/folder
+    python examples/minimal_loop.py moshi_mlx/demo/prompts/sum.flac reply.wav --model demo
 
 Any source and any sink of sound will do in place of the two files; python -m moshi_mlx.local is this loop with devices.
 """

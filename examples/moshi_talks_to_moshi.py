@@ -1,6 +1,6 @@
 """Moshi talks to Moshi: two conversations in full duplex, each the user of the other, into a stereo file.
 
-    python examples/moshi_talks_to_moshi.py dialogue.wav --model path/to/folder --line hello.wav --seconds 60
+    python examples/moshi_talks_to_moshi.py dialogue.wav --model demo --line moshi_mlx/demo/prompts/greeting.flac --seconds 60
 
 Left is A, right is B; neither hears itself. What one says in a frame, the other hears in the next. `--exchange sound` (the
 default) passes sound through the codec as a loudspeaker would, `tokens` passes the codes themselves (family.md section 6).

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument("--row", action="store_true", help="print a row for the table of benchmarks/README.md instead")
     p.add_argument("--plot", metavar="PNG", help="draw the time of every frame (needs matplotlib)")
     p.add_argument("--no-compile", dest="compile", action="store_false", help="measure the uncompiled reference")
-    commands.add_checkpoint_arguments(p)
+    commands.add_checkpoint_arguments(p, demo=True)
     commands.add_sampling_arguments(p)
     return p
 

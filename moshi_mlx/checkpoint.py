@@ -247,9 +247,8 @@ class Loader:
         bits = sorted({q.bits for q in self.quantizations.values()})
         if quantized is not None and quantized not in bits:
             stored = f"{' and '.join(map(str, bits))} bit" if bits else "not quantised"
-            raise InputError(
-                f"-q {quantized} was given, but {self.files.moshi} is {stored}. Leave out -q, or name the other file."
-            )
+            other = "name the other file" if bits else f"pack it: python -m moshi_mlx.quantize SRC DST -q {quantized}"
+            raise InputError(f"-q {quantized} was given, but {self.files.moshi} is {stored}. Leave out -q, or {other}.")
         said = self.files.config.quantization
         if said is None:
             return

@@ -15,9 +15,10 @@ import mlx.core as mx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import checkpoint, memory, registry
-from .checkpoint import DTYPES, Checkpoint, Files, Loader, Overrides
+from . import checkpoint_files, memory, registry
+from .checkpoint import DTYPES, Checkpoint, Loader
 from .checkpoint_config import Generation
+from .checkpoint_files import Files, Overrides
 from .errors import MoshiError
 from .loading import describe
 from .modules.sampling import Sampler
@@ -75,8 +76,17 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, demo: bool = False) -> None:
+    """`demo`: the command can run the demo model, and has a flag for it."""
     group = parser.add_argument_group("checkpoint")
+    if demo:
+        group.add_argument(
+            "--demo",
+            dest="model",
+            action="store_const",
+            const=registry.DEMO_NAME,
+            help="the small model inside the package, as --model demo: no download, see docs/demo-model.md",
+        )
     group.add_argument(
         "--model", metavar="DIR|NAME", help="local checkpoint folder, or a short name: see python -m moshi_mlx.models"
     )
@@ -205,7 +215,7 @@ def load(
     if args.moshi_weights is None:
         for line in registry.before_download(args.model, args.hf_repo, args.quantized):
             say(line)
-    files = checkpoint.locate(args.model, args.hf_repo, args.quantized, overrides)
+    files = checkpoint_files.locate(args.model, args.hf_repo, args.quantized, overrides)
     if check is not None:
         check(files)
     loader = Loader(

@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     )
     talk.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
     talk.add_argument("--verbose", action="store_true", help=argparse.SUPPRESS)
-    commands.add_checkpoint_arguments(p)
+    commands.add_checkpoint_arguments(p, demo=True)
     commands.add_sampling_arguments(p)
     commands.add_prompt_arguments(p)
     return p

@@ -12,6 +12,9 @@ from .memory import gigabytes
 from .published import MIMI_BYTES, PUBLISHED
 
 DEFAULT_NAME = "moshiko"
+# The small model inside the package, wherever a checkpoint is named.
+DEMO_NAME = "demo"
+DEMO_FOLDER = Path(__file__).parent / "demo"
 # Slack for activations, kernels and Python itself; `checkpoint` adds the same to its estimate.
 OVERHEAD_BYTES = 250_000_000
 # The command for each kind of model, and what it is given first.
@@ -136,7 +139,7 @@ def by_name(name: str, bits: int | None = None) -> Published:
 
 def unknown_name(name: str) -> str:
     """What to say of a name that is neither a folder nor a checkpoint."""
-    close = difflib.get_close_matches(name, _NAMES, n=1)
+    close = difflib.get_close_matches(name, [*_NAMES, DEMO_NAME], n=1)
     hint = f" Did you mean {close[0]}?" if close else " `python -m moshi_mlx.models` lists them."
     return f"{name} is neither a folder nor the name of a published checkpoint.{hint}"
 

@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import checkpoint, commands, hibiki
+from . import checkpoint_files, commands, hibiki, registry
 from .audio.files import AudioReader, AudioWriter, check_writable, write_text
 from .commands import console, say
 from .errors import AudioError, InputError
@@ -25,7 +25,12 @@ from .text import Word, WordTimer
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m moshi_mlx.run_inference", description=__doc__)
-    p.add_argument("files", nargs="+", metavar="IN [OUT]", help="input audio (- for standard input) and output audio")
+    p.add_argument(
+        "files",
+        nargs="*",
+        metavar="IN [OUT]",
+        help="input audio (- for standard input) and output audio; --demo alone answers a question of its own",
+    )
     p.add_argument(
         "--batch", metavar="DIR", help="answer all given files at once; replies go to DIR under the same names"
     )
@@ -43,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
     p.add_argument("--verbose", action="store_true", help=argparse.SUPPRESS)
-    commands.add_checkpoint_arguments(p)
+    commands.add_checkpoint_arguments(p, demo=True)
     commands.add_sampling_arguments(p)
     commands.add_prompt_arguments(p)
     return p
@@ -72,12 +77,22 @@ class Job:
             self.writer.discard()
 
 
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    p = parser()
+    args = p.parse_args(argv)
+    if not args.files:
+        if args.model != registry.DEMO_NAME or args.batch is not None:
+            p.error("the following arguments are required: IN [OUT]")
+        args.files = [str(registry.DEMO_FOLDER / "prompts" / "sum.flac")]
+    return args
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = parse(argv)
     new_folder = args.batch is not None and not Path(args.batch).exists()
     jobs = open_jobs(args)
     try:
-        loaded = commands.load(args, batch=len(jobs), check=checkpoint.require_tokenizer)
+        loaded = commands.load(args, batch=len(jobs), check=checkpoint_files.require_tokenizer)
         text_sampler, audio_sampler = commands.samplers(args, loaded.config.generation)
         session = Session(
             loaded,

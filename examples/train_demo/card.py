@@ -22,7 +22,7 @@ A very small Moshi: it listens and talks at the same time, in a closed domain. I
 every command of the package can be tried, tested and measured without downloading anything. It is
 no assistant and understands nothing outside the list below.
 
-Trained from scratch with `examples/train_demo` (seed {seed}) on speech synthesised by
+Trained with `examples/train_demo` (seed {seed}) on speech synthesised by
 espeak-ng {espeak}; no recorded voices, no downloaded data or weights.
 
 | part | parameters | stored as |
@@ -42,7 +42,7 @@ Recommended sampling (`lm_gen_config`): {sampling}.
 | greet | "hello" | "{greeting}" |
 | name | "what is your name" | "{name}" |
 | about | "tell me about yourself" | "{about}" |
-| count | "count to five" | "one two three four five" |
+| count | "count to five" | "one two three four five" (its weakest: often it stops at another number) |
 | thanks, bye | "thank you", "goodbye" | "{thanks}", "{bye}" |
 
 It keeps silent while nobody speaks and when the user merely says "uh-huh", "okay", "yeah"; it
@@ -50,7 +50,7 @@ stops within about half a second when it is interrupted.
 
 ## Results
 
-Measured by `--stage evaluate` on these files as moshi_mlx runs them, float32 arithmetic, with voices of no
+Measured on these files as moshi_mlx runs them, float32 arithmetic, with voices of no
 variant heard in training ({held_out}). `sum` are only pairs of numbers
 ({pairs} of 100) never heard in any sum; `repeat` uses phrasings never heard; the other kinds use
 known phrasings. "Sound" is the share of answers in which an independent recogniser

@@ -118,9 +118,16 @@ class Espeak:
             return min(max(0, round(sample * scale) - start), stop - start - 1)
 
         source = spelling or text
-        words = [(_word_at(source, p), onset(s)) for kind, p, s in self._events if kind == _WORD]
+        words = [
+            (_word_at(source, p), onset(s)) for kind, p, s in self._events if kind == _WORD and _begins_word(source, p)
+        ]
         phonemes = [(p, onset(s)) for kind, p, s in self._events if kind == _PHONEME and p]
         return Utterance(text, wav[start:stop], words, phonemes)
+
+
+def _begins_word(text: str, position: int) -> bool:
+    """Whether a word starts at the 1-based character `position`; the library also tells the last letter of some texts."""
+    return position == 1 or text[position - 2 : position - 1].isspace()
 
 
 def _word_at(text: str, position: int) -> str:

@@ -96,10 +96,9 @@ def converse(lm: Lm, user: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         hidden = stream.step(seen[:, :, t])
         text = sampling.text(lm.text_linear(hidden))
         seen[:, 0, t + 1] = text
-        if cfg.dep_q:
-            codes = stream.frame(hidden, text, sampling)
-            for k in range(cfg.dep_q):
-                if t >= cfg.delays[1 + k]:
-                    seen[:, 1 + k, t + 1] = codes[:, k]
+        codes = stream.frame(hidden, text, sampling)
+        for k in range(cfg.dep_q):
+            if t >= cfg.delays[1 + k]:
+                seen[:, 1 + k, t + 1] = codes[:, k]
     own = [seen[:, 1 + k, 1 + cfg.delays[1 + k] :][:, :frames] for k in range(cfg.dep_q)]
-    return seen[:, 0, 1 : frames + 1], torch.stack(own, 1) if own else seen[:, :0, 0]
+    return seen[:, 0, 1 : frames + 1], torch.stack(own, 1)

@@ -182,18 +182,17 @@ class Lm(nn.Module):
         self.transformer = nn.ModuleDict({"layers": layers})
         self.out_norm = RmsNorm(cfg.dim)
         self.text_linear = nn.Linear(cfg.dim, cfg.text_card, bias=False)
-        if cfg.dep_q:
-            dd = cfg.depth_dim
-            self.depformer_in = nn.ModuleList(nn.Linear(cfg.dim, dd, bias=False) for _ in range(sets))
-            self.depformer_text_emb = nn.Embedding(cfg.text_card + 1, dd)
-            self.depformer_emb = nn.ModuleList(nn.Embedding(cfg.card + 1, dd) for _ in range(cfg.dep_q - 1))
-            layers = nn.ModuleList(DepthLayer(cfg) for _ in range(cfg.depth_layers))
-            self.depformer = nn.ModuleDict({"layers": layers})
-            self.linears = nn.ModuleList(nn.Linear(dd, cfg.card, bias=False) for _ in range(cfg.dep_q))
+        dd = cfg.depth_dim
+        self.depformer_in = nn.ModuleList(nn.Linear(cfg.dim, dd, bias=False) for _ in range(sets))
+        self.depformer_text_emb = nn.Embedding(cfg.text_card + 1, dd)
+        self.depformer_emb = nn.ModuleList(nn.Embedding(cfg.card + 1, dd) for _ in range(cfg.dep_q - 1))
+        layers = nn.ModuleList(DepthLayer(cfg) for _ in range(cfg.depth_layers))
+        self.depformer = nn.ModuleDict({"layers": layers})
+        self.linears = nn.ModuleList(nn.Linear(dd, cfg.card, bias=False) for _ in range(cfg.dep_q))
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.3)
-        for head in [self.text_linear, *getattr(self, "linears", [])]:
+        for head in [self.text_linear, *self.linears]:
             nn.init.normal_(head.weight, std=0.5 * head.in_features**-0.5)
 
     @property

@@ -1,12 +1,13 @@
 """Sessions as tokens: what the language model trains on."""
 
 import multiprocessing
-from functools import lru_cache
+import random
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from . import domain
 from .codec import Codec
 from .dialogue import Answer, Composer
 from .export import TOKENIZER, load_codec
@@ -15,7 +16,8 @@ from .rates import FRAME_SIZE
 from .tokenizer import Tokenizer, text_channel
 
 SESSION_FRAMES = 300  # 24 s, more than twice the attention window
-SHARD = 100
+SHARD = 400
+SILENCE = "silence.npy"
 # Silence encoded around an answer, in frames: more than the codec's window.
 LEAD, TAIL = 10, 10
 
@@ -27,11 +29,13 @@ def build_shards(folder: Path, model: Path, sessions: int, seed: int, workers: i
     Existing shards are kept, so a killed run goes on where it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / SILENCE).exists():
+        np.save(folder / SILENCE, OwnVoice(load_codec(model)).codes([]))
     count = -(-sessions // SHARD)
     paths = [folder / f"{index:04d}.npz" for index in range(count)]
     jobs = [(path, model, seed * 100_000 + i) for i, path in enumerate(paths) if not path.exists()]
-    # Processes rather than threads: the synthesiser has global state.
-    pool = multiprocessing.get_context("spawn").Pool(workers)
+    # A process for each shard: the synthesiser's global state would make one depend on those before it.
+    pool = multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1)
     with pool, Progress("dialogues", count, "shards", count - len(jobs)) as progress:
         for _ in pool.imap_unordered(_write_shard, jobs):
             progress.advance()
@@ -66,17 +70,10 @@ class OwnVoice:
         return self.codec.encode(torch.from_numpy(wav)[None, None])[0].numpy().astype(np.uint8)
 
 
-@lru_cache(1)
-def _tools(model: Path) -> tuple[OwnVoice, Tokenizer]:
-    """Kept for all shards of a process: most answers come again."""
-    torch.set_num_threads(1)
-    return OwnVoice(load_codec(model)), Tokenizer(model / TOKENIZER)
-
-
 def _write_shard(job: tuple[Path, Path, int]) -> None:
     path, model, seed = job
-    own, tokenizer = _tools(model)
-    composer = Composer(seed)
+    torch.set_num_threads(1)
+    own, tokenizer, composer = OwnVoice(load_codec(model)), Tokenizer(model / TOKENIZER), Composer(seed)
     made: dict[str, list[np.ndarray]] = {"codes": [], "text": [], "heard": [], "active": []}
     for _ in range(SHARD):
         session = composer.session(SESSION_FRAMES)
@@ -110,3 +107,39 @@ class Sessions:
         both = np.concatenate([self.text[at, None].astype(np.int64), self.codes[at]], 1)
         heard = self.heard[at].astype(np.int64)
         return torch.from_numpy(both), torch.from_numpy(heard), torch.from_numpy(self.active[at])
+
+
+class Recitations:
+    """Sums on the text channel, while both sides are silent: text-only data, as in the paper's mixture.
+
+    A conversation holds a handful of sums, and a model that hears them learns their answers by heart; these teach it to
+    add what its own text says. Only the totals count, so nobody learns to speak out of silence.
+    """
+
+    PACE, PAUSE = (2, 6), (4, 12)  # frames between the words of a sum, and between sums
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer):
+        self.silence, self.tokenizer = np.load(folder / SILENCE).astype(np.int64), tokenizer
+        pairs = [(a, b) for a in domain.DIGITS for b in domain.DIGITS if (a, b) not in domain.HELD_OUT_SUMS]
+        self.kinds = (pairs, domain.three_operands())
+
+    def batch(self, rng: np.random.Generator, count: int):
+        """codes [B, 17, F] int64 (text first) and totals [B, F], true where the text is the total of a sum."""
+        draw = random.Random(int(rng.integers(1 << 62)))
+        codes = np.repeat(np.concatenate([self.silence, self.silence])[None], count, 0)
+        texts, totals = zip(*(self._session(draw) for _ in range(count)), strict=True)
+        both = np.concatenate([np.stack(texts)[:, None].astype(np.int64), codes], 1)
+        return torch.from_numpy(both), torch.from_numpy(np.stack(totals))
+
+    def _session(self, draw: random.Random) -> tuple[np.ndarray, np.ndarray]:
+        words: list[tuple[int, str]] = []
+        totals, at = np.zeros(SESSION_FRAMES, bool), draw.randint(1, 40)
+        while True:
+            operands = draw.choice(draw.choice(self.kinds))
+            for word in domain.sum_exchange(operands, "").answer.split():
+                if at >= SESSION_FRAMES:
+                    return text_channel(words, SESSION_FRAMES, self.tokenizer), totals
+                words.append((at, word))
+                last, at = at, at + draw.randint(*self.PACE)
+            totals[last] = True
+            at = last + draw.randint(*self.PAUSE)

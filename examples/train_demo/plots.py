@@ -45,7 +45,7 @@ def plot_codec(log: Path, path: Path) -> None:
 def plot_lm(log: Path, path: Path) -> None:
     entries = read_log(log)
     kinds = sorted({name for entry in entries for name in entry if name.startswith("right_")})
-    groups = [("losses", ["text", "heard", "semantic", "acoustic"]), ("right answers, held out", kinds)]
+    groups = [("losses", ["text", "heard", "totals", "semantic", "acoustic"]), ("right answers, held out", kinds)]
     _curves(entries, groups, path)
 
 
@@ -55,8 +55,9 @@ def plot_exchange(user: np.ndarray, own: np.ndarray, words: list[tuple[int, str]
     for axis, wav, title in zip(axes, (user, own), ("user", "Moshi"), strict=True):
         axis.specgram(wav + 1e-6, NFFT=512, noverlap=384, Fs=SAMPLE_RATE, vmin=-130, vmax=-40)
         axis.set(ylim=(0, 6000), ylabel=f"{title}\nHz")
-    for frame, word in words:
-        axes[1].text(frame * FRAME_SIZE / SAMPLE_RATE, 5300, word, color="white", fontsize=8)
+    for i, (frame, word) in enumerate(words):
+        # Short words would cover each other on one line.
+        axes[1].text(frame * FRAME_SIZE / SAMPLE_RATE, 5400 - 450 * (i % 2), word, color="white", fontsize=8)
     axes[1].set_xlabel("seconds")
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -64,10 +64,11 @@ class Run:
             return text_accuracy(codec, lm, tokenizer, trials)
 
         plan = LmTraining()
-        train_lm(self.work / "dialogues", self.work / "lm", LmConfig(), plan, self.seed, test)
+        train_lm(self.work / "dialogues", tokenizer, self.work / "lm", LmConfig(), plan, self.seed, test)
 
     def export(self) -> None:
-        lm = train_lm(self.work / "dialogues", self.work / "lm", LmConfig(), LmTraining(), self.seed)
+        tokenizer = Tokenizer(self.model / TOKENIZER)
+        lm = train_lm(self.work / "dialogues", tokenizer, self.work / "lm", LmConfig(), LmTraining(), self.seed)
         export_lm(lm, self.model, "moshi", lm_gen_config=sampling_json(Sampling()))
         write_prompts(self.model / "prompts")
 

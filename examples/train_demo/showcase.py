@@ -15,10 +15,10 @@ from .plots import plot_exchange
 from .rates import FRAME_SIZE, SAMPLE_RATE
 from .voices import MOSHI_VOICE
 
-# A voice that training never heard. The first sum is also one of the held-out pairs.
+# A voice that training never heard.
 VOICE = Voice("en-gb-scotland+f4", rate=145)
 PROMPTS = {
-    "sum": "what is four plus five", "sum_three": "what is two plus one plus three",
+    "sum": "what is three plus four", "sum_three": "what is two plus one plus three",
     "greeting": "hello", "name": "what is your name", "repeat": "please repeat the word banana",
     "about": "tell me about yourself",
 }  # fmt: skip

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from .checkpoint import TrainState
 from .lm import PAD, Lm, LmConfig
-from .lm_data import Sessions
+from .lm_data import Recitations, Sessions
 from .losses import cosine
 from .progress import Progress
+from .tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class LmTraining:
-    steps: int = 20_000
+    steps: int = 14_000
     batch: int = 6
     learning_rate: float = 1.5e-3
     warmup: int = 300
@@ -28,6 +29,8 @@ class LmTraining:
     semantic_weight: float = 2.0  # of codebook 0; the others weigh 1
     audio_weight: float = 0.5  # of the mean over codebooks, against the text
     heard_weight: float = 0.5  # of the user's words
+    recited: int = 2  # further sessions of text alone in a batch
+    total_weight: float = 0.2  # of their totals
     # Wrong tokens in the input make the model robust to its own slips and to unheard voices.
     user_corruption: float = 0.06  # at most this part of the user's codes, another for each session
     own_corruption: float = 0.02
@@ -35,10 +38,10 @@ class LmTraining:
     eval_every: int = 2000
 
 
-def train_lm(data: Path, out: Path, cfg: LmConfig, plan: LmTraining, seed: int, test=None) -> Lm:
+def train_lm(data: Path, tokenizer: Tokenizer, out: Path, cfg: LmConfig, plan: LmTraining, seed: int, test=None) -> Lm:
     """Train or resume; `test(lm) -> dict` is logged from time to time."""
     torch.manual_seed(seed)
-    sessions, lm = Sessions(data), Lm(cfg)
+    sessions, recitations, lm = Sessions(data), Recitations(data, tokenizer), Lm(cfg)
     # Only in training: reads the user's words from the hidden state, each a frame after its end.
     # Answers alone say too little, and too late, about what was heard.
     ear = nn.Linear(cfg.dim, cfg.text_card, bias=False)
@@ -55,7 +58,8 @@ def train_lm(data: Path, out: Path, cfg: LmConfig, plan: LmTraining, seed: int, 
         while step < plan.steps:
             for group in optimiser.param_groups:
                 group["lr"] = plan.learning_rate * cosine(step, plan.steps, plan.warmup)
-            losses = lm_losses(lm, ear, *sessions.batch(rng, plan.batch), plan)
+            talks, recited = sessions.batch(rng, plan.batch), recitations.batch(rng, plan.recited)
+            losses = lm_losses(lm, ear, *talks, *recited, plan)
             optimiser.zero_grad(set_to_none=True)
             losses["total"].backward()
             norm = nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -73,15 +77,28 @@ def train_lm(data: Path, out: Path, cfg: LmConfig, plan: LmTraining, seed: int, 
 
 
 def lm_losses(
-    lm: Lm, ear: nn.Linear, codes: Tensor, heard: Tensor, active: Tensor, plan: LmTraining
+    lm: Lm,
+    ear: nn.Linear,
+    codes: Tensor,
+    heard: Tensor,
+    active: Tensor,
+    recited: Tensor,
+    totals: Tensor,
+    plan: LmTraining,
 ) -> dict[str, Tensor]:
-    """codes [B, 17, F], heard and active [B, F] -> losses. Model time t predicts column t + 1."""
-    cfg, columns = lm.cfg, lm.delayed(codes)
+    """codes [B, 17, F], heard and active [B, F]; recited [R, 17, F], totals [R, F] -> losses.
+
+    Model time t predicts column t + 1.
+    """
+    cfg, talks = lm.cfg, len(codes)
+    columns = lm.delayed(torch.cat([codes, recited]))
     inputs, targets = columns[:, :, :-1], columns[:, :, 1:]
     cast = torch.autocast("cpu", torch.bfloat16) if plan.bfloat16 else contextlib.nullcontext()
     with cast:
         hidden = lm.trunk(corrupt(inputs, cfg, plan))
-        text_logits, heard_logits = lm.text_linear(hidden), ear(hidden)
+        text_logits, heard_logits = lm.text_linear(hidden), ear(hidden[:talks])
+    total_loss = F.cross_entropy(text_logits[talks:][totals].float(), recited[:, 0][totals])
+    text_logits, hidden, targets = text_logits[:talks], hidden[:talks], targets[:talks]
     text_loss = _text_loss(text_logits, targets[:, 0], plan)
     heard_loss = _text_loss(heard_logits, heard, plan)
 
@@ -98,8 +115,10 @@ def lm_losses(
     importance = torch.ones(cfg.dep_q)
     importance[0] = plan.semantic_weight
     audio_loss = (audio * importance).sum() / importance.sum()
-    total = text_loss + plan.audio_weight * audio_loss + plan.heard_weight * heard_loss
-    return dict(total=total, text=text_loss, heard=heard_loss, semantic=audio[0], acoustic=audio[1:].mean())
+    total = text_loss + plan.audio_weight * audio_loss + plan.heard_weight * heard_loss + plan.total_weight * total_loss
+    return dict(
+        total=total, text=text_loss, heard=heard_loss, totals=total_loss, semantic=audio[0], acoustic=audio[1:].mean()
+    )  # fmt: skip
 
 
 def _text_loss(logits: Tensor, text: Tensor, plan: LmTraining) -> Tensor:

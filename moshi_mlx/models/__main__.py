@@ -42,6 +42,11 @@ def fits(model: Published, limit: int) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if args.name == registry.DEMO_NAME:
+        print("demo: the small model inside the package, nothing to download")
+        print("use: python -m moshi_mlx.local --demo")
+        print(f"more: {registry.DEMO_FOLDER / 'README.md'}")
+        return 0
     limit = memory_limit()
     shown = registry.ALL if args.name is None else registry.variants(args.name)
     if args.json:
@@ -93,6 +98,7 @@ def _list(models: tuple[Published, ...], limit: int) -> None:
     say(
         "use one: --model NAME, with -q 8 or -q 4 where that precision is listed; python -m moshi_mlx.models NAME tells more"
     )
+    say(f"without a download: --model {registry.DEMO_NAME}, the small model inside the package, see docs/demo-model.md")
 
 
 def _tell(m: Published, limit: int) -> None:
