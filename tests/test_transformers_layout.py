@@ -20,6 +20,7 @@ from moshi_mlx.checkpoint_config import CheckpointConfig
 from moshi_mlx.checkpoint_files import Overrides, locate
 from moshi_mlx.codec_rust import RustSession
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError, MoshiError
+from moshi_mlx.places import Folder
 from moshi_mlx.session import Session
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -293,7 +294,7 @@ def test_models_that_only_listen_and_models_that_talk(talker, listeners, questio
 def test_the_codec_has_no_file_of_its_own(talker, tmp_path):
     """What asks for the file of the codec says so."""
     with pytest.raises(CheckpointError, match="lacks the file 'tokenizer-e351c8d8"):
-        voices.load_codec(checkpoints.Folder(talker))
+        voices.load_codec(Folder(talker))
     with pytest.raises(InputError, match="--codec rust a file of its own for it: name it with --mimi-weights"):
         RustSession(load(talker))
     codec = convert(talker, tmp_path / "made") / "tokenizer-e351c8d8-checkpoint125.safetensors"
