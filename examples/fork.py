@@ -1,6 +1,6 @@
 """One conversation, several ways on: a session's state is a value that can be kept and given to another seed.
 
-    python examples/fork.py moshi_mlx/demo/prompts/sum.flac replies --model demo --forks 3
+    python examples/fork.py question.wav replies --model path/to/folder --forks 3
 
 The question is heard once; each fork answers it with draws of its own. The first is then told again from the kept state, to
 show that it is the same to the last bit.
