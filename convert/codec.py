@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moshi_mlx import loading
 from moshi_mlx.checkpoint_config import read_json
+from moshi_mlx.checkpoint_files import override
 from moshi_mlx.config import MimiConfig
 from moshi_mlx.errors import CheckpointError
 from moshi_mlx.layouts import mimi as layouts
@@ -18,7 +19,7 @@ from moshi_mlx.places import Place
 from moshi_mlx.presets import MIMI_NAME, MIMI_V0_1
 
 from . import formats
-from .place import CheckedFolder, override, published
+from .place import CheckedFolder, published
 from .tensors import StoredTensors
 
 if TYPE_CHECKING:

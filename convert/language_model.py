@@ -11,6 +11,7 @@ from moshi_mlx import hub, loading, presets
 from moshi_mlx import lora as adapters
 from moshi_mlx.checkpoint import lm_plan
 from moshi_mlx.checkpoint_config import CheckpointConfig, as_personaplex
+from moshi_mlx.checkpoint_files import override
 from moshi_mlx.config import LmConfig
 from moshi_mlx.config_reader import NUMBER, Reader
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError
@@ -22,7 +23,6 @@ from moshi_mlx.models.lm import Lm
 from moshi_mlx.transformers_files import check_description, text_rows
 
 from . import formats
-from .place import override
 from .tensors import StoredTensors
 
 if TYPE_CHECKING:

@@ -79,15 +79,6 @@ def published(place: Place) -> registry.Published | None:
     return registry.by_repo(place.repo) if isinstance(place, Repo) else None
 
 
-def override(name: str) -> Path:
-    """A single file given by hand: a path or `hf://owner/repo/file`."""
-    path = hub.download(*hub.split_hub_name(name)) if hub.is_hub_name(name) else Path(name)
-    assert path is not None
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist.")
-    return path
-
-
 def revision_of(path: Path | None) -> str | None:
     """The commit of a file in the Hub's cache."""
     if path is None:

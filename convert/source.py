@@ -10,13 +10,14 @@ from typing import Any
 from moshi_mlx import lora as adapters
 from moshi_mlx import transformers_files
 from moshi_mlx.checkpoint_config import read_json
+from moshi_mlx.checkpoint_files import override
 from moshi_mlx.errors import CheckpointError, InputError
 from moshi_mlx.places import Place, fetch_shards
 
 from . import formats, language_model, tokenizers, voice_files
 from .codec import Codec, find_codec
 from .language_model import LanguageModel
-from .place import WEIGHT_NAMES, CheckedFolder, find_place, override, published, revision_of
+from .place import WEIGHT_NAMES, CheckedFolder, find_place, published, revision_of
 from .tensors import StoredTensors
 from .tokenizers import Tokenizer
 

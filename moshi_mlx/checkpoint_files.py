@@ -69,14 +69,14 @@ def locate(
 
     config_path: Path | None
     if overrides.config is not None:
-        config_path = _override(overrides.config)
+        config_path = override(overrides.config)
     else:
         config_path = place.find("config.json", optional=True)
     data = {} if config_path is None else read_json(config_path)
     if is_foreign(data):
         data = transformers_files.with_speech_config(data, place)
     config = CheckpointConfig.from_dict(data)
-    moshi = _override(overrides.moshi) if overrides.moshi else _find_weights(place, config, quantized)
+    moshi = override(overrides.moshi) if overrides.moshi else _find_weights(place, config, quantized)
     mimi_config = place.named(config.mimi_config_name) if config.mimi_config_name else None
     adapter = _find_adapter(place, config, overrides)
     scaling = overrides.lora_scale
@@ -86,9 +86,9 @@ def locate(
         source=str(place),
         config=config,
         moshi=moshi,
-        mimi=_override(overrides.mimi) if overrides.mimi else _find_codec(place, config),
+        mimi=override(overrides.mimi) if overrides.mimi else _find_codec(place, config),
         mimi_config=mimi_config,
-        tokenizer=_override(overrides.tokenizer) if overrides.tokenizer else _find_tokenizer(place, config),
+        tokenizer=override(overrides.tokenizer) if overrides.tokenizer else _find_tokenizer(place, config),
         licence=place.licence(),
         place=place,
         lora=adapter,
@@ -99,7 +99,7 @@ def locate(
 def _find_adapter(place: Place, config: CheckpointConfig, overrides: Overrides) -> Path | None:
     """The adapter given by hand, else the one the configuration speaks of."""
     if overrides.lora is not None:
-        return _override(overrides.lora) if hub.is_hub_name(overrides.lora) else adapters.find_file(overrides.lora)
+        return override(overrides.lora) if hub.is_hub_name(overrides.lora) else adapters.find_file(overrides.lora)
     if overrides.lora_scale is not None:
         raise InputError("--lora-scale is the scale of an adapter; name one with --lora.")
     if config.lora_name is not None:
@@ -107,11 +107,12 @@ def _find_adapter(place: Place, config: CheckpointConfig, overrides: Overrides) 
     return place.find(adapters.FILE_NAME, optional=True) if config.lora else None
 
 
-def _override(name: str) -> Path:
+def override(name: str) -> Path:
+    """A single file given by hand: a path or `hf://owner/repo/file`."""
     path = hub.download(*hub.split_hub_name(name)) if hub.is_hub_name(name) else Path(name)
     assert path is not None
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist.")
+    if not path.is_file():
+        raise CheckpointError(f"{path} {'is a folder; a file is expected' if path.is_dir() else 'does not exist'}.")
     return path
 
 

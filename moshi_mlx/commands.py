@@ -84,7 +84,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, demo: bool = False
             "--demo",
             dest="model",
             action="store_const",
-            const=registry.DEMO_NAME,
+            const=str(registry.DEMO_FOLDER),
             help="the small model inside the package, as --model demo: no download, see docs/demo-model.md",
         )
     group.add_argument(

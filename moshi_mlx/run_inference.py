@@ -81,7 +81,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     p = parser()
     args = p.parse_args(argv)
     if not args.files:
-        if args.model != registry.DEMO_NAME or args.batch is not None:
+        if args.model != str(registry.DEMO_FOLDER) or args.batch is not None:
             p.error("the following arguments are required: IN [OUT]")
         args.files = [str(registry.DEMO_FOLDER / "prompts" / "sum.flac")]
     return args

@@ -75,8 +75,9 @@ def test_the_folder_is_complete_and_small():
 
 def test_it_is_installed_with_the_package():
     """Every file of the folder is matched by the package's data."""
-    tomllib = pytest.importorskip("tomllib")
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["moshi_mlx"]
+    from test_packaging import project
+
+    patterns = project()["tool"]["setuptools"]["package-data"]["moshi_mlx"]
     matched = {p for pattern in patterns for p in (ROOT / "moshi_mlx").glob(pattern) if p.is_file()}
     assert {p for p in DEMO_FOLDER.rglob("*") if p.is_file()} <= matched
 
@@ -105,7 +106,10 @@ def test_a_prompt_and_its_spoken_answer(name, listener, tmp_path, capsys):
     assert listen(listener, reply) == ANSWERS[name]
 
 
-def test_without_a_recording_it_answers_its_own(capsys):
+def test_without_a_recording_it_answers_its_own(capsys, tmp_path, monkeypatch):
+    """Also beside a folder that happens to have its name."""
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
     assert run_inference.main(["--demo"]) == 0
     assert capsys.readouterr().out.strip() == ANSWERS["sum"]
 

@@ -73,14 +73,14 @@ def _pick(kind: str, rng: random.Random) -> tuple[str, str | None, str]:
 def score(trials: list[Trial], replies: list[Reply]) -> dict:
     """Right text, right sound, silence kept and answer delays, by kind; and what went wrong."""
     recogniser = Recogniser("answer")
-    by_kind: dict[str, dict[str, list]] = {}
+    by_kind: dict[str, dict] = {}
     failures = []
     for trial, reply in zip(trials, replies, strict=True):
         spans = speech_spans(reply.sound, SAMPLE_RATE)
         heard = heard_speech(recogniser, reply.sound, SAMPLE_RATE)
         text_right = reply.text == trial.answer
         sound_right = heard == reply.text if trial.answer else not spans
-        entry = by_kind.setdefault(trial.kind, dict(text=[], sound=[], delay=[]))
+        entry = by_kind.setdefault(trial.kind, dict(asks=bool(trial.answer), text=[], sound=[], delay=[]))
         entry["text"].append(text_right)
         entry["sound"].append(sound_right)
         if trial.answer and spans:
@@ -91,7 +91,7 @@ def score(trials: list[Trial], replies: list[Reply]) -> dict:
     return dict(kinds=kinds, all=_all(by_kind), failures=failures)
 
 
-def _shares(entry: dict[str, list]) -> dict:
+def _shares(entry: dict) -> dict:
     hits, count = sum(entry["text"]), len(entry["text"])
     shares = dict(
         count=count, text=hits / count, text_95=wilson_interval(hits, count), sound=float(np.mean(entry["sound"]))
@@ -99,9 +99,9 @@ def _shares(entry: dict[str, list]) -> dict:
     return shares | (_delays(np.array(entry["delay"])) if entry["delay"] else {})
 
 
-def _all(by_kind: dict[str, dict[str, list]]) -> dict:
+def _all(by_kind: dict[str, dict]) -> dict:
     """Every kind that asks for an answer, taken together."""
-    asking = [entry for entry in by_kind.values() if entry["delay"]]
+    asking = [entry for entry in by_kind.values() if entry["asks"]]
     names = ("text", "sound", "delay")
     return _shares({name: list(itertools.chain(*(entry[name] for entry in asking))) for name in names})
 
