@@ -17,7 +17,7 @@ import numpy as np
 from machine import add_wait_argument, describe_machine, wait_if_asked
 
 from moshi_mlx import checkpoint
-from moshi_mlx.generate import LmGen
+from moshi_mlx.engine.generate import LmGen
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.modules.matrix import Matrix
 

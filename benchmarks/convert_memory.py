@@ -21,12 +21,12 @@ import mlx.core as mx
 import numpy as np
 from random_checkpoint import PRESETS, draw, write_mimi, write_tokenizer
 
-from moshi_mlx import presets
-from moshi_mlx.checkpoint_config import CheckpointConfig
-from moshi_mlx.layouts.inverse import pytorch_file
-from moshi_mlx.loading import parameter_shapes
+from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.checkpoint.fill import parameter_shapes
+from moshi_mlx.checkpoint.layouts.inverse import pytorch_file
+from moshi_mlx.checkpoint.weights_writer import WeightsWriter
+from moshi_mlx.config import presets
 from moshi_mlx.models.lm import Lm
-from moshi_mlx.weights_writer import WeightsWriter
 
 WHOLE = """
 import sys, mlx.core as mx, mlx.nn as nn

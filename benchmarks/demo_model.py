@@ -18,7 +18,7 @@ from pathlib import Path
 from machine import describe_machine
 from moshi_mlx.quantize import command as quantize
 
-from moshi_mlx.checkpoint_files import locate
+from moshi_mlx.checkpoint.files import locate
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

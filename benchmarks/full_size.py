@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from machine import add_wait_argument, describe_machine, wait_if_asked
 
-from moshi_mlx import bench_peer, checkpoint_files
+from moshi_mlx import bench_peer
+from moshi_mlx.checkpoint import files as checkpoint_files
 
 
 def forget(path: Path) -> None:

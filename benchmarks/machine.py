@@ -10,7 +10,7 @@ from datetime import date
 
 import mlx.core as mx
 
-from moshi_mlx.chips import chip
+from moshi_mlx.machine.chips import chip
 
 
 def describe_machine() -> str:

@@ -18,9 +18,9 @@ from machine import add_wait_argument, describe_machine, wait_if_asked
 from random_checkpoint import write_mimi
 
 from moshi_mlx.checkpoint import load_mimi_file
+from moshi_mlx.config.presets import MIMI_V0_1
 from moshi_mlx.models.mimi import mimi_202407
 from moshi_mlx.models.mimi_model import MimiModel
-from moshi_mlx.presets import MIMI_V0_1
 
 
 class Ours:

@@ -23,12 +23,12 @@ import numpy as np
 import random_checkpoint
 from machine import describe_machine
 
-from moshi_mlx import footprint
 from moshi_mlx.audio.files import read_audio
 from moshi_mlx.live.controls import Controls
 from moshi_mlx.live.file_sides import FileSource, NoSink
 from moshi_mlx.live.loop import LiveLoop
 from moshi_mlx.live.sides import Talker
+from moshi_mlx.machine import footprint
 from moshi_mlx.session import Frame, Session
 
 QUESTION = Path(__file__).resolve().parent.parent / "examples" / "question.wav"

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moshi_mlx import loading
-from moshi_mlx.checkpoint_config import read_json
-from moshi_mlx.checkpoint_files import override
+from moshi_mlx.checkpoint import fill
+from moshi_mlx.checkpoint.description import read_json
+from moshi_mlx.checkpoint.files import override
+from moshi_mlx.checkpoint.layouts import mimi as layouts
+from moshi_mlx.checkpoint.layouts import mimi_files, transformers_config
+from moshi_mlx.checkpoint.layouts.expr import Expr, Stored, substitute
+from moshi_mlx.checkpoint.places import Place
 from moshi_mlx.config import MimiConfig
+from moshi_mlx.config.presets import MIMI_NAME, MIMI_V0_1
 from moshi_mlx.errors import CheckpointError
-from moshi_mlx.layouts import mimi as layouts
-from moshi_mlx.layouts import mimi_files, transformers_config
-from moshi_mlx.layouts.expr import Expr, Stored, substitute
 from moshi_mlx.models.mimi_model import MimiModel
-from moshi_mlx.places import Place
-from moshi_mlx.presets import MIMI_NAME, MIMI_V0_1
 
 from . import formats
 from .place import CheckedFolder, published
@@ -44,7 +44,7 @@ class Codec:
     def transformers_plan(self) -> dict[str, Expr]:
         """The same over the names of transformers."""
         mimi = MimiModel(self.cfg)
-        parameters, transposed = loading.parameter_shapes(mimi), mimi.transposed_parameters()
+        parameters, transposed = fill.parameter_shapes(mimi), mimi.transposed_parameters()
         file = mimi_files.transformers_from_kyutai(self.cfg, parameters, transposed, self.plan)
         return {name: substitute(expr, self.plan) for name, expr in file.items()}
 
@@ -111,11 +111,11 @@ def open_codec(tensors: StoredTensors, raw: dict[str, Any] | None, name: str) ->
         raise CheckpointError(f"{tensors.path} is a quantised codec; convert the one it was made from.")
     cfg = MimiConfig.from_dict(MIMI_V0_1 if raw is None else raw)
     mimi = MimiModel(cfg)
-    parameters, transposed = loading.parameter_shapes(mimi), mimi.transposed_parameters()
+    parameters, transposed = fill.parameter_shapes(mimi), mimi.transposed_parameters()
     layout = layouts.detect(tensors)
     plan = layouts.sources(parameters, cfg, tensors, layout, transposed)
     try:
-        loading.check_plan(mimi, plan, tensors, layouts.unused_ok)
+        fill.check_plan(mimi, plan, tensors, layouts.unused_ok)
     except CheckpointError as e:
         if raw is not None:
             raise

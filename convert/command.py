@@ -10,13 +10,12 @@ from typing import Any
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from moshi_mlx import registry
-from moshi_mlx.checkpoint import DTYPES
+from moshi_mlx.checkpoint import DTYPES, registry
+from moshi_mlx.checkpoint.weights_writer import refuse_if_disk_is_full
 from moshi_mlx.commands import console, say
 from moshi_mlx.errors import InputError
-from moshi_mlx.memory import gigabytes
+from moshi_mlx.machine.memory import gigabytes
 from moshi_mlx.version import __version__
-from moshi_mlx.weights_writer import refuse_if_disk_is_full
 
 from . import card, hub_upload, outputs, verify
 from .folder import building, check_destination, copy_file, write_bytes, write_json, write_text, written

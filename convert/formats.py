@@ -6,10 +6,10 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from moshi_mlx.checkpoint.layouts import transformers_lm
+from moshi_mlx.checkpoint.layouts.lm import detect
+from moshi_mlx.checkpoint.weights_file import WeightsFile, is_pickle
 from moshi_mlx.errors import CheckpointError
-from moshi_mlx.layouts import transformers_lm
-from moshi_mlx.layouts.lm import detect
-from moshi_mlx.weights_file import WeightsFile, is_pickle
 
 from .gguf_file import read_gguf
 from .tensors import StoredTensors

@@ -15,8 +15,8 @@ from typing import IO
 import mlx.core as mx
 import numpy as np
 
+from moshi_mlx.checkpoint.weights_file import TensorInfo
 from moshi_mlx.errors import CheckpointError
-from moshi_mlx.weights_file import TensorInfo
 
 from .tensors import EncodedInfo, StoredTensors
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 
-from moshi_mlx.layouts.expr import Expr
-from moshi_mlx.loading import Quantization
-from moshi_mlx.weights_file import FLOATS, MX_DTYPES
-from moshi_mlx.weights_writer import TYPE_NAMES
+from moshi_mlx.checkpoint.fill import Quantization
+from moshi_mlx.checkpoint.layouts.expr import Expr
+from moshi_mlx.checkpoint.weights_file import FLOATS, MX_DTYPES
+from moshi_mlx.checkpoint.weights_writer import TYPE_NAMES
 
 from .stream import Job
 from .tensors import StoredTensors

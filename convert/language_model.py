@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from moshi_mlx import hub, loading, presets
-from moshi_mlx import lora as adapters
-from moshi_mlx.checkpoint import lm_plan
-from moshi_mlx.checkpoint_config import CheckpointConfig, as_personaplex
-from moshi_mlx.checkpoint_files import override
-from moshi_mlx.config import LmConfig
-from moshi_mlx.config_reader import NUMBER, Reader
+from moshi_mlx.checkpoint import fill, hub, lm_plan
+from moshi_mlx.checkpoint import lora as adapters
+from moshi_mlx.checkpoint.description import CheckpointConfig, as_personaplex
+from moshi_mlx.checkpoint.files import override
+from moshi_mlx.checkpoint.fill import Quantization
+from moshi_mlx.checkpoint.layouts import lm as kyutai
+from moshi_mlx.checkpoint.layouts import transformers_config, transformers_lm
+from moshi_mlx.checkpoint.layouts.expr import Expr, LowRank, Packed, Stored, substitute
+from moshi_mlx.checkpoint.transformers_files import check_description, text_rows
+from moshi_mlx.config import LmConfig, presets
+from moshi_mlx.config.reader import NUMBER, Reader
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError
-from moshi_mlx.layouts import lm as kyutai
-from moshi_mlx.layouts import transformers_config, transformers_lm
-from moshi_mlx.layouts.expr import Expr, LowRank, Packed, Stored, substitute
-from moshi_mlx.loading import Quantization
 from moshi_mlx.models.lm import Lm
-from moshi_mlx.transformers_files import check_description, text_rows
 
 from . import formats
 from .tensors import StoredTensors
@@ -69,7 +68,7 @@ class LanguageModel:
     @property
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the parameters without any packing."""
-        return loading.parameter_shapes(Lm(self.config.lm))
+        return fill.parameter_shapes(Lm(self.config.lm))
 
     def dense_plan(self) -> dict[str, Expr]:
         """The plan with packed layers taken apart."""
@@ -87,7 +86,7 @@ class LanguageModel:
     def load(self, dtype: mx.Dtype = mx.float32) -> Lm:
         """The model itself, unpacked."""
         lm = Lm(self.config.lm)
-        loading.fill(lm, self.dense_plan(), self.tensors, lambda name, stored: dtype)
+        fill.fill(lm, self.dense_plan(), self.tensors, lambda name, stored: dtype)
         lm.set_compute_dtype(dtype)
         return lm
 
@@ -100,12 +99,12 @@ def open_model(tensors: StoredTensors, kind: str, data: dict[str, Any], request:
         raw, config = _personaplex(raw, config, request.keep_user_codebooks, notes)
     lm = Lm(config.lm)
     plan = lm_plan(lm, tensors, None if kind in formats.KYUTAI else data["model_type"])
-    quantizations = loading.quantize_like(Lm(lm.cfg), tensors) if kind == "mlx" else {}
+    quantizations = fill.quantize_like(Lm(lm.cfg), tensors) if kind == "mlx" else {}
 
     def unused_ok(name: str) -> bool:
         return kyutai.left_out(name, config.lm) or transformers_lm.unused_ok(name)
 
-    loading.check_plan(lm, plan, tensors, unused_ok)
+    fill.check_plan(lm, plan, tensors, unused_ok)
     reduced = formats.is_reduced(tensors)
     if request.lora is not None:
         if quantizations:
@@ -134,7 +133,7 @@ def _known_by_shape(tensors: StoredTensors) -> tuple[str, dict[str, Any]]:
     for name, raw in KNOWN.items():
         lm = Lm(CheckpointConfig.from_dict(raw).lm)
         try:
-            loading.check_plan(lm, lm_plan(lm, tensors), tensors)
+            fill.check_plan(lm, lm_plan(lm, tensors), tensors)
         except (CheckpointError, ConfigError):
             continue
         return name, raw

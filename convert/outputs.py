@@ -9,13 +9,13 @@ from typing import Any
 
 import mlx.core as mx
 
+from moshi_mlx.checkpoint.fill import Quantization
+from moshi_mlx.checkpoint.layouts import inverse
+from moshi_mlx.checkpoint.layouts.expr import substitute
+from moshi_mlx.checkpoint.layouts.transformers_lm import CODEC_PREFIXES
+from moshi_mlx.checkpoint.weights_writer import TYPE_NAMES
 from moshi_mlx.config import LmConfig
 from moshi_mlx.errors import ConfigError, InputError
-from moshi_mlx.layouts import inverse
-from moshi_mlx.layouts.expr import substitute
-from moshi_mlx.layouts.transformers_lm import CODEC_PREFIXES
-from moshi_mlx.loading import Quantization
-from moshi_mlx.weights_writer import TYPE_NAMES
 
 from . import tokenizers, transformers_export
 from .codec import Codec

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from moshi_mlx.weights_writer import WeightsWriter, refuse_if_disk_is_full
+from moshi_mlx.checkpoint.weights_writer import WeightsWriter, refuse_if_disk_is_full
 
 # Written tensors are made safe on the disk, and counted as done, this often.
 CHECKPOINT_BYTES = 512 << 20

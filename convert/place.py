@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from moshi_mlx import hub, registry
+from moshi_mlx.checkpoint import hub, registry
+from moshi_mlx.checkpoint.places import Folder, Place, Repo, open_place
+from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.errors import CheckpointError
-from moshi_mlx.places import Folder, Place, Repo, open_place
-from moshi_mlx.weights_file import WeightsFile
 
 # Names of weights, best first: what is smaller or rounded comes after what it was made from.
 WEIGHT_NAMES = (

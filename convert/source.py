@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from moshi_mlx import lora as adapters
-from moshi_mlx import transformers_files
-from moshi_mlx.checkpoint_config import read_json
-from moshi_mlx.checkpoint_files import override
+from moshi_mlx.checkpoint import lora as adapters
+from moshi_mlx.checkpoint import transformers_files
+from moshi_mlx.checkpoint.description import read_json
+from moshi_mlx.checkpoint.files import override
+from moshi_mlx.checkpoint.places import Place, fetch_shards
 from moshi_mlx.errors import CheckpointError, InputError
-from moshi_mlx.places import Place, fetch_shards
 
 from . import formats, language_model, tokenizers, voice_files
 from .codec import Codec, find_codec

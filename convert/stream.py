@@ -9,8 +9,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from moshi_mlx.checkpoint.layouts.expr import Expr
 from moshi_mlx.errors import CheckpointError
-from moshi_mlx.layouts.expr import Expr
 
 from .part_file import PartFile
 from .tensors import StoredTensors

@@ -12,8 +12,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from moshi_mlx.checkpoint.weights_file import FLOATS, TensorInfo, WeightsFile
 from moshi_mlx.errors import CheckpointError
-from moshi_mlx.weights_file import FLOATS, TensorInfo, WeightsFile
 
 # How items of a stored type are read; bfloat16, which numpy lacks, as 16-bit integers.
 NUMPY_TYPES = {

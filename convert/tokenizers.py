@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from sentencepiece import SentencePieceProcessor
 
-from moshi_mlx.checkpoint_config import CheckpointConfig
-from moshi_mlx.checkpoint_files import override
+from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.checkpoint.files import override
+from moshi_mlx.checkpoint.places import Place
+from moshi_mlx.checkpoint.tokenizer_json import encode, encode_json, from_json, processor_of
+from moshi_mlx.checkpoint.transformers_files import TOKENIZER_NAMES
+from moshi_mlx.config.presets import TOKENIZER_NAME
 from moshi_mlx.errors import CheckpointError
-from moshi_mlx.places import Place
-from moshi_mlx.presets import TOKENIZER_NAME
-from moshi_mlx.tokenizer_json import encode, encode_json, from_json, processor_of
-from moshi_mlx.transformers_files import TOKENIZER_NAMES
 
 from .place import CheckedFolder, published
 

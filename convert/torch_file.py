@@ -17,9 +17,9 @@ from typing import IO, Any
 import mlx.core as mx
 import numpy as np
 
-from moshi_mlx import torch_reader
+from moshi_mlx.checkpoint import torch_reader
+from moshi_mlx.checkpoint.weights_file import TensorInfo
 from moshi_mlx.errors import CheckpointError
-from moshi_mlx.weights_file import TensorInfo
 
 from .tensors import NUMPY_TYPES, EncodedInfo, StoredTensors, to_array
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moshi_mlx.checkpoint_config import CheckpointConfig
+from moshi_mlx.checkpoint.description import CheckpointConfig
 from moshi_mlx.config import LmConfig, MimiConfig, TransformerConfig
 from moshi_mlx.errors import ConfigError
 

@@ -12,15 +12,16 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from moshi_mlx import loading, memory
+from moshi_mlx.checkpoint import fill
+from moshi_mlx.checkpoint.layouts import mimi as mimi_layouts
 from moshi_mlx.config import LmConfig
+from moshi_mlx.engine.step import Conditions, make_conditions
 from moshi_mlx.errors import CheckpointError
-from moshi_mlx.layouts import mimi as mimi_layouts
+from moshi_mlx.machine import memory
 from moshi_mlx.models.forward import forward
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.models.mimi_model import MimiModel
 from moshi_mlx.modules.conditioner import ConditionAttributes
-from moshi_mlx.step import Conditions, make_conditions
 
 from .codec import Codec
 from .language_model import LanguageModel
@@ -136,8 +137,8 @@ def load_codec(codec: Codec, levels: int | None = None) -> MimiModel:
     """A codec from its stored tensors, with its first `levels` codebooks (default: all)."""
     cfg = codec.cfg if levels is None else replace(codec.cfg, num_codebooks=max(levels, codec.cfg.n_semantic))
     mimi = MimiModel(cfg)
-    parameters: Mapping = loading.parameter_shapes(mimi)
+    parameters: Mapping = fill.parameter_shapes(mimi)
     layout = mimi_layouts.detect(codec.tensors)
     plan = mimi_layouts.sources(parameters, cfg, codec.tensors, layout, mimi.transposed_parameters())
-    loading.fill(mimi, plan, codec.tensors, lambda name, stored: mx.float32)
+    fill.fill(mimi, plan, codec.tensors, lambda name, stored: mx.float32)
     return mimi

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from moshi_mlx import voices
 from moshi_mlx.errors import CheckpointError
-from moshi_mlx.voices import ARCHIVE, Voice
+from moshi_mlx.session import voices
+from moshi_mlx.session.voices import ARCHIVE, Voice
 
 __all__ = ["ARCHIVE", "Reader", "in_archive", "in_folder", "is_archive", "read"]
 

@@ -17,8 +17,8 @@ import numpy as np
 from moshi_mlx import checkpoint, commands
 from moshi_mlx.audio.files import AudioWriter, read_audio
 from moshi_mlx.checkpoint import Checkpoint
+from moshi_mlx.engine.generate import LmGen
 from moshi_mlx.errors import InputError
-from moshi_mlx.generate import LmGen
 from moshi_mlx.modules.sampling import Sampler
 from moshi_mlx.session import Session
 from moshi_mlx.text import Detokenizer

@@ -1,7 +1,7 @@
 """Moshi on Apple silicon: full-duplex spoken dialogue, speech-to-text, text-to-speech and translation with MLX."""
 
 from . import models, modules, utils
-from .linux_blas import use_openblas as _use_openblas
+from .machine.cpu.linux_blas import use_openblas as _use_openblas
 from .version import __version__
 
 _use_openblas()

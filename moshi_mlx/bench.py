@@ -18,13 +18,14 @@ from mlx.utils import tree_flatten
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import bench_peer, chips, commands, footprint
+from . import bench_peer, commands
 from .audio.files import check_writable
 from .commands import console, say
 from .errors import InputError
-from .memory import gigabytes, total_bytes
-from .session import Session
-from .traffic import frame_traffic
+from .machine import chips, footprint
+from .machine.memory import gigabytes, total_bytes
+from .machine.traffic import frame_traffic
+from .session.session import Session
 from .version import __version__
 
 FRAME_MS = 80.0

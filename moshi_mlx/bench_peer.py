@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
-from .checkpoint_files import Files
+from .checkpoint.files import Files
 from .errors import InputError
 
 _BEGIN = """
@@ -24,9 +24,9 @@ config, weights, steps = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
 _LOAD_OURS = """
 from pathlib import Path
-from moshi_mlx.checkpoint import Loader
-from moshi_mlx.checkpoint_files import Files
-from moshi_mlx.checkpoint_config import CheckpointConfig
+from moshi_mlx.checkpoint.loader import Loader
+from moshi_mlx.checkpoint.files import Files
+from moshi_mlx.checkpoint.description import CheckpointConfig
 files = Files(weights, CheckpointConfig.from_dict(config), Path(weights), None, None, None)
 model = Loader(files, with_codec=False).load().lm
 cfg = model.cfg

@@ -15,12 +15,14 @@ import mlx.core as mx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import checkpoint_files, memory, registry
-from .checkpoint import DTYPES, Checkpoint, Loader
-from .checkpoint_config import Generation
-from .checkpoint_files import Files, Overrides
+from .checkpoint import files as checkpoint_files
+from .checkpoint import registry
+from .checkpoint.description import Generation
+from .checkpoint.files import Files, Overrides
+from .checkpoint.fill import describe
+from .checkpoint.loader import DTYPES, Checkpoint, Loader
 from .errors import MoshiError
-from .loading import describe
+from .machine import memory
 from .modules.sampling import Sampler
 
 # Results go to standard output, everything about them to standard error.

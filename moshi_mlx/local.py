@@ -10,10 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import commands, hibiki
+from . import commands
 from .audio import devices, echo
 from .audio.streams import Speaker
-from .codec_rust import RustSession
 from .commands import console, say
 from .errors import InputError
 from .live.assemble import Sides, make_sides
@@ -29,7 +28,9 @@ from .live.terminal import TerminalView
 from .live.trace import NoTrace, Trace
 from .live.translation import LiveTranslation
 from .live.warmup import warm_up
-from .session import Frame, Session
+from .session import hibiki
+from .session.codec_rust import RustSession
+from .session.session import Frame, Session
 
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import mlx.core as mx
 from rich.progress import BarColumn, Progress, TextColumn
 
-from . import helium, memory, registry
 from .audio.files import check_writable
+from .checkpoint import registry
 from .commands import console, first, run, say
 from .errors import InputError
+from .helium import text_model
+from .machine import memory
 
 DEFAULT_PROMPT = "Aujourd'hui, il est temps"
 
@@ -76,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         TextColumn("reading"), BarColumn(), console=console, disable=not console.is_terminal, transient=True
     ) as bar:
         task = bar.add_task("read", total=len(tokens))
-        for token in helium.generate_tokens(
+        for token in text_model.generate_tokens(
             text, tokens, args.max_tokens, sampler, lambda done, _: bar.update(task, completed=done)
         ):
             if not written:
@@ -134,14 +136,14 @@ def _sampler(args: argparse.Namespace):
     return make_sampler(temp=args.temp, top_p=args.top_p, top_k=args.top_k)
 
 
-def _load(args: argparse.Namespace) -> helium.TextModel:
-    model = args.model if args.hf_repo or args.weights else first(args.model, helium.DEFAULT_NAME)
+def _load(args: argparse.Namespace) -> text_model.TextModel:
+    model = args.model if args.hf_repo or args.weights else first(args.model, text_model.DEFAULT_NAME)
     for line in registry.before_download(model, args.hf_repo, None) if model or args.hf_repo else []:
         say(line)
     columns = (TextColumn("loading"), BarColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("load", total=None)
-        text = helium.load(
+        text = text_model.load(
             args.model,
             args.hf_repo,
             weights=args.weights,
@@ -149,9 +151,9 @@ def _load(args: argparse.Namespace) -> helium.TextModel:
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if args.quantize_bits is not None:
-        helium.quantize(text, args.quantize_bits, args.quantize_group_size)
+        text_model.quantize(text, args.quantize_bits, args.quantize_group_size)
     if args.save_quantized is not None:
-        helium.save(text, Path(args.save_quantized))
+        text_model.save(text, Path(args.save_quantized))
         say(f"wrote {args.save_quantized}")
     say(f"{text.source}: window of {text.window} tokens, {memory.gigabytes(memory.module_bytes(text.model))}")
     return text

@@ -14,12 +14,15 @@ import mlx.core as mx
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import checkpoint_files, commands, hibiki, registry
+from . import commands
 from .audio.files import AudioReader, AudioWriter, check_writable, write_text
+from .checkpoint import files as checkpoint_files
+from .checkpoint import registry
 from .commands import console, say
 from .errors import AudioError, InputError
-from .hibiki import Ending
-from .session import Frame, Session
+from .session import hibiki
+from .session.hibiki import Ending
+from .session.session import Frame, Session
 from .text import Word, WordTimer
 
 

@@ -25,7 +25,6 @@ from . import commands
 from .audio.files import AudioWriter, check_writable, write_text
 from .commands import console, say
 from .errors import InputError
-from .models.tts import DEFAULT_DSM_TTS_REPO, DEFAULT_DSM_TTS_VOICE_REPO, TTSModel
 from .speech_to_text.transcribe import Transcript
 from .speech_to_text.writers import FORMATS, format_of, json_object
 from .text_to_speech import archive, setup
@@ -34,6 +33,7 @@ from .text_to_speech.outlets import Outlet, run
 from .text_to_speech.requests import Request, read_requests
 from .text_to_speech.speech import Speech
 from .text_to_speech.text_sources import TextFeed, pieces_of, read_text, stdin_pieces
+from .text_to_speech.tts_model import DEFAULT_DSM_TTS_REPO, DEFAULT_DSM_TTS_VOICE_REPO, TTSModel
 
 DEFAULT_VOICE = "expresso/ex03-ex01_happy_001_channel1_334s.wav"
 CFG_COEF = 2.0

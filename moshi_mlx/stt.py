@@ -21,11 +21,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import commands
 from .audio.files import AudioReader, check_writable, read_audio, write_text
-from .checkpoint import Checkpoint
-from .checkpoint_config import SttConfig
-from .checkpoint_files import Files
+from .checkpoint.description import SttConfig
+from .checkpoint.files import Files
+from .checkpoint.loader import Checkpoint
 from .commands import console, say
-from .config import LmConfig
+from .config.parts import LmConfig
 from .errors import ConfigError, InputError
 from .modules.sampling import Sampler
 from .speech_to_text.delays import delays_of

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import numpy as np
 
-from .config import LmConfig
+from .config.parts import LmConfig
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor

@@ -14,9 +14,9 @@ from moshi_mlx.convert.stream import Job
 from moshi_mlx.convert.verify import load_codec
 
 from moshi_mlx.checkpoint import load_mimi_file
-from moshi_mlx.layouts import mimi as layouts
-from moshi_mlx.layouts.expr import Expr, substitute
-from moshi_mlx.loading import Quantization, parameter_shapes
+from moshi_mlx.checkpoint.fill import Quantization, parameter_shapes
+from moshi_mlx.checkpoint.layouts import mimi as layouts
+from moshi_mlx.checkpoint.layouts.expr import Expr, substitute
 from moshi_mlx.models.mimi_model import MimiModel
 
 from .recipes import fits

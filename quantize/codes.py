@@ -9,14 +9,14 @@ import numpy as np
 from moshi_mlx.convert.source import Source
 from moshi_mlx.convert.verify import load_codec, seeded_codes
 
-from moshi_mlx import memory
 from moshi_mlx.audio.files import AudioReader
 from moshi_mlx.checkpoint import Checkpoint, default_dtype
-from moshi_mlx.checkpoint_files import Files
+from moshi_mlx.checkpoint.files import Files
+from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.config import LmConfig
 from moshi_mlx.errors import InputError
+from moshi_mlx.machine import memory
 from moshi_mlx.session import Session
-from moshi_mlx.weights_file import WeightsFile
 
 SEED = 299792458
 

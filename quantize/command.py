@@ -30,11 +30,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from moshi_mlx.audio.files import read_audio
 from moshi_mlx.checkpoint import DTYPES, Loader
-from moshi_mlx.checkpoint_files import locate
+from moshi_mlx.checkpoint.files import locate
+from moshi_mlx.checkpoint.fill import Quantization
 from moshi_mlx.commands import console, say
 from moshi_mlx.errors import InputError
-from moshi_mlx.loading import Quantization
-from moshi_mlx.memory import gigabytes
+from moshi_mlx.machine.memory import gigabytes
 from moshi_mlx.version import __version__
 
 from . import codec, codes, mixed, picture, quality, recipes, report

@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from moshi_mlx.checkpoint.fill import Quantization
 from moshi_mlx.config import LmConfig
 from moshi_mlx.errors import InputError
-from moshi_mlx.loading import Quantization
-from moshi_mlx.memory import gigabytes
+from moshi_mlx.machine.memory import gigabytes
 
 from .quality import loss
 from .recipes import BITS, DEFAULT_GROUP_SIZES, Packing, fits, packed_bytes

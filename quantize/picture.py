@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moshi_mlx.errors import InputError
-from moshi_mlx.memory import gigabytes
+from moshi_mlx.machine.memory import gigabytes
 
 from .report import FRAME_MS, LABEL, Report
 

@@ -11,10 +11,10 @@ from typing import Any
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from moshi_mlx.checkpoint_config import read_json
+from moshi_mlx.checkpoint.description import read_json
+from moshi_mlx.checkpoint.fill import Quantization
 from moshi_mlx.config import LmConfig
 from moshi_mlx.errors import ConfigError, InputError
-from moshi_mlx.loading import Quantization
 from moshi_mlx.models.lm import Lm
 
 BITS = (2, 3, 4, 5, 6, 8)

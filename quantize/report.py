@@ -14,13 +14,13 @@ import mlx.nn as nn
 from moshi_mlx.convert.language_model import LanguageModel
 from rich.table import Column, Table
 
-from moshi_mlx import memory
-from moshi_mlx.chips import BANDWIDTH
+from moshi_mlx.checkpoint.fill import Quantization
 from moshi_mlx.config import LmConfig
-from moshi_mlx.loading import Quantization
-from moshi_mlx.memory import gigabytes
+from moshi_mlx.machine import memory
+from moshi_mlx.machine.chips import BANDWIDTH
+from moshi_mlx.machine.memory import gigabytes
+from moshi_mlx.machine.traffic import frame_traffic
 from moshi_mlx.models.lm import Lm
-from moshi_mlx.traffic import frame_traffic
 
 from .quality import Stream
 from .recipes import Packing

@@ -18,9 +18,10 @@ from moshi_mlx.convert.jobs import kept_type
 from moshi_mlx.convert.language_model import LanguageModel
 from moshi_mlx.convert.verify import logits
 
-from moshi_mlx import loading, memory
-from moshi_mlx.layouts.expr import Expr
-from moshi_mlx.loading import Quantization
+from moshi_mlx.checkpoint import fill
+from moshi_mlx.checkpoint.fill import Quantization
+from moshi_mlx.checkpoint.layouts.expr import Expr
+from moshi_mlx.machine import memory
 from moshi_mlx.models.lm import Lm
 
 # Room for activations and logits beside the weights.
@@ -54,7 +55,7 @@ class _Parameters:
     def fill(self, module: nn.Module, prefix: str, names: Iterable[str]) -> None:
         """Read the parameters `names`, which `module` has without `prefix`."""
         plan = {name.removeprefix(prefix): self.expr(name) for name in names}
-        loading.fill(module, plan, self.tensors, lambda _, stored: mx.float32, strict=False)
+        fill.fill(module, plan, self.tensors, lambda _, stored: mx.float32, strict=False)
 
 
 class Trial:

@@ -18,7 +18,7 @@ from moshi_mlx.convert.place import CheckedFolder
 from moshi_mlx.quantize.command import main as quantize
 
 from moshi_mlx.checkpoint import Loader
-from moshi_mlx.checkpoint_files import locate
+from moshi_mlx.checkpoint.files import locate
 from moshi_mlx.models.forward import forward
 from moshi_mlx.models.lm import Lm
 

@@ -12,11 +12,11 @@ from golden_lm import close, equal, read
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
-from moshi_mlx import helium
 from moshi_mlx.checkpoint import load_lm_file
-from moshi_mlx.checkpoint_config import CheckpointConfig
+from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.config.presets import HELIUM_1_PREVIEW_2B
+from moshi_mlx.helium import text_model as helium
 from moshi_mlx.models.lm import Lm
-from moshi_mlx.presets import HELIUM_1_PREVIEW_2B
 
 LOGITS_TOL = 1e-4
 KYUTAI = "kyutai_mlx_layout.safetensors"

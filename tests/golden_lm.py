@@ -9,13 +9,13 @@ import mlx.core as mx
 import numpy as np
 
 from moshi_mlx.checkpoint import load_lm_file
-from moshi_mlx.checkpoint_config import CheckpointConfig
+from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.checkpoint.weights_file import WeightsFile
+from moshi_mlx.engine.step import Conditions, Guidance, Hooks, Step, make_conditions
 from moshi_mlx.models.forward import forward
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.modules.conditioner import ConditionAttributes, TensorCondition, dropout_all_conditions
 from moshi_mlx.modules.sampling import Sampler
-from moshi_mlx.step import Conditions, Guidance, Hooks, Step, make_conditions
-from moshi_mlx.weights_file import WeightsFile
 
 DTYPE_NAMES = {"BF16": "bfloat16", "F32": "float32", "U32": "uint32"}
 KEEP = -100

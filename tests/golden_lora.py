@@ -11,8 +11,8 @@ from golden_lm import TEXT_TOL, close, equal, read
 from mlx.utils import tree_flatten
 
 from moshi_mlx.checkpoint import load_lm_file
-from moshi_mlx.checkpoint_config import CheckpointConfig
-from moshi_mlx.lora import Adapter
+from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.checkpoint.lora import Adapter
 from moshi_mlx.models.forward import forward
 from moshi_mlx.models.lm import Lm
 

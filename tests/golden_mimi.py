@@ -12,10 +12,10 @@ import numpy as np
 from golden_lm import close, read
 
 from moshi_mlx.checkpoint import load_mimi_file
+from moshi_mlx.checkpoint.weights_writer import WeightsWriter
 from moshi_mlx.config import MimiConfig
+from moshi_mlx.config.presets import MIMI_V0_1
 from moshi_mlx.models.mimi_model import MimiModel, reset_codec
-from moshi_mlx.presets import MIMI_V0_1
-from moshi_mlx.weights_writer import WeightsWriter
 
 GOLDENS = Path(__file__).parent / "goldens" / "mimi"
 SEEDED_WEIGHTS = "seeded_weights.py"

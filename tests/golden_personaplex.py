@@ -13,13 +13,14 @@ from golden_cases import beside
 from golden_lm import GREEDY, _record_inputs, equal
 from sentencepiece import SentencePieceProcessor
 
-from moshi_mlx import personaplex, prefill
 from moshi_mlx.checkpoint import load_lm_file
-from moshi_mlx.checkpoint_config import CheckpointConfig, as_personaplex
+from moshi_mlx.checkpoint.description import CheckpointConfig, as_personaplex
+from moshi_mlx.engine import prefill
+from moshi_mlx.engine.prefill import Forced
+from moshi_mlx.engine.step import Step
 from moshi_mlx.models.lm import Lm
-from moshi_mlx.prefill import Forced
-from moshi_mlx.step import Step
-from moshi_mlx.voices import Voice, load_voice
+from moshi_mlx.session import personaplex
+from moshi_mlx.session.voices import Voice, load_voice
 
 OWN = 9
 

@@ -13,8 +13,8 @@ from random_checkpoint import WORD_TOKENIZER, write
 from sentencepiece import SentencePieceProcessor
 
 from moshi_mlx import checkpoint as checkpoints
-from moshi_mlx.models.tts import TTSModel
 from moshi_mlx.speech_to_text.listener import HeardFrames
+from moshi_mlx.text_to_speech.tts_model import TTSModel
 
 BOUNDARY, PAD = 0, 3
 TOKENIZER = SentencePieceProcessor(str(WORD_TOKENIZER))

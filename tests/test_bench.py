@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from moshi_mlx import bench, checkpoint, chips, footprint
+from moshi_mlx import bench, checkpoint
 from moshi_mlx.errors import InputError
-from moshi_mlx.traffic import frame_traffic
+from moshi_mlx.machine import chips, footprint
+from moshi_mlx.machine.traffic import frame_traffic
 
 
 def test_json(tiny_checkpoint, capsys):

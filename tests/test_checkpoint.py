@@ -14,14 +14,15 @@ import pytest
 from mlx.utils import tree_flatten
 from toy import LM, make_lm
 
-from moshi_mlx import checkpoint, hub, memory
-from moshi_mlx.checkpoint import Loader, load_lm_file
-from moshi_mlx.checkpoint_config import CheckpointConfig
-from moshi_mlx.checkpoint_files import Files, Overrides, locate
+from moshi_mlx import checkpoint
+from moshi_mlx.checkpoint import Loader, hub, load_lm_file
+from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.checkpoint.files import Files, Overrides, locate
+from moshi_mlx.checkpoint.weights_file import WeightsFile, read_header
+from moshi_mlx.config.presets import MIMI_NAME, MOSHI_NAME, TOKENIZER_NAME
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError, MoshiError
+from moshi_mlx.machine import memory
 from moshi_mlx.models import Lm, LmConfig
-from moshi_mlx.presets import MIMI_NAME, MOSHI_NAME, TOKENIZER_NAME
-from moshi_mlx.weights_file import WeightsFile, read_header
 
 SHAPES = {**LM, "hidden_scale": 4.5, "dim": 64, "depformer_dim": 64, "depformer_dim_feedforward": 288, "num_heads": 4}
 
@@ -67,9 +68,9 @@ def test_packing_is_told_by_the_file(tmp_path, bits, group, mode):
 
 
 def packings(path):
-    from moshi_mlx import loading
+    from moshi_mlx.checkpoint import fill
 
-    return loading.quantize_like(empty(), WeightsFile(path)).values()
+    return fill.quantize_like(empty(), WeightsFile(path)).values()
 
 
 def test_mixed_precision_and_minus_one_after_quantising(tmp_path):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from moshi_mlx import checkpoint, codec_rust, local
-from moshi_mlx.codec_rust import WINDOW_FRAMES, RustMimi, RustSession
+from moshi_mlx import checkpoint, local
 from moshi_mlx.errors import InputError, MoshiError
 from moshi_mlx.modules.sampling import Sampler
-from moshi_mlx.session import Session
+from moshi_mlx.session import Session, codec_rust
+from moshi_mlx.session.codec_rust import WINDOW_FRAMES, RustMimi, RustSession
 
 FRAME = 1920
 

@@ -20,9 +20,9 @@ from moshi_mlx.convert.command import main
 from moshi_mlx.convert.part_file import PartFile
 from moshi_mlx.convert.source import Request, open_source
 
-from moshi_mlx import hub, run_inference
-from moshi_mlx.checkpoint import Loader
-from moshi_mlx.checkpoint_files import locate
+from moshi_mlx import run_inference
+from moshi_mlx.checkpoint import Loader, hub
+from moshi_mlx.checkpoint.files import locate
 from moshi_mlx.errors import CheckpointError, InputError
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -13,7 +13,7 @@ from moshi_mlx.convert import config_file
 from moshi_mlx.quantize import command as quantize
 from moshi_mlx.quantize import recipes
 
-from moshi_mlx.loading import Quantization
+from moshi_mlx.checkpoint.fill import Quantization
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGES = ["convert.md", "quantize.md"]

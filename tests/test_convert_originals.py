@@ -19,7 +19,7 @@ from golden_convert import convert, load
 from golden_lm import DEPTH_TOL, TEXT_TOL, close
 
 from moshi_mlx.checkpoint import Loader
-from moshi_mlx.checkpoint_files import locate
+from moshi_mlx.checkpoint.files import locate
 from moshi_mlx.models.forward import forward
 
 PYTHON = os.environ.get("MOSHI_ORIGINALS")

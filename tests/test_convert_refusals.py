@@ -20,7 +20,7 @@ import torch_files
 from moshi_mlx.convert import formats
 from moshi_mlx.convert.command import main
 
-from moshi_mlx import hub
+from moshi_mlx.checkpoint import hub
 from moshi_mlx.errors import CheckpointError, InputError, MoshiError
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from toy import make_lm
 
-from moshi_mlx import cores, packed
-from moshi_mlx.generate import LmGen
+from moshi_mlx.engine.generate import LmGen
+from moshi_mlx.machine.cpu import cores
+from moshi_mlx.models import packed
 from moshi_mlx.modules.matrix import Matrix
 
 

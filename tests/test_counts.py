@@ -9,7 +9,7 @@ from count_operations import frame_operations, split
 from toy import make_lm
 
 from moshi_mlx import checkpoint
-from moshi_mlx.generate import LmGen
+from moshi_mlx.engine.generate import LmGen
 from moshi_mlx.session import Session
 
 

@@ -20,8 +20,8 @@ from live_talk import PATIENCE, Talk
 
 from moshi_mlx import local, run_inference
 from moshi_mlx.checkpoint import Loader
-from moshi_mlx.checkpoint_files import locate
-from moshi_mlx.registry import DEMO_FOLDER
+from moshi_mlx.checkpoint.files import locate
+from moshi_mlx.checkpoint.registry import DEMO_FOLDER
 from moshi_mlx.session import Session
 
 pytest.importorskip("pocketsphinx")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from toy import make_lm
 
+from moshi_mlx.engine.generate import LmGen
 from moshi_mlx.errors import InputError
-from moshi_mlx.generate import LmGen
 from moshi_mlx.modules.sampling import Sampler
 
 GREEDY = Sampler(temp=0)

@@ -16,11 +16,13 @@ from mlx.utils import tree_flatten
 from random_checkpoint import write_tokenizer
 from toy import randomise
 
-from moshi_mlx import helium, memory, run_helium
-from moshi_mlx.checkpoint_config import CheckpointConfig
+from moshi_mlx import run_helium
+from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.config.presets import HELIUM_1_PREVIEW_2B
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError, MoshiError
+from moshi_mlx.helium import text_model as helium
+from moshi_mlx.machine import memory
 from moshi_mlx.models.lm import Lm
-from moshi_mlx.presets import HELIUM_1_PREVIEW_2B
 
 GOLDENS = Path(__file__).parent / "goldens" / "family"
 TEXT = {

@@ -12,17 +12,17 @@ import pytest
 import soundfile
 from random_checkpoint import write
 
-from moshi_mlx import checkpoint, hibiki, local, run_inference
+from moshi_mlx import checkpoint, local, run_inference
 from moshi_mlx.audio.files import AudioReader
+from moshi_mlx.engine.step import Step, make_conditions
 from moshi_mlx.errors import InputError
-from moshi_mlx.hibiki import EOS, PAD, Ending
 from moshi_mlx.live.controls import Controls
 from moshi_mlx.live.file_sides import FileSink, FileSource
 from moshi_mlx.live.loop import LiveLoop
 from moshi_mlx.live.translation import LiveTranslation
 from moshi_mlx.modules.sampling import Sampler
-from moshi_mlx.session import Session, default_attributes
-from moshi_mlx.step import Step, make_conditions
+from moshi_mlx.session import Session, default_attributes, hibiki
+from moshi_mlx.session.hibiki import EOS, PAD, Ending
 
 GREEDY = Sampler(temp=0)
 CARD = 256
@@ -77,7 +77,7 @@ def padded(speech: np.ndarray) -> np.ndarray:
 
 def by_hand(loaded, codes: list, coef: float = 1.0) -> np.ndarray:
     """Greedy frames of a translation from codes alone, as the reference's loops feed them."""
-    from moshi_mlx.step import Guidance
+    from moshi_mlx.engine.step import Guidance
 
     step = Step(loaded.lm, GREEDY, GREEDY, Guidance(coef), compile=False)
     rows = default_attributes(loaded, 1, coef)

@@ -15,7 +15,7 @@ import mlx.core as mx, numpy as np
 a, b = mx.random.normal((64, 512)), mx.random.normal((512, 640))
 before = np.array(a @ b)
 import moshi_mlx
-from moshi_mlx.linux_blas import use_openblas
+from moshi_mlx.machine.cpu.linux_blas import use_openblas
 used = use_openblas()
 exact = np.array(a, np.float64) @ np.array(b, np.float64)
 for x in (a @ b, mx.contiguous(a.T).T @ b, a @ mx.contiguous(b.T).T, mx.stack([a, a])[1] @ b):

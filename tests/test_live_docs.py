@@ -14,7 +14,7 @@ from moshi_mlx import local
 from moshi_mlx.audio import capture, echo, playback, streams
 from moshi_mlx.live.figures import Status
 from moshi_mlx.live.keys import KEYS
-from moshi_mlx.session_thread import CALLS_WAITING
+from moshi_mlx.session.thread import CALLS_WAITING
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 LIVE, EMBEDDING = ((DOCS / name).read_text() for name in ("live.md", "embedding.md"))

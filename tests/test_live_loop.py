@@ -497,7 +497,7 @@ def test_warm_up_measures_and_leaves_the_conversation_as_it_was(tiny_checkpoint)
 
 
 def test_warm_up_goes_through_every_size_of_the_rings(tiny_checkpoint, monkeypatch):
-    from moshi_mlx import step as step_module
+    from moshi_mlx.engine import step as step_module
     from moshi_mlx.modules import transformer
 
     monkeypatch.setattr(step_module, "FIRST_CAPACITY", 64)

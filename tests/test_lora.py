@@ -16,18 +16,19 @@ from golden_lm import close, read
 from mlx.utils import tree_flatten
 from toy import make_lm
 
-from moshi_mlx import checkpoint, checkpoint_files, run_inference
+from moshi_mlx import checkpoint, run_inference
+from moshi_mlx.checkpoint import files as checkpoint_files
 from moshi_mlx.checkpoint import load_lm_file
-from moshi_mlx.checkpoint_config import CheckpointConfig, as_personaplex
-from moshi_mlx.checkpoint_files import Overrides
+from moshi_mlx.checkpoint.description import CheckpointConfig, as_personaplex
+from moshi_mlx.checkpoint.files import Overrides
+from moshi_mlx.checkpoint.lora import AdaptedLinear, Adapter
+from moshi_mlx.engine.step import Step
 from moshi_mlx.errors import CheckpointError, InputError
-from moshi_mlx.lora import AdaptedLinear, Adapter
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.modules.embedding import TokenEmbedding
 from moshi_mlx.modules.matrix import Matrix
 from moshi_mlx.modules.sampling import Sampler
 from moshi_mlx.session import Session
-from moshi_mlx.step import Step
 
 CASES = Path(__file__).parent / "goldens" / "family"
 GREEDY = Sampler(temp=0)

@@ -18,16 +18,17 @@ import torch_files
 from mlx.utils import tree_flatten
 from random_checkpoint import TINY_LM, TINY_PERSONAPLEX, write
 
-from moshi_mlx import checkpoint, local, personaplex, places, prefill, run_inference, voices
+from moshi_mlx import checkpoint, local, run_inference
 from moshi_mlx.audio.loudness import loudness, with_loudness
-from moshi_mlx.checkpoint import Loader
-from moshi_mlx.checkpoint_config import CheckpointConfig, as_personaplex
-from moshi_mlx.checkpoint_files import locate
+from moshi_mlx.checkpoint import Loader, places
+from moshi_mlx.checkpoint.description import CheckpointConfig, as_personaplex
+from moshi_mlx.checkpoint.files import locate
+from moshi_mlx.engine import prefill
 from moshi_mlx.errors import AudioError, CheckpointError, ConfigError, InputError, MoshiError
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.modules.sampling import Sampler
-from moshi_mlx.session import Session
-from moshi_mlx.voices import Voice
+from moshi_mlx.session import Session, personaplex, voices
+from moshi_mlx.session.voices import Voice
 
 GREEDY = {"text_sampler": Sampler(temp=0), "audio_sampler": Sampler(temp=0), "compile": False}
 ROLE = "You enjoy having a good conversation."

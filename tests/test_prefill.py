@@ -8,12 +8,12 @@ import pytest
 from mlx.utils import tree_flatten
 from toy import make_lm
 
-from moshi_mlx import prefill
+from moshi_mlx.engine import prefill
+from moshi_mlx.engine.prefill import Forced
+from moshi_mlx.engine.step import Guidance, Hooks, Step
+from moshi_mlx.engine.token_clock import UNGENERATED
 from moshi_mlx.errors import InputError
 from moshi_mlx.modules.sampling import Sampler
-from moshi_mlx.prefill import Forced
-from moshi_mlx.step import Guidance, Hooks, Step
-from moshi_mlx.token_clock import UNGENERATED
 
 GREEDY, SAMPLED = Sampler(temp=0), Sampler(temp=0.9, top_k=10)
 

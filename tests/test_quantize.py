@@ -17,16 +17,16 @@ from moshi_mlx.quantize import codec, mixed, recipes
 from moshi_mlx.quantize.command import main
 from moshi_mlx.quantize.recipes import Packing
 
-from moshi_mlx import loading, run_inference
-from moshi_mlx.checkpoint import Loader, load_lm_file, load_mimi_file
-from moshi_mlx.checkpoint_config import CheckpointConfig
-from moshi_mlx.checkpoint_files import locate
+from moshi_mlx import run_inference
+from moshi_mlx.checkpoint import Loader, fill, load_lm_file, load_mimi_file
+from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.checkpoint.files import locate
+from moshi_mlx.checkpoint.fill import Quantization
+from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.config import MimiConfig
 from moshi_mlx.errors import InputError, MoshiError
-from moshi_mlx.loading import Quantization
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.models.mimi_model import MimiModel
-from moshi_mlx.weights_file import WeightsFile
 
 GOLDENS = Path(__file__).parent / "goldens"
 DEFAULTS = {2: 32, 3: 32, 4: 32, 5: 64, 6: 64, 8: 64}
@@ -288,7 +288,7 @@ def test_packed_codec(tiny_checkpoint, tmp_path, question):
         assert mx.array_equal(file.array(n), source.array(n)), n
     mimi = MimiModel(MimiConfig.from_dict(json.loads((tiny_checkpoint / "mimi.json").read_text())))
     load_mimi_file(mimi, made / name)
-    assert loading.quantize_like(MimiModel(mimi.cfg), file).keys() == {
+    assert fill.quantize_like(MimiModel(mimi.cfg), file).keys() == {
         f"{side}_transformer.transformer.layers.{i}.{part}"
         for side in ("encoder", "decoder") for i in range(2)
         for part in ("self_attn.in_proj", "self_attn.out_proj", "gating.linear1", "gating.linear2")

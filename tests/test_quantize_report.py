@@ -16,10 +16,10 @@ from moshi_mlx.quantize.command import main
 from moshi_mlx.quantize.trial import Trial
 from test_quantize import config_of, quantize
 
-from moshi_mlx import memory
-from moshi_mlx.chips import BANDWIDTH
+from moshi_mlx.checkpoint.fill import Quantization
 from moshi_mlx.errors import InputError, MoshiError
-from moshi_mlx.loading import Quantization
+from moshi_mlx.machine import memory
+from moshi_mlx.machine.chips import BANDWIDTH
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -57,8 +57,8 @@ def test_figures(made, tiny_checkpoint):
 
 def test_bytes_and_bounds_of_moshi_7b():
     """The table of the feasibility notes: 4.61 GB per frame, 46.1 ms on an M2; keys and values 1.57 GB in a full window."""
-    from moshi_mlx import presets
-    from moshi_mlx.checkpoint_config import CheckpointConfig
+    from moshi_mlx.checkpoint.description import CheckpointConfig
+    from moshi_mlx.config import presets
 
     cfg = CheckpointConfig.from_dict(presets.MOSHI_7B).lm
     layers = recipes.layers_of(cfg)

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 
 from moshi_mlx import commands, run_inference
+from moshi_mlx.config.presets import TOKENIZER_NAME
 from moshi_mlx.errors import MoshiError
-from moshi_mlx.presets import TOKENIZER_NAME
 
 # Samples of the question.
 LENGTH = 150229

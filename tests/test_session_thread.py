@@ -9,9 +9,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from moshi_mlx.conversation_file import load_conversation, save_conversation
 from moshi_mlx.errors import CheckpointError, InputError, MoshiError
 from moshi_mlx.session import Session
+from moshi_mlx.session.conversation_file import load_conversation, save_conversation
 
 FRAME = 1920
 

@@ -11,8 +11,8 @@ import pytest
 import torch_files
 from torch_files import dictionary, tensor, write_archive
 
+from moshi_mlx.checkpoint.torch_reader import read_tensors
 from moshi_mlx.errors import CheckpointError
-from moshi_mlx.torch_reader import read_tensors
 
 VOICE = Path(__file__).parent / "goldens" / "family" / "personaplex" / "tiny_voice"
 

@@ -14,14 +14,15 @@ from mlx.utils import tree_flatten
 from speech_toys import _tidy, checkpoint  # noqa: F401
 
 from moshi_mlx import checkpoint as checkpoints
-from moshi_mlx import hub, memory, run_inference, stt, voices
-from moshi_mlx.checkpoint import Loader
-from moshi_mlx.checkpoint_config import CheckpointConfig
-from moshi_mlx.checkpoint_files import Overrides, locate
-from moshi_mlx.codec_rust import RustSession
+from moshi_mlx import run_inference, stt
+from moshi_mlx.checkpoint import Loader, hub
+from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.checkpoint.files import Overrides, locate
+from moshi_mlx.checkpoint.places import Folder
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError, MoshiError
-from moshi_mlx.places import Folder
-from moshi_mlx.session import Session
+from moshi_mlx.machine import memory
+from moshi_mlx.session import Session, voices
+from moshi_mlx.session.codec_rust import RustSession
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -12,8 +12,8 @@ from huggingface_hub import errors as hub_errors
 from speech_toys import _tidy, attributes, checkpoint, make_tts  # noqa: F401
 
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError
-from moshi_mlx.models.tts import TTSModel
 from moshi_mlx.text_to_speech import voices
+from moshi_mlx.text_to_speech.tts_model import TTSModel
 
 TEXT = 'Good morning, how are you? <break time="0.4s"/> I am fine.'
 SAID = ["Good", "morning,", "how", "are", "you?", "I", "am", "fine."]
@@ -359,8 +359,8 @@ def test_a_published_script_for_whole_texts_runs(quantize):
 def test_a_published_script_for_streaming_runs():
     """It has its own loop over `LmGen`, with the text machine in a hook."""
     from moshi_mlx.models.generate import LmGen
-    from moshi_mlx.models.tts import script_to_entries
     from moshi_mlx.modules.conditioner import ConditionTensor, dropout_all_conditions
+    from moshi_mlx.text_to_speech.tts_model import script_to_entries
     from moshi_mlx.utils.sampling import Sampler
 
     tts = published_model(checkpoint("tiny-tts"))
@@ -432,7 +432,7 @@ def test_a_published_script_for_streaming_runs():
 def test_published_names():
     import inspect
 
-    from moshi_mlx.models import tts
+    from moshi_mlx.text_to_speech import tts_model as tts
 
     for name in tts.__all__:
         assert hasattr(tts, name), name

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from speech_toys import TOKENIZER
 
 from moshi_mlx.errors import InputError
-from moshi_mlx.models.tts import Entry, StateMachine, TokenIds, script_to_entries
 from moshi_mlx.text_to_speech.checks import Speakable, check_entry, check_unfinished
 from moshi_mlx.text_to_speech.script import ScriptReader
+from moshi_mlx.text_to_speech.tts_model import Entry, StateMachine, TokenIds, script_to_entries
 
 IDS = TokenIds(TOKENIZER.vocab_size() + 1)
 TEXT = st.lists(

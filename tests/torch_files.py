@@ -8,7 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from moshi_mlx.weights_writer import to_bytes
+from moshi_mlx.checkpoint.weights_writer import to_bytes
 
 STORAGES = {
     mx.float32: "FloatStorage", mx.float16: "HalfStorage", mx.bfloat16: "BFloat16Storage", mx.int64: "LongStorage",

@@ -6,9 +6,8 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from moshi_mlx import presets
-from moshi_mlx.checkpoint_config import CheckpointConfig
-from moshi_mlx.config import MimiConfig
+from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.config import MimiConfig, presets
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.models.mimi_model import MimiModel
 

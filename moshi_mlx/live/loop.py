@@ -15,7 +15,7 @@ import numpy as np
 
 from ..audio.echo import Canceller, FarEnd
 from ..errors import AudioError
-from ..session import Frame
+from ..session.session import Frame
 from ..text import Word, WordTimer
 from .controls import Controls
 from .figures import Status, decibels

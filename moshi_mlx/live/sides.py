@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from ..audio.playback import Playback
-from ..session import Frame
+from ..session.session import Frame
 
 
 class Source(Protocol):

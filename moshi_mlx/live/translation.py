@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .. import hibiki
-from ..hibiki import Ending
-from ..session import Frame, Session
+from ..session import hibiki
+from ..session.hibiki import Ending
+from ..session.session import Frame, Session
 
 
 class LiveTranslation(Session):

@@ -1,9 +1,9 @@
 """The models: architecture and weight names. `LmGen` and the published configurations are here for existing scripts."""
 
-from .. import presets as _presets
-from ..checkpoint_config import CheckpointConfig as _CheckpointConfig
-from ..config import LmConfig
-from ..generate import LmGen
+from ..checkpoint.description import CheckpointConfig as _CheckpointConfig
+from ..config import presets as _presets
+from ..config.parts import LmConfig
+from ..engine.generate import LmGen
 from . import generate, mimi
 from .lm import Lm
 from .mimi import Mimi, MimiConfig, mimi_202407

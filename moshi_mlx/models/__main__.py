@@ -9,10 +9,11 @@ import mlx.core as mx
 from rich.console import Console
 from rich.table import Table
 
-from .. import memory, registry
-from ..checkpoint import default_dtype
+from ..checkpoint import registry
+from ..checkpoint.loader import default_dtype
+from ..checkpoint.registry import Published
 from ..commands import run, say
-from ..registry import Published
+from ..machine import memory
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..step import Conditions
+from ..engine.step import Conditions
 from .lm import Lm
 
 

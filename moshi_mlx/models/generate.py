@@ -1,5 +1,5 @@
 """`models.generate.LmGen` of the published package."""
 
-from ..generate import LmGen
+from ..engine.generate import LmGen
 
 __all__ = ["LmGen"]

@@ -13,14 +13,14 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import LmConfig, TransformerConfig
+from ..config.parts import LmConfig, TransformerConfig
 from ..modules.attention import make_rotation, sin_embedding
 from ..modules.conditioner import ConditionProvider
 from ..modules.embedding import TokenEmbedding
 from ..modules.kv_cache import attend
 from ..modules.norm import make_norm
 from ..modules.transformer import Transformer
-from ..packed import StackedLinears, StackedTables, lay_out_for_cpu, unpacked_table
+from .packed import StackedLinears, StackedTables, lay_out_for_cpu, unpacked_table
 
 # (codebook index, logits [B', card]) -> token [B'] that the next codebook reads
 Choose = Callable[[int, mx.array], mx.array]
@@ -214,7 +214,7 @@ class Lm(nn.Module):
 
     def load_pytorch_weights(self, file: str, lm_config: LmConfig | None = None, strict: bool = True) -> nn.Module:
         """Load a file in the published PyTorch (or Candle) layout. `lm_config` is this model's own."""
-        from ..checkpoint import load_lm_file
+        from ..checkpoint.loader import load_lm_file
 
         load_lm_file(self, file, strict=strict)
         return self
@@ -223,14 +223,14 @@ class Lm(nn.Module):
         """Load a file in the published MLX layout, or a list of (name, array)."""
         if not isinstance(file_or_weights, str):
             return super().load_weights(file_or_weights, strict=strict)
-        from ..checkpoint import load_lm_file
+        from ..checkpoint.loader import load_lm_file
 
         load_lm_file(self, file_or_weights, strict=strict)
         return self
 
     def warmup(self, ct: Any = None) -> None:
         """Run one frame, so that kernels are compiled before the first real one. Leaves no trace."""
-        from ..generate import LmGen
+        from ..engine.generate import LmGen
 
         gen = LmGen(self, max_steps=1)
         gen.step(mx.zeros((1, self.cfg.other_codebooks), mx.int32), ct)

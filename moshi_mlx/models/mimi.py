@@ -8,8 +8,8 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import MimiConfig
-from ..presets import MIMI_V0_1
+from ..config.parts import MimiConfig
+from ..config.presets import MIMI_V0_1
 from .mimi_model import MimiModel
 
 __all__ = ["Mimi", "MimiConfig", "MimiModel", "mimi_202407"]
@@ -60,7 +60,7 @@ class Mimi(MimiModel):
 
     def load_pytorch_weights(self, file: str, strict: bool = True) -> nn.Module:
         """Load a published codec file, Kyutai or transformers names."""
-        from ..checkpoint import load_mimi_file
+        from ..checkpoint.loader import load_mimi_file
 
         load_mimi_file(self, file, strict=strict)
         return self

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import MimiConfig
+from ..config.parts import MimiConfig
 from ..errors import InputError
 from ..modules import conv, transformer
 from ..modules.conv import CausalConv, CausalConvTranspose, DepthwiseUpsample

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import TransformerConfig
+from ..config.parts import TransformerConfig
 from .kv_cache import Ring, attend
 from .matrix import Matrix
 

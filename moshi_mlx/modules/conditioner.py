@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import FuserConfig, LutConditionerConfig, TensorConditionerConfig
+from ..config.parts import FuserConfig, LutConditionerConfig, TensorConditionerConfig
 from ..errors import InputError
 from .attention import sin_embedding
 

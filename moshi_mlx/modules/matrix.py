@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from .. import cores
+from ..machine.cpu import cores
 
 PARTS = ("weight", "scales", "biases")
 

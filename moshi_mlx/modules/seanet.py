@@ -9,7 +9,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import SeanetConfig
+from ..config.parts import SeanetConfig
 from .conv import CausalConv, CausalConvTranspose, reset_rows
 
 

@@ -10,7 +10,7 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import TransformerConfig
+from ..config.parts import TransformerConfig
 from .attention import Attend, Attention, CrossAttention, Rotate, make_rotation, sin_embedding
 from .kv_cache import Ring, attend, causal_mask, init_ring, make_span, map_ring, ring_attend, ring_capacity, slots_of
 from .mlp import make_mlp

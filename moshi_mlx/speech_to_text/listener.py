@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from ..engine.generate import LmGen
 from ..errors import InputError
-from ..generate import LmGen
 from ..models.lm import Lm
 from ..models.mimi_model import MimiModel
 from ..modules.sampling import Sampler

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..config import LmConfig
+from ..config.parts import LmConfig
 from ..text import Detokenizer
 from .live import Event, LiveWord, TurnEnd
 

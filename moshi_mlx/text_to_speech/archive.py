@@ -17,7 +17,7 @@ from .requests import Request
 from .speech import Speech
 
 if TYPE_CHECKING:
-    from ..models.tts import TTSModel
+    from .tts_model import TTSModel
 
 
 def make_folder(folder: Path) -> Path:

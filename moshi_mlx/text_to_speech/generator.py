@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import numpy as np
 
-from ..generate import LmGen
+from ..engine.generate import LmGen
+from ..engine.step import Conditions, StepOutput
+from ..engine.token_clock import UNGENERATED, ZERO
 from ..models.lm import Lm
 from ..modules.sampling import Sampler
-from ..step import Conditions, StepOutput
-from ..token_clock import UNGENERATED, ZERO
 from .machine import State, StateMachine
 
 ArrayHook = Callable[[mx.array], None]

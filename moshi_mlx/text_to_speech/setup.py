@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import mlx.nn as nn
 
 from .. import commands
-from ..checkpoint_files import Files
-from ..config import LmConfig, LutConditionerConfig
+from ..checkpoint.files import Files
+from ..config.parts import LmConfig, LutConditionerConfig
 from ..errors import ConfigError, InputError
 from ..models.lm import Lm
-from ..models.tts import DEFAULT_DSM_TTS_REPO, TTSModel
 from . import voices as voice_files
 from .speech import Speech
+from .tts_model import DEFAULT_DSM_TTS_REPO, TTSModel
 
 # Voices of one utterance, the main speaker's first.
 Voices = Sequence[str]

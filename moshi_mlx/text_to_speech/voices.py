@@ -14,8 +14,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .. import hub, registry
 from ..audio.files import read_audio
+from ..checkpoint import hub, registry
 from ..errors import CheckpointError, InputError
 from ..models.mimi_model import MimiModel
 from ..modules.conditioner import TensorCondition

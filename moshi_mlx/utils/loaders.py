@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..hub import download, is_hub_name, split_hub_name
+from ..checkpoint.hub import download, is_hub_name, split_hub_name
 
 
 def hf_get(filename: str | Path, hf_repo: str | None = None, check_local_file_exists: bool = False) -> Path:

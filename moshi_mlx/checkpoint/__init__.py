@@ -1,0 +1,24 @@
+"""From the name of a checkpoint to loaded models: finding its files, reading them, checking them, filling modules."""
+
+from typing import TYPE_CHECKING
+
+from ..lazy import hand_on
+
+if TYPE_CHECKING:
+    from .loader import DTYPES as DTYPES
+    from .loader import Checkpoint as Checkpoint
+    from .loader import Estimate as Estimate
+    from .loader import Loader as Loader
+    from .loader import default_dtype as default_dtype
+    from .loader import lm_plan as lm_plan
+    from .loader import load as load
+    from .loader import load_lm_file as load_lm_file
+    from .loader import load_mimi_file as load_mimi_file
+    from .loader import load_tokenizer as load_tokenizer
+    from .loader import read_eos_as_pad as read_eos_as_pad
+
+_NAMES = (
+    "DTYPES", "Checkpoint", "Estimate", "Loader", "default_dtype", "lm_plan", "load", "load_lm_file", "load_mimi_file",
+    "load_tokenizer", "read_eos_as_pad",
+)  # fmt: skip
+__getattr__ = hand_on(__name__, dict.fromkeys(_NAMES, ".loader"))

@@ -1,0 +1,241 @@
+"""The whole `config.json` of a checkpoint folder: file names, the language model, defaults of each use (lm.md 1.1)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..config.json_objects import read_lm
+from ..config.parts import MODEL_TYPES, LmConfig, MimiConfig
+from ..config.presets import MIMI_NAME, MOSHI_7B, MOSHI_NAME, PERSONAPLEX_7B, TOKENIZER_NAME
+from ..config.reader import Reader
+from ..errors import ConfigError
+from .layouts import transformers_config
+from .layouts.transformers_lm import CODEC_PREFIXES, FAMILIES
+
+
+@dataclass
+class Generation:
+    """Sampling defaults a checkpoint ships with (`lm_gen_config`); temperatures of 0 mean greedy."""
+
+    temp: float = 0.8
+    temp_text: float = 0.7
+    top_k: int = 250
+    top_k_text: int = 25
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Generation:
+        reader = Reader(data, "config: 'lm_gen_config'")
+        number = (int, float)
+        # The published TTS 1.6B file spells the text temperature the other way round.
+        other_spelling = reader.take("text_temp", number, cls.temp_text, low=0)
+        return cls(
+            temp=float(reader.take("temp", number, cls.temp, low=0)),
+            temp_text=float(reader.take("temp_text", number, other_spelling, low=0)),
+            top_k=reader.take("top_k", int, cls.top_k, low=0),
+            top_k_text=reader.take("top_k_text", int, cls.top_k_text, low=0),
+        )
+
+
+@dataclass
+class SttConfig:
+    """Speech-to-text: silence to prepend and the delay of the text behind the audio, both in seconds."""
+
+    audio_delay_seconds: float = 0.0
+    audio_silence_prefix_seconds: float = 0.0
+
+
+@dataclass
+class TtsConfig:
+    """Text-to-speech: delay of the audio behind the text in seconds, and words of look-ahead (0: none)."""
+
+    audio_delay: float
+    second_stream_ahead: int = 0
+    max_speakers: int = 5
+    multistream: bool = False
+
+
+@dataclass
+class CheckpointConfig:
+    """Everything a checkpoint folder says about itself. File names may also be `hf://owner/repo/file`."""
+
+    lm: LmConfig
+    moshi_name: str = MOSHI_NAME
+    mimi_name: str = MIMI_NAME
+    tokenizer_name: str = TOKENIZER_NAME
+    mimi_config_name: str | None = None
+    lora_name: str | None = None
+    model_type: str = "moshi"
+    generation: Generation = field(default_factory=Generation)
+    stt: SttConfig | None = None
+    tts: TtsConfig | None = None
+    model_id: dict[str, Any] = field(default_factory=dict)
+    int8: bool = False
+    lora: bool = False
+    lora_rank: int = 128
+    lora_scaling: float = 2.0
+    quantization: dict[str, Any] | None = None
+    # The configuration says nothing of the model: it was taken from what is known of old checkpoints.
+    legacy: bool = False
+    # The `model_type` of a configuration of transformers, whose names the weights then have, and the codec it describes.
+    architecture: str | None = None
+    codec: MimiConfig | None = None
+    raw: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> CheckpointConfig:
+        """Parse the object of a `config.json`; one without `dim` describes no model and means Moshi 7B (family.md 0.1).
+
+        That of a speech model of transformers is read as what it says in Kyutai's terms, which are then `raw`.
+        """
+        legacy = isinstance(data, dict) and "dim" not in data and not is_foreign(data)
+        if legacy:
+            described = sorted(_MODEL_KEYS & set(data))
+            if described:
+                raise ConfigError(f"config describes a model ({described[0]!r}) but lacks the required key 'dim'.")
+            known = PERSONAPLEX_7B if data.get("model_type") == "personaplex" else MOSHI_7B
+            data = {**known, **{k: v for k, v in data.items() if k in _OUTER_KEYS}}
+        if is_foreign(data):
+            return _of_transformers(data)
+        reader = Reader(data, "config")
+        take = reader.take
+        text = (str, type(None))
+        model_type = take("model_type", str, "moshi", one_of=MODEL_TYPES)
+        cfg = cls(
+            lm=read_lm(reader, model_type),
+            moshi_name=take("moshi_name", text, None) or MOSHI_NAME,
+            mimi_name=take("mimi_name", text, None) or MIMI_NAME,
+            tokenizer_name=take("tokenizer_name", text, None) or TOKENIZER_NAME,
+            mimi_config_name=take("mimi_config_name", text, None),
+            lora_name=take("lora_name", text, None),
+            model_type=model_type,
+            generation=Generation.from_dict(take("lm_gen_config", dict, {})),
+            stt=_stt(take("stt_config", (dict, type(None)), None)),
+            tts=_tts(take("tts_config", (dict, type(None)), None)),
+            model_id=take("model_id", (dict, type(None)), None) or {},
+            int8=take("quantize", bool, False),
+            lora=take("lora", bool, False),
+            lora_rank=take("lora_rank", int, 128, low=1),
+            lora_scaling=float(take("lora_scaling", (int, float), 2.0)),
+            quantization=_quantization(take("quantization", (dict, type(None)), None)),
+            legacy=legacy,
+            raw=dict(data),
+        )
+        # Written beside `quantization` by mlx-lm, and notes of a converter about where a folder came from.
+        reader.ignore(
+            "quantization_config", "source", "architectures", "license", "_name_or_path", "transformers_version"
+        )
+        reader.finish()
+        return cfg
+
+    @property
+    def is_personaplex(self) -> bool:
+        """Whether the model takes prompts: it says so, or its depth transformer predicts the user's codebooks too (family.md 5)."""
+        lm, half = self.lm, self.lm.n_q // 2
+        if self.model_type != "moshi":
+            return self.model_type == "personaplex"
+        mirrored = lm.delays[1 : 1 + half] == lm.delays[1 + half :]
+        return lm.dep_q == lm.n_q == 2 * half > 0 and mirrored and self.tts is None and not lm.conditioners
+
+
+def as_personaplex(cfg: LmConfig) -> LmConfig:
+    """A PersonaPlex model as it is run (family.md 5.1).
+
+    Without the depth steps that predict the user: they come after the model's own and are always overruled by what the user
+    said, so leaving them out changes nothing that is heard, and half of the depth transformer need not be loaded. And with the
+    window of NVIDIA's implementation, whose full ring hides its oldest entry.
+    """
+    half, dep, window = cfg.n_q // 2, cfg.depformer, cfg.transformer.context
+    if window is not None:
+        cfg = replace(cfg, transformer=replace(cfg.transformer, context=max(window - 1, 1)))
+    if cfg.dep_q <= half:
+        return cfg
+    heard = replace(dep, weight_sets=dep.weight_sets[:half], input_sets=dep.input_sets[:half])
+    return replace(cfg, depformer=replace(heard, num_slices=half, stored_slices=cfg.dep_q))
+
+
+_OUTER_KEYS = {
+    "moshi_name", "mimi_name", "tokenizer_name", "mimi_config_name", "lora_name", "model_type", "lm_gen_config",
+    "model_id", "quantize", "lora", "lora_rank", "lora_scaling", "quantization",
+}  # fmt: skip
+
+# One of these, and the configuration is meant to describe a model.
+_MODEL_KEYS = {"num_layers", "num_heads", "card", "text_card", "n_q", "dep_q", "delays", "context", "depformer_dim"}
+
+
+def is_foreign(data: dict) -> bool:
+    """True for a `transformers` configuration."""
+    return "dim" not in data and ("hidden_size" in data or "audio_encoder_config" in data or "codec_config" in data)
+
+
+def _of_transformers(data: dict) -> CheckpointConfig:
+    kind = data.get("model_type")
+    # A list, not the tables: whatever a file says can be looked for in it.
+    if kind not in [*CODEC_PREFIXES]:
+        how = ": text models run with python -m moshi_mlx.run_helium" if kind in [*FAMILIES] else ""
+        raise ConfigError(
+            f"config: this is a transformers configuration of the model_type {kind!r}, expected {' or '.join(CODEC_PREFIXES)}{how}."
+        )
+    codec = transformers_config.codec_config(data)
+    config = CheckpointConfig.from_dict({**transformers_config.lm_config(data), "tokenizer_name": "tokenizer.json"})
+    return replace(config, architecture=kind, codec=None if codec is None else MimiConfig.from_dict(codec))
+
+
+def _stt(data: dict | None) -> SttConfig | None:
+    if not data:
+        return None
+    reader = Reader(data, "config: 'stt_config'")
+    number = (int, float)
+    cfg = SttConfig(
+        audio_delay_seconds=float(reader.take("audio_delay_seconds", number, 0.0, low=0)),
+        audio_silence_prefix_seconds=float(reader.take("audio_silence_prefix_seconds", number, 0.0, low=0)),
+    )
+    reader.finish()
+    return cfg
+
+
+def _tts(data: dict | None) -> TtsConfig | None:
+    if not data:
+        return None
+    reader = Reader(data, "config: 'tts_config'")
+    cfg = TtsConfig(
+        audio_delay=float(reader.take("audio_delay", (int, float), low=0)),
+        second_stream_ahead=reader.take("second_stream_ahead", int, 0, low=0),
+        max_speakers=reader.take("max_speakers", int, 5, low=1),
+        multistream=reader.take("multistream", bool, False),
+    )
+    reader.finish()
+    return cfg
+
+
+def _quantization(data: dict | None) -> dict[str, Any] | None:
+    """The mlx-lm convention: `group_size`, `bits`, `mode`, then one entry per layer path that differs (false: dense)."""
+    if data is None:
+        return None
+    for key in ("group_size", "bits"):
+        if not isinstance(data.get(key), int):
+            raise ConfigError(f"config: 'quantization' should say {key!r} as an integer, found {data.get(key)!r}.")
+    for key, value in data.items():
+        if key not in ("group_size", "bits", "mode") and not isinstance(value, (dict, bool)):
+            raise ConfigError(f"config: 'quantization' entry {key!r} should be an object or false, found {value!r}.")
+    return data
+
+
+def read_json(path: str | Path) -> dict:
+    """A JSON object from `path`; every way this fails is one sentence."""
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist.") from None
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be read: {e.strerror or e}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not a text file; expected JSON.") from None
+    except json.JSONDecodeError as e:
+        raise ConfigError(f"{path} is not valid JSON: {e}.") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} should hold a JSON object, found {type(data).__name__}.")
+    return data

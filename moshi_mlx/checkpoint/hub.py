@@ -1,0 +1,53 @@
+"""Files of Hugging Face repositories, with every failure told in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import CheckpointError
+
+
+def is_hub_name(name: str) -> bool:
+    return name.startswith("hf://")
+
+
+def split_hub_name(name: str) -> tuple[str, str]:
+    """`hf://owner/repo/path/file` -> (`owner/repo`, `path/file`)."""
+    parts = name.removeprefix("hf://").split("/")
+    if len(parts) < 3 or not all(parts):
+        raise CheckpointError(f"{name!r} should be hf://owner/repository/file.")
+    return "/".join(parts[:2]), "/".join(parts[2:])
+
+
+def download(repo: str, filename: str, *, optional: bool = False) -> Path | None:
+    """Local path of a repository's file, fetched unless it is in the cache. None for a missing `optional` file."""
+    from huggingface_hub import errors as hub
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo, filename))
+    except hub.GatedRepoError:
+        raise CheckpointError(
+            f"{repo} asks you to accept its licence: open https://huggingface.co/{repo}, accept it, then run `hf auth login`."
+        ) from None
+    except hub.RepositoryNotFoundError:
+        raise CheckpointError(
+            f"there is no repository {repo!r} on the Hub, or it is private. Check the name, or run `hf auth login`."
+        ) from None
+    except hub.LocalEntryNotFoundError:
+        raise CheckpointError(
+            f"{filename} of {repo} is not in the cache and the Hub cannot be reached. "
+            "Connect to the network, or pass a local folder with --model."
+        ) from None
+    except hub.EntryNotFoundError:
+        if optional:
+            return None
+        raise CheckpointError(f"the repository {repo} has no file {filename!r}.") from None
+    except hub.HFValidationError:
+        raise CheckpointError(f"{repo!r} is not the name of a repository; expected owner/name.") from None
+    except (hub.HfHubHTTPError, OSError) as e:
+        raise CheckpointError(f"{filename} of {repo} could not be downloaded: {_first_line(e)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

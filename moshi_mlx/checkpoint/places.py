@@ -1,0 +1,95 @@
+"""Where the files of a checkpoint are looked up: a local folder, or a repository of the Hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..errors import CheckpointError, ConfigError, InputError
+from . import hub, registry
+from .weights_file import shard_names
+
+
+class Place:
+    """Files by name."""
+
+    def find(self, name: str, optional: bool = False) -> Path | None:
+        """A file of this place; None for a missing `optional` one."""
+        raise TypeError
+
+    def licence(self) -> str | None:
+        """What the model card's header says."""
+        readme = self.find("README.md", optional=True)
+        text = readme.read_text(encoding="utf-8", errors="replace")[:4000] if readme else ""
+        match = re.search(r"^license:\s*(\S+)", text, re.MULTILINE) if text.startswith("---") else None
+        return match[1].strip("\"'") if match else None
+
+    def named(self, name: str, optional: bool = False) -> Path | None:
+        """A file named by the configuration: beside it, or anywhere on the Hub."""
+        if hub.is_hub_name(name):
+            return hub.download(*hub.split_hub_name(name))
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ConfigError(f"config: the file name {name!r} points outside the checkpoint, which is refused.")
+        return self.find(name, optional)
+
+
+class Folder(Place):
+    def __init__(self, path: Path):
+        self.path = path
+        if not path.exists():
+            raise CheckpointError(f"the checkpoint folder {path} does not exist.")
+        if not path.is_dir():
+            raise CheckpointError(f"{path} is a file; --model expects the checkpoint's folder.")
+
+    def find(self, name: str, optional: bool = False) -> Path | None:
+        path = self.path / name
+        if path.exists():
+            return path
+        if optional:
+            return None
+        raise CheckpointError(f"the checkpoint {self.path} lacks the file {name!r}.")
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+class Repo(Place):
+    def __init__(self, repo: str):
+        self.repo = repo
+
+    def find(self, name: str, optional: bool = False) -> Path | None:
+        return hub.download(self.repo, name, optional=optional)
+
+    def licence(self) -> str | None:
+        known = registry.by_repo(self.repo)
+        return known.licence if known else super().licence()
+
+    def __str__(self) -> str:
+        return self.repo
+
+
+def fetch_shards(place: Place, name: str, index: Path) -> None:
+    """Bring the files that `index`, which is called `name` at its place, speaks of beside it."""
+    for shard in sorted(set(shard_names(index).values())):
+        place.find(Path(name).with_name(shard).as_posix())
+
+
+def open_place(model: str | Path | None = None, hf_repo: str | None = None, quantized: int | None = None) -> Place:
+    """A folder or short name `model` (`demo`: the one in the package), or a repository `hf_repo`; moshiko without either.
+
+    `quantized` (4 or 8) chooses among the precisions of a short name.
+    """
+    if model is not None and hf_repo is not None:
+        raise InputError(f"give either a folder (--model {model}) or a repository (--hf-repo {hf_repo}), not both.")
+    if hf_repo is not None:
+        return Repo(hf_repo)
+    if model is None:
+        model = registry.DEFAULT_NAME
+    elif str(model) == registry.DEMO_NAME and not Path(model).exists():
+        return Folder(registry.DEMO_FOLDER)
+    elif Path(model).exists() or not registry.is_name(str(model)):
+        path = Path(model)
+        if not path.exists() and path.parent == Path():
+            raise CheckpointError(registry.unknown_name(str(model)))
+        return Folder(path)
+    return Repo(registry.by_name(str(model), quantized).repo)

@@ -1,0 +1,23 @@
+"""What every part is built from: configurations as dataclasses, and the reading of the JSON that describes them."""
+
+from .parts import (
+    DepFormerConfig,
+    FuserConfig,
+    LmConfig,
+    LutConditionerConfig,
+    MimiConfig,
+    SeanetConfig,
+    TensorConditionerConfig,
+    TransformerConfig,
+)
+
+__all__ = [
+    "DepFormerConfig",
+    "FuserConfig",
+    "LmConfig",
+    "LutConditionerConfig",
+    "MimiConfig",
+    "SeanetConfig",
+    "TensorConditionerConfig",
+    "TransformerConfig",
+]

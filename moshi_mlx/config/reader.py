@@ -1,0 +1,82 @@
+"""Reads a JSON object key by key; whatever is wrong with it is one sentence that names the key."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Any
+
+from ..errors import ConfigError
+
+REQUIRED = object()
+# Sizes and counts of parts above these are mistakes: building such a model would take the machine with it.
+LARGEST, MOST = 1 << 20, 1024
+NUMBER = (int, float)
+OPTIONAL_NUMBER = (int, float, type(None))
+
+
+class Reader:
+    """Takes keys out of a JSON object one by one, checking type and range, and tells which were never asked for."""
+
+    def __init__(self, data: Any, where: str):
+        if not isinstance(data, dict):
+            raise ConfigError(f"{where} should be a JSON object, found {type(data).__name__}.")
+        self.data = dict(data)
+        self.where = where
+        self.known: set[str] = set()
+
+    def take(
+        self,
+        key: str,
+        kinds: Any,
+        default: Any = REQUIRED,
+        *,
+        low: float | None = None,
+        high: int = LARGEST,
+        one_of=None,
+    ) -> Any:
+        """Value of `key`. `kinds` is a type or a tuple of types; bools never pass as numbers; `low` is inclusive, and so is
+        `high`, which bounds integers where no other number is possible.
+        """
+        self.known.add(key)
+        if key not in self.data:
+            if default is REQUIRED:
+                raise ConfigError(f"{self.where} lacks the required key {key!r}.")
+            return default
+        value = self.data.pop(key)
+        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+        bool_as_number = isinstance(value, bool) and bool not in kinds
+        if not isinstance(value, kinds) or bool_as_number:
+            names = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+            raise ConfigError(f"{self.where}: {key!r} should be {names}, found {value!r}.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{self.where}: {key!r} should be a finite number, found {value!r}.")
+        if low is not None and isinstance(value, NUMBER) and not isinstance(value, bool) and value < low:
+            raise ConfigError(f"{self.where}: {key!r} should be at least {low}, found {value!r}.")
+        if isinstance(value, int) and float not in kinds and value > high:
+            raise ConfigError(f"{self.where}: {key!r} should be at most {high}, found {value!r}.")
+        if one_of is not None and value not in one_of:
+            raise ConfigError(f"{self.where}: {key!r} should be one of {', '.join(one_of)}, found {value!r}.")
+        return value
+
+    def take_ints(self, key: str, default: Any = REQUIRED, *, low: int = 0) -> list[int]:
+        value = self.take(key, list, default)
+        if any(not isinstance(v, int) or isinstance(v, bool) or v < low for v in value):
+            raise ConfigError(f"{self.where}: {key!r} should be a list of integers of at least {low}, found {value!r}.")
+        return list(value)
+
+    def ignore(self, *keys: str) -> None:
+        """Accept `keys` whatever they say: they are known to have no effect."""
+        for key in keys:
+            self.known.add(key)
+            self.data.pop(key, None)
+
+    def finish(self) -> None:
+        if not self.data:
+            return
+        key = sorted(self.data)[0]
+        close = difflib.get_close_matches(key, sorted(self.known), n=1)
+        hint = (
+            f" Did you mean {close[0]!r}?" if close else " Remove it, or update moshi_mlx if the checkpoint is newer."
+        )
+        raise ConfigError(f"{self.where} has the unknown key {key!r} (value {self.data[key]!r}).{hint}")

@@ -1,0 +1,1 @@
+"""The 80 ms step: token clock, language model, codec, and the state that they pass on."""

@@ -1,0 +1,104 @@
+"""One frame of full-duplex talk as one graph: user audio in, reply audio and tokens out.
+
+    (state, pcm) -> (state, pcm, tokens)
+
+Mimi encodes, the language model steps, Mimi decodes; nothing is evaluated in between, so a frame costs one evaluation.
+State: `{"lm": step state, "encoder": ..., "decoder": ...}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+
+from ..models import mimi_model
+from ..models.mimi_model import MimiModel
+from ..modules import transformer
+from .state import copy_containers
+from .step import Conditions, Step
+
+
+class FrameStep:
+    """The frame of one model, codec and set of options. Holds no conversation.
+
+    `pause_at_end`: the encoder does not hear the frame that carries the end marker of a translation.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        mimi: MimiModel,
+        conditions: Conditions | None = None,
+        compile: bool = True,
+        pause_at_end: bool = True,
+    ):
+        self.step, self.mimi, self.conditions = step, mimi, conditions
+        self.pause_at_end = pause_at_end
+        # Whether the last frame began with larger rings.
+        self.grown = False
+        wrap: Callable = mx.compile if compile else lambda f: f
+        self._speaking, self._silent = wrap(self._frame), wrap(self._listen)
+
+    def init_state(self, seeds: Sequence[int], capacity: int | None = None) -> dict:
+        """State before the first frame of `len(seeds)` conversations, rings of the first size unless `capacity` says more."""
+        capacity = capacity or self.step.capacities()[0]
+        batch = len(seeds)
+        return {
+            "lm": self.step.init_state(seeds, capacity),
+            "encoder": self.mimi.init_encoder(batch),
+            "decoder": self.mimi.init_decoder(batch),
+        }
+
+    def first(self, state: dict) -> dict:
+        """The language model's first step, which reads initial tokens only."""
+        return {**state, "lm": self.step.first(state["lm"], self.conditions)}
+
+    def __call__(
+        self, state: dict, pcm: mx.array, steps: int, ended: mx.array | None = None
+    ) -> tuple[dict, mx.array, mx.array]:
+        """`pcm [B, 1920]` after `steps` steps -> new state, reply `[B, 1920]`, tokens `[B, 1 + dep_q]`; nothing is evaluated.
+
+        `ended` bool `[B]`: where it is true this frame says that the user's side is over (family.md section 3).
+        """
+        state = self._with_room(state, steps)
+        has_reply = steps + 1 > self.step.clock.max_delay and self.step.generated > 0
+        run = self._speaking if has_reply else self._silent
+        return run(state, pcm, ended)
+
+    def trace(self, batch: int) -> None:
+        """Trace the frame for every size its rings will have, so that no frame of a conversation waits for it. Nothing is evaluated."""
+        pcm = mx.zeros((batch, self.mimi.frame_size))
+        for capacity in self.step.capacities():
+            state = self.init_state([0] * batch, capacity)
+            self(state, pcm, self.step.clock.max_delay)
+
+    def _with_room(self, state: dict, steps: int) -> dict:
+        """The state with larger rings when they are full."""
+        larger = self.step.larger_capacity(transformer.capacity_of(state["lm"]["trunk"]), steps)
+        self.grown = larger is not None
+        if larger is None:
+            return state
+        return {**state, "lm": {**state["lm"], "trunk": transformer.grow(state["lm"]["trunk"], larger)}}
+
+    def _hear(self, state: dict, pcm: mx.array, ended: mx.array | None) -> tuple[mx.array, dict]:
+        """The user's codes `[B, given]` of this frame: initial tokens where the user's side has ended. And the encoder's state."""
+        given = self.step.clock.given
+        execute = None
+        if ended is not None and self.pause_at_end:
+            state, execute = mimi_model.with_own_clocks(state, pcm.shape[0]), ~ended
+        codes, state = self.mimi.encode_chunk(pcm[:, None], state, max(given, 1), execute)
+        codes = codes[:, :given, 0]
+        return codes if ended is None else mx.where(ended[:, None], self.step.lm.cfg.card, codes), state
+
+    def _listen(self, state: dict, pcm: mx.array, ended: mx.array | None = None) -> tuple[dict, mx.array, mx.array]:
+        """A frame before the first reply is complete: nothing to decode."""
+        codes, encoder = self._hear(state["encoder"], pcm, ended)
+        lm, out = self.step.run(state["lm"], codes, self.conditions)
+        decoder = copy_containers(state["decoder"])
+        return {"lm": lm, "encoder": encoder, "decoder": decoder}, mx.zeros_like(pcm), out.frame
+
+    def _frame(self, state: dict, pcm: mx.array, ended: mx.array | None = None) -> tuple[dict, mx.array, mx.array]:
+        state, _, tokens = self._listen(state, pcm, ended)
+        reply, decoder = self.mimi.decode_chunk(tokens[:, 1:, None], state["decoder"])
+        return {**state, "decoder": decoder}, reply[:, 0], tokens

@@ -1,0 +1,252 @@
+"""`LmGen`: a batch of conversations with a language model, their state and their stepping (lm.md 3 to 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import numpy as np
+
+from ..errors import InputError
+from ..modules import transformer
+from ..modules.conditioner import ConditionTensor, add_cross_positions
+from ..modules.sampling import Sampler
+from .state import copy_containers, let_go
+from .step import (
+    DEFAULT_AUDIO_SAMPLER,
+    DEFAULT_TEXT_SAMPLER,
+    Conditions,
+    Guidance,
+    Hook,
+    Hooks,
+    Step,
+    StepOutput,
+    call_hook,
+    cross_keys_values,
+)
+from .token_clock import ZERO
+
+if TYPE_CHECKING:
+    from ..models.lm import Lm
+
+
+class LmGen:
+    """A batch of conversations with one model: holds their state and steps it.
+
+    `max_steps` is accepted for scripts of the published package and is no limit. Without `batch_size` there is one
+    conversation and hooks see `text [1]` and `audio [dep_q]`; with it they see `text [B, 1]` and `audio [B, dep_q, 1]`.
+    `support_out_of_sync` gives every row its own clock, which `execute` masks and `reset` of single rows need.
+    Not thread-safe: one thread makes, steps and reads it.
+    """
+
+    def __init__(
+        self,
+        model: Lm,
+        max_steps: int | None = None,
+        text_sampler: Sampler | None = None,
+        audio_sampler: Sampler | None = None,
+        batch_size: int | None = None,
+        cfg_coef: float = 1.0,
+        check: bool = False,
+        on_text_hook: Hook | None = None,
+        on_audio_hook: Hook | None = None,
+        on_text_logits_hook: Hook | None = None,
+        *,
+        cfg_is_masked_until: Sequence[int] | None = None,
+        cfg_is_no_text: bool = False,
+        support_out_of_sync: bool = False,
+        generated_codebooks: int | None = None,
+        conditions: Conditions | None = None,
+        compile: bool = True,
+        kv_bits: int | None = None,
+        seed: int | Sequence[int] | None = None,
+    ):
+        self.model = model
+        self.batch_size = 1 if batch_size is None else batch_size
+        self.max_steps, self.check = max_steps, check
+        self.conditions = conditions
+        masked = None if cfg_is_masked_until is None else tuple(cfg_is_masked_until)
+        self._step = Step(
+            model,
+            text_sampler or DEFAULT_TEXT_SAMPLER,
+            audio_sampler or DEFAULT_AUDIO_SAMPLER,
+            Guidance(cfg_coef, masked, cfg_is_no_text),
+            generated_codebooks,
+            compile,
+            kv_bits,
+        )
+        if masked is not None and len(masked) != self.batch_size:
+            raise InputError(f"cfg_is_masked_until should have {self.batch_size} entries, found {len(masked)}.")
+        self._hooks = None
+        if on_text_logits_hook or on_text_hook or on_audio_hook:
+            text_hook = _published_text_hook(on_text_hook, batch_size)
+            self._hooks = Hooks(on_text_logits_hook, text_hook, _published_audio_hook(on_audio_hook, batch_size))
+        self._lockstep = not support_out_of_sync
+        self._cross_source: mx.array | None = None
+        self.seeds = self._seeds(seed)
+        self.reset()
+
+    def _seeds(self, seed: int | Sequence[int] | None) -> list[int]:
+        if seed is None:
+            # Follows mx.random.seed, so that scripts which call it stay reproducible.
+            seed = int(np.array(mx.random.randint(0, 2**31 - 1)))
+        seeds = [seed + b for b in range(self.batch_size)] if isinstance(seed, int) else list(seed)
+        if len(seeds) != self.batch_size:
+            raise InputError(f"{self.batch_size} conversations need as many seeds, found {len(seeds)}.")
+        return seeds
+
+    # State ------------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> dict:
+        """The conversations as a plain tree of arrays: a value that later steps leave alone."""
+        return copy_containers(self._state)
+
+    @state.setter
+    def state(self, state: dict) -> None:
+        self._state = copy_containers(state)
+        self._steps = int(np.array(state["offset"]).max())
+        self._out: StepOutput | None = None
+
+    def reset(self, rows: Sequence[bool] | mx.array | None = None) -> None:
+        """Start over: all conversations, or those where `rows` is true (with `support_out_of_sync`)."""
+        if rows is None:
+            self.state = self._step.init_state(self.seeds, self._step.capacities()[0], self._lockstep)
+            return
+        if self._lockstep:
+            raise InputError("resetting single conversations needs support_out_of_sync=True.")
+        self._state = self._step.reset(self._state, mx.array(np.array(rows, bool)))
+        self._out = None
+
+    def _grow(self) -> None:
+        """Make room for the next position."""
+        larger = self._step.larger_capacity(transformer.capacity_of(self._state["trunk"]), self._steps)
+        if larger is not None:
+            self._state["trunk"] = transformer.grow(self._state["trunk"], larger)
+
+    # Stepping ---------------------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        other_audio_tokens: mx.array | np.ndarray,
+        ct: ConditionTensor | None = None,
+        cross_attention_src: mx.array | None = None,
+        *,
+        execute: Sequence[bool] | mx.array | None = None,
+        depformer_replace_tokens: mx.array | None = None,
+    ) -> mx.array:
+        """One frame: the user's codes `[B, n]` or `[B, n, 1]` of this frame (surplus ones are dropped) -> text `[B, 1]`.
+
+        The returned text token is this step's own; `frame` and `last_audio_tokens` give the un-delayed frame. `ct` and
+        `cross_attention_src` are conditions as the published package passes them.
+        """
+        given = self._given(other_audio_tokens)
+        if execute is not None:
+            if self._lockstep:
+                raise InputError("execution masks need support_out_of_sync=True.")
+            execute = mx.array(np.array(execute, bool))
+        replace = None
+        if depformer_replace_tokens is not None:
+            replace = mx.array(depformer_replace_tokens, mx.int32).reshape(self.batch_size, -1)
+        self._grow()
+        conditions = self._call_conditions(ct, cross_attention_src)
+        old = self._state
+        self._state, self._out = self._step.run(old, given, conditions, execute, replace, self._hooks)
+        let_go(old)
+        self._steps += 1
+        # Begun now, so that reading any part of it later waits for one evaluation and starts none.
+        mx.async_eval(self._state, [x for x in vars(self._out).values() if x is not None])
+        return self._out.text[:, None]
+
+    def step_with_extra_heads(
+        self,
+        other_audio_tokens: mx.array | np.ndarray,
+        ct: ConditionTensor | None = None,
+        cross_attention_src: mx.array | None = None,
+    ) -> tuple[mx.array, list[mx.array]]:
+        """As `step`, with the probabilities `[B', 1, extra_heads_dim]` of each extra head."""
+        text = self.step(other_audio_tokens, ct, cross_attention_src)
+        return text, self.extra_heads()
+
+    def extra_heads(self) -> list[mx.array]:
+        """Probabilities of the extra heads at the last step."""
+        return self.model.heads(self._last().hidden)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the longest conversation so far."""
+        return self._steps
+
+    @property
+    def frame(self) -> mx.array:
+        """The frame `[B, 1 + generated]` completed by the last step, text first; -2 where there is none yet."""
+        return self._last().frame
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether the last step completed a frame (of the longest conversation)."""
+        return self._out is not None and self._steps > self._step.clock.max_delay
+
+    @property
+    def output(self) -> StepOutput:
+        """Everything the last step gave."""
+        return self._last()
+
+    def last_audio_tokens(self) -> mx.array | None:
+        """Audio codes `[B, generated]` of the frame completed by the last step; None while the delays fill."""
+        return self.frame[:, 1:] if self.has_frame and self._step.generated else None
+
+    def _last(self) -> StepOutput:
+        if self._out is None:
+            raise InputError("there has been no step yet.")
+        return self._out
+
+    def _given(self, codes: mx.array | np.ndarray) -> mx.array:
+        needed = self._step.clock.given
+        if isinstance(codes, np.ndarray) and codes.size:
+            card = self.model.cfg.card
+            if codes.min() < ZERO or codes.max() > card:
+                raise InputError(f"user codes should be -1 .. {card}, found {codes.min()} .. {codes.max()}.")
+        codes = mx.array(codes)
+        if codes.ndim == 3:
+            codes = codes[..., 0]
+        if codes.ndim != 2 or codes.shape[0] != self.batch_size or codes.shape[1] < needed:
+            raise InputError(f"user codes should have shape [{self.batch_size}, {needed}], found {list(codes.shape)}.")
+        return codes[:, :needed].astype(mx.int32)
+
+    def _call_conditions(self, ct: ConditionTensor | None, source: mx.array | None) -> Conditions | None:
+        """Conditions given to `step` itself, else those of the constructor. A source is projected once."""
+        if ct is None and source is None:
+            return self.conditions
+        total = None
+        if ct is not None:
+            total = ct.tensor[:, None] if ct.tensor.ndim == 2 else ct.tensor
+        if source is not None and source is not self._cross_source:
+            self._cross_source = source
+            self._cross = cross_keys_values(self.model, add_cross_positions(self.model.cfg.fuser, source))
+        return Conditions(total, self._cross if source is not None else None)
+
+
+def _published_text_hook(hook: Hook | None, batch_size: int | None) -> Hook | None:
+    """Text hooks of the published package see `[1]` without a batch size and `[B, 1]` with one."""
+    if hook is None or batch_size is None:
+        return hook
+
+    def wrapped(text: mx.array) -> mx.array:
+        return call_hook(hook, text[:, None])[:, 0]
+
+    return wrapped
+
+
+def _published_audio_hook(hook: Hook | None, batch_size: int | None) -> Hook | None:
+    """Audio hooks of the published package see `[dep_q]` without a batch size and `[B, dep_q, 1]` with one."""
+    if hook is None:
+        return None
+
+    def wrapped(audio: mx.array) -> mx.array:
+        if batch_size is None:
+            return call_hook(hook, audio[0])[None]
+        return call_hook(hook, audio[..., None])[..., 0]
+
+    return wrapped

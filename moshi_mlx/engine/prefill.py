@@ -1,0 +1,136 @@
+"""Prompts whose every token is known, read in a few large passes instead of one step per frame, with the same result.
+
+Where all channels are given, the inputs of the temporal transformer are known in advance and nothing has to be sampled: only
+the last position of the prompt, where the model's own tokens begin, is an ordinary step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from ..config.parts import LmConfig
+from ..errors import InputError
+from .step import Hooks, Step
+from .token_clock import UNGENERATED
+
+# Positions per pass: large enough to be limited by arithmetic, small enough that attention's scores stay small.
+CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Forced:
+    """What the first positions of a conversation hold.
+
+    `tokens [K, P]` int32 at model positions, delays applied and position 0 included: -2 where the model is free.
+    `embeddings [m, d]`, if given, stand for the inputs of the first m positions, whose tokens need not be known.
+    """
+
+    tokens: np.ndarray
+    embeddings: mx.array | None = None
+
+    @property
+    def length(self) -> int:
+        """Leading positions at which nothing is free: model steps until the conversation begins."""
+        known = (self.tokens != UNGENERATED).all(axis=0)
+        known[: self.embedded] = True
+        return int(np.argmin(known)) if not known.all() else len(known)
+
+    @property
+    def embedded(self) -> int:
+        return 0 if self.embeddings is None else self.embeddings.shape[0]
+
+
+def delayed(cfg: LmConfig, frames: np.ndarray) -> np.ndarray:
+    """Un-delayed `frames [n, K]` -> tokens `[K, n + M]` at positions, -2 where no frame says anything.
+
+    A token of frame j on a channel with delay d lies at position j + d. Up to position d a channel reads its initial token, so
+    frame 0 is never seen (family.md 0.2 and 5.2).
+    """
+    tokens = np.full((cfg.num_channels, len(frames) + cfg.max_delay), UNGENERATED, np.int32)
+    for c, (delay, initial) in enumerate(zip(cfg.delays, cfg.initial_tokens, strict=True)):
+        tokens[c, delay : delay + len(frames)] = frames[:, c]
+        tokens[c, : delay + 1] = initial
+    return tokens
+
+
+def run(step: Step, forced: Forced, seeds: Sequence[int]) -> dict:
+    """The state after `forced.length` steps of `len(seeds)` conversations: what steps with imposed tokens would leave.
+
+    A prompt may be longer than the attention window, which then has moved on.
+    """
+    clock, length = step.clock, forced.length
+    if clock.max_delay > 1 or step.guidance.active:
+        raise InputError("prompts are read at once by models with delays of at most one frame, without guidance.")
+    last = length - 1
+    if last < forced.embedded:
+        raise InputError("a prompt given as embeddings has to be followed by at least one frame of tokens.")
+    state = step.init_state(seeds, _capacity(step, length))
+    trunk = _read(step, forced, state["trunk"], last, len(seeds))
+    window = mx.broadcast_to(mx.array(_window(step, forced.tokens, last)), state["tokens"].shape)
+    state = {**state, "trunk": trunk, "tokens": window, "offset": mx.array(last, mx.int32)}
+    state = _last_step(step, forced.tokens, state, last)
+    mx.eval(state)
+    return state
+
+
+def _capacity(step: Step, length: int) -> int:
+    """Slots for the prompt, by the sizes that rings go through while stepping."""
+    capacity = step.capacities()[0]
+    while (larger := step.larger_capacity(capacity, length - 1)) is not None:
+        capacity = larger
+    return capacity
+
+
+def _read(step: Step, forced: Forced, trunk: dict, stop: int, batch: int) -> dict:
+    """The temporal transformer over positions 0 .. stop - 1."""
+    lm, embedded = step.lm, forced.embedded
+    for start in range(0, stop, CHUNK):
+        end = min(start + CHUNK, stop)
+        parts = []
+        if start < embedded:
+            assert forced.embeddings is not None
+            parts.append(forced.embeddings[start : min(end, embedded)].astype(lm.dtype)[None])
+        if end > embedded:
+            parts.append(lm.embed(mx.array(forced.tokens[None, :, max(start, embedded) : end])))
+        x = mx.concatenate(parts, axis=1)
+        _, trunk = lm.trunk(mx.broadcast_to(x, (batch, *x.shape[1:])), trunk)
+        mx.eval(trunk)
+    return trunk
+
+
+def _window(step: Step, tokens: np.ndarray, position: int) -> np.ndarray:
+    """Recent tokens `[K, columns]` as they are when the step at `position` begins (see `TokenClock`)."""
+    clock = step.clock
+    window = np.full((clock.channels, clock.columns), UNGENERATED, np.int32)
+    delays = np.array(step.lm.cfg.delays)
+    # Own tokens are written one position ahead, the user's up to their delay: frame `position` is yet to come.
+    newest = np.full(clock.channels, position)
+    newest[1 + clock.generated :] = position - 1 + delays[1 + clock.generated :]
+    for column in range(clock.columns):
+        at = position - clock.max_delay + column
+        if 0 <= at < tokens.shape[1]:
+            window[:, column] = np.where(newest >= at, tokens[:, at], UNGENERATED)
+    return window
+
+
+def _last_step(step: Step, tokens: np.ndarray, state: dict, position: int) -> dict:
+    """The step at `position`, whose tokens are partly the prompt's, partly the model's first own ones."""
+    clock, delays, batch = step.clock, step.lm.cfg.delays, state["tokens"].shape[0]
+    user = range(1 + clock.generated, clock.channels)
+    given = mx.array([[int(tokens[c, position + delays[c]]) for c in user]] * batch, mx.int32).reshape(batch, len(user))
+    imposed = tokens[:, position + 1] if position + 1 < tokens.shape[1] else np.full(clock.channels, UNGENERATED)
+    own = imposed[1 : 1 + clock.generated]
+    free = own == UNGENERATED
+    if free[np.argmin(free) :].any() and not free.all():
+        raise InputError("a prompt is read at once only where the model's free codebooks come before the imposed ones.")
+
+    def impose(wanted: np.ndarray):
+        known, values = mx.array(wanted != UNGENERATED), mx.array(wanted.astype(np.int32))
+        return lambda sampled: mx.where(known, values, sampled)
+
+    hooks = Hooks(text=impose(imposed[:1]), audio=impose(own))
+    return step.run(state, given, hooks=hooks)[0]

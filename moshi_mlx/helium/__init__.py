@@ -1,0 +1,1 @@
+"""Helium, the text model under Moshi."""

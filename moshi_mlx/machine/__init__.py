@@ -1,0 +1,1 @@
+"""What is known of the computer: its memory, its chip, the bytes a frame moves."""

@@ -1,0 +1,253 @@
+"""Full-duplex conversation, one 80 ms frame at a time: the way to embed Moshi.
+
+    session = Session.load(model="path/to/folder")
+    frame = session.step(pcm)          # float32 [1920] in, Frame(pcm, text, ...) out
+
+A session belongs to the thread that made it. `state` is a plain tree of arrays: keep it to fork the conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+
+from ..checkpoint import loader
+from ..checkpoint.files import Overrides
+from ..checkpoint.loader import Checkpoint
+from ..engine import prefill
+from ..engine.frame import FrameStep
+from ..engine.state import copy_containers, let_go
+from ..engine.step import Guidance, Step, make_conditions
+from ..errors import InputError
+from ..modules.conditioner import ConditionAttributes
+from ..modules.sampling import Sampler
+from ..text import Detokenizer, pack_pending, unpack_pending
+from . import hibiki, personaplex
+from .voices import Voice
+
+if TYPE_CHECKING:
+    from .thread import SessionThread
+
+
+@dataclass(frozen=True)
+class Frame:
+    """80 ms of reply.
+
+    `pcm` float32 `[1920]` (silence while the model's delays fill); `text` is what became readable in this frame, a new word
+    beginning with a space; `text_token` and `codes` int32 `[dep_q]` are the frame's tokens, -2 where there are none yet;
+    `index` counts frames from 0; `time` is its start in seconds.
+    """
+
+    pcm: np.ndarray
+    text: str
+    text_token: int
+    codes: np.ndarray
+    index: int
+    time: float
+
+
+class Session:
+    """One conversation, or `batch` of them in lockstep, with a loaded checkpoint."""
+
+    def __init__(
+        self,
+        loaded: Checkpoint,
+        *,
+        batch: int = 1,
+        seed: int | Sequence[int] = 0,
+        text_sampler: Sampler | None = None,
+        audio_sampler: Sampler | None = None,
+        cfg_coef: float = 1.0,
+        attributes: Sequence[ConditionAttributes] | None = None,
+        voice: str | Path | Voice | None = None,
+        text_prompt: str | None = None,
+        compile: bool = True,
+        kv_bits: int | None = None,
+    ):
+        """`voice` (a name such as NATF2, a file, or a `Voice`) and `text_prompt` are for PersonaPlex: who speaks, and as what.
+
+        `kv_bits` (8 or 4) stores keys and values packed: less memory and traffic in long conversations, at a small loss.
+        """
+        if loaded.mimi is None:
+            raise InputError("a session needs the checkpoint's codec.")
+        if loaded.config.tts is not None:
+            raise InputError(
+                f"{loaded.files.source} is a text-to-speech model, which nobody can talk to; python -m moshi_mlx.run_tts speaks with it."
+            )
+        self.checkpoint, self.batch = loaded, batch
+        self.lm, self.mimi = loaded.lm, loaded.mimi
+        defaults = loaded.config.generation
+        text_sampler = text_sampler or Sampler(temp=defaults.temp_text, top_p=0, top_k=defaults.top_k_text)
+        audio_sampler = audio_sampler or Sampler(temp=defaults.temp, top_p=0, top_k=defaults.top_k)
+        self._step = Step(self.lm, text_sampler, audio_sampler, Guidance(cfg_coef), compile=compile, kv_bits=kv_bits)
+        if attributes is None:
+            attributes = default_attributes(loaded, batch, cfg_coef)
+        conditions = make_conditions(self.lm, attributes) if attributes else None
+        pause_at_end = not hibiki.is_zero(self.lm.cfg)
+        self._frame_step = FrameStep(self._step, self.mimi, conditions, compile, pause_at_end)
+        self._prompt = personaplex.prompt_of(loaded, voice, text_prompt)
+        self.seeds = [seed + b for b in range(batch)] if isinstance(seed, int) else list(seed)
+        if len(self.seeds) != batch:
+            raise InputError(f"{batch} conversations need as many seeds, found {len(self.seeds)}.")
+        self.reset()
+        if compile:
+            self._frame_step.trace(batch)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path | None = None,
+        hf_repo: str | None = None,
+        *,
+        quantized: int | None = None,
+        dtype: mx.Dtype | None = None,
+        context: int | None = None,
+        lora: str | Path | None = None,
+        lora_scale: float | None = None,
+        **options: Any,
+    ) -> Session:
+        """Load a folder or short name `model`, or a Hub repository, and start a session; moshiko without either.
+
+        `quantized` (4 or 8) chooses among the precisions of a short name; `context` bounds the attention window, in frames;
+        `lora` is an adapter's file or folder. Other options are those of the constructor.
+        """
+        overrides = Overrides(lora=None if lora is None else str(lora), lora_scale=lora_scale)
+        loaded = loader.load(
+            model,
+            hf_repo,
+            quantized=quantized,
+            dtype=dtype,
+            overrides=overrides,
+            context=context,
+            batch=options.get("batch", 1),
+        )
+        return cls(loaded, **options)
+
+    @classmethod
+    def spawn(
+        cls,
+        model: str | Path | None = None,
+        hf_repo: str | None = None,
+        *,
+        on_frame: Callable[[Frame], Any],
+        on_error: Callable[[BaseException], Any] | None = None,
+        **options: Any,
+    ) -> SessionThread:
+        """Load and run a session on a thread of its own (see `session_thread`); options are those of `load`.
+
+        Returns when it is loaded. Feed it sound with `feed`; `on_frame` gets every reply on the session's thread.
+        """
+        from .thread import SessionThread
+
+        return SessionThread(lambda: cls.load(model, hf_repo, **options), on_frame, on_error)
+
+    @property
+    def frame_step(self) -> FrameStep:
+        """The frame as a pure function of (state, audio)."""
+        return self._frame_step
+
+    @property
+    def frame_size(self) -> int:
+        """Samples per frame (1920)."""
+        return self.mimi.frame_size
+
+    @property
+    def sample_rate(self) -> int:
+        return self.mimi.sample_rate
+
+    @property
+    def state(self) -> dict:
+        """The conversation as a plain tree of arrays: keep it to come back, give it to another session to fork.
+
+        It is a value: later steps leave it alone (holding one costs one copy of the rings at the next step).
+        """
+        return {**copy_containers(self._state), "text": pack_pending([t.pending for t in self._text])}
+
+    @state.setter
+    def state(self, state: dict) -> None:
+        state = copy_containers(state)
+        pending = state.pop("text", None)
+        self._state = state
+        self._steps = int(state["lm"]["offset"].item())
+        self._start_text()
+        if pending is not None:
+            for detokenizer, unfinished in zip(self._text, unpack_pending(pending), strict=False):
+                detokenizer.pending = unfinished
+
+    def reset(self, seed: int | None = None) -> None:
+        """Begin a new conversation; `seed` replaces the seed of every row (row b gets seed + b)."""
+        if seed is not None:
+            self.seeds = [seed + b for b in range(self.batch)]
+        self._state = self._frame_step.init_state(self.seeds)
+        if self._prompt is not None:
+            self._state["lm"] = prefill.run(self._step, self._prompt, self.seeds)
+        else:
+            # The model's first input holds no audio: run it now, and every later step uses the frame it is given.
+            self._state = self._frame_step.first(self._state)
+        mx.eval(self._state)
+        self._first = self._steps = 1 if self._prompt is None else self._prompt.length
+        self._start_text()
+
+    def _start_text(self) -> None:
+        tokenizer, cfg = self.checkpoint.tokenizer, self.lm.cfg
+        self._text = [Detokenizer(tokenizer, cfg) for _ in range(self.batch)] if tokenizer else []
+
+    @property
+    def frames(self) -> int:
+        """Frames stepped so far."""
+        return self._steps - self._first
+
+    def step(self, pcm: np.ndarray, ended: bool | Sequence[bool] = False) -> Any:
+        """The user's next 80 ms, float `[1920]` -> `Frame`; `[batch, 1920]` -> a list of `batch` frames.
+
+        `ended` (for each row) tells a translation model that its source is over; this frame's audio is then not heard.
+        """
+        pcm = np.asarray(pcm, np.float32)
+        single = pcm.ndim == 1
+        rows = pcm[None] if single else pcm
+        if rows.shape != (self.batch, self.frame_size):
+            raise InputError(
+                f"a step takes {self.frame_size} samples for each of {self.batch} conversations, found {list(pcm.shape)}."
+            )
+        old = self._state
+        self._state, out, tokens = self._frame_step(old, mx.array(rows), self._steps, self._marks(ended))
+        let_go(old)
+        mx.eval(self._state, out, tokens)
+        if self._frame_step.grown:
+            # The smaller rings will not be needed again.
+            mx.clear_cache()
+        self._steps += 1
+        index = self.frames - 1
+        sound, numbers = np.array(out), np.array(tokens)
+        frames = [self._frame(b, sound[b], numbers[b], index) for b in range(self.batch)]
+        return frames[0] if single else frames
+
+    def _marks(self, ended: bool | Sequence[bool]) -> mx.array | None:
+        """Which rows end with this frame, None when none does."""
+        rows = np.broadcast_to(np.array(ended, bool), self.batch)
+        if not rows.any():
+            return None
+        if self.lm.cfg.model_type != "hibiki":
+            raise InputError("only translation models are told that their source is over.")
+        return mx.array(rows)
+
+    def _frame(self, row: int, pcm: np.ndarray, tokens: np.ndarray, index: int) -> Frame:
+        token = int(tokens[0])
+        text = self._text[row].feed(token) if self._text else ""
+        return Frame(pcm, text, token, tokens[1:], index, index / self.mimi.frame_rate)
+
+
+def default_attributes(loaded: Checkpoint, batch: int, cfg_coef: float) -> list[ConditionAttributes]:
+    """Conditions a model expects when the caller names none: Hibiki's best quality, its worst as the null (family.md 3)."""
+    conditioners = loaded.lm.cfg.conditioners
+    if "description" not in conditioners:
+        return []
+    rows = [ConditionAttributes(text={"description": "very_good"})] * batch
+    if cfg_coef != 1.0:
+        rows = rows + [ConditionAttributes(text={"description": "very_bad"})] * batch
+    return rows

@@ -1,0 +1,138 @@
+"""A session on a thread of its own, for programs whose threads are taken: windows, event loops, servers.
+
+thread = Session.spawn(model="path/to/folder", on_frame=show)   # returns when the model is loaded
+thread.feed(pcm)                                                # any thread but one at a time; never blocks
+state = thread.call(lambda session: session.state).result()     # run on the model's thread, between frames
+thread.close()
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from ..audio.capture import MAX_LAG, Capture
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .session import Frame, Session
+
+T = TypeVar("T")
+CALLS_WAITING = 64
+
+
+class SessionThread:
+    """Loads and steps a session on its own thread (MLX keeps models to the thread that made them).
+
+    `make()` makes the session there; `on_frame(frame)` gets every reply there, and should be quick. `on_error(exception)` is
+    told on that thread when stepping or `on_frame` fails, which ends the thread. The user's sound waits at most `max_lag`
+    seconds behind the frame that is due; the oldest is dropped and counted. May be used as a context manager.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Session],
+        on_frame: Callable[[Frame], Any],
+        on_error: Callable[[BaseException], Any] | None = None,
+        max_lag: float = MAX_LAG,
+    ):
+        self._make, self._on_frame, self._on_error = make, on_frame, on_error
+        self._calls: queue.Queue[tuple[Callable[[Session], Any], Future]] = queue.Queue(CALLS_WAITING)
+        self._closing = threading.Event()
+        self._loaded: Future[None] = Future()
+        self._max_lag = max_lag
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="session", daemon=True)
+        self._thread.start()
+        # What loading raised is raised here.
+        self._loaded.result()
+
+    def feed(self, pcm: np.ndarray) -> None:
+        """The user's next samples, float `[n]`, 24 kHz mono, any n. From one thread at a time, which never waits."""
+        if np.ndim(pcm) != 1:
+            raise InputError(f"samples should have shape [n], found {list(np.shape(pcm))}.")
+        self._capture.feed(np.asarray(pcm, np.float32))
+
+    def call(self, action: Callable[[Session], T]) -> Future[T]:
+        """Run `action(session)` on the model's thread before its next frame: read or set `state`, `reset`."""
+        future: Future[T] = Future()
+        if not self._thread.is_alive():
+            raise InputError("the session's thread has ended.")
+        try:
+            self._calls.put_nowait((action, future))
+        except queue.Full:
+            raise InputError(f"{CALLS_WAITING} calls wait for the session already.") from None
+        self._capture.wake()
+        return future
+
+    @property
+    def dropped(self) -> int:
+        """Frames of the user's sound lost because the model was late."""
+        return self._capture.dropped
+
+    @property
+    def lag(self) -> float:
+        """Seconds fed and not yet stepped."""
+        return self._capture.waiting
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """End the thread after the frame under way. Not to be called from `on_frame` with a wait: it returns at once there."""
+        self._closing.set()
+        self._capture.wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def __enter__(self) -> SessionThread:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    # The model's thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            session = self._make()
+            if session.batch != 1:
+                raise InputError(f"a session on its own thread holds one conversation, found {session.batch}.")
+            self._capture = Capture(session.sample_rate, session.frame_size, session.sample_rate, max_lag=self._max_lag)
+        except BaseException as e:
+            self._loaded.set_exception(e)
+            return
+        self._loaded.set_result(None)
+        try:
+            while not self._closing.is_set():
+                self._answer_calls(session)
+                pcm = self._capture.read(timeout=60.0)
+                if pcm is not None and not self._closing.is_set():
+                    self._on_frame(session.step(pcm))
+        except BaseException as e:
+            self.error = e
+            if self._on_error is not None:
+                self._on_error(e)
+        finally:
+            self._closing.set()
+            self._refuse_calls()
+
+    def _answer_calls(self, session: Session) -> None:
+        while not self._calls.empty():
+            action, future = self._calls.get()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(action(session))
+                except BaseException as e:
+                    future.set_exception(e)
+
+    def _refuse_calls(self) -> None:
+        while not self._calls.empty():
+            _, future = self._calls.get()
+            future.cancel()

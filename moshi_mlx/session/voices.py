@@ -1,0 +1,266 @@
+"""Voices of PersonaPlex (family.md 5.3): published ones, one's own from a recording, and their files.
+
+python -m moshi_mlx.voices me.wav me.safetensors --model personaplex     # a recording made into a voice
+python -m moshi_mlx.voices NATF2.pt NATF2.safetensors                    # a published file without its pickle
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import tarfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from ..audio.files import read_audio
+from ..audio.loudness import with_loudness
+from ..checkpoint import loader, registry
+from ..checkpoint.description import CheckpointConfig, read_json
+from ..checkpoint.places import Place, open_place
+from ..checkpoint.torch_reader import read_tensors, read_tensors_from
+from ..checkpoint.weights_file import WeightsFile
+from ..checkpoint.weights_writer import TYPE_NAMES, WeightsWriter
+from ..config.parts import MimiConfig
+from ..config.presets import MIMI_V0_1
+from ..errors import CheckpointError, InputError
+from ..models.mimi_model import MimiModel
+
+ARCHIVE = "voices.tgz"
+CODEBOOKS = 8
+# Loudness the model was trained with.
+TARGET_LUFS = -24.0
+_STORED = (".safetensors", ".pt")
+_MAX_MEMBER_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A voice prompt: either `codes [8, n]` of a recording, or what the published files hold: `embeddings [m, d]`, the inputs
+    of the transformer over the clip, and `cache [K, 4]`, the token ring at its end.
+    """
+
+    name: str
+    codes: np.ndarray | None = None
+    embeddings: mx.array | None = None
+    cache: np.ndarray | None = None
+
+    @property
+    def frames(self) -> int:
+        """Length of the clip."""
+        if self.codes is not None:
+            return self.codes.shape[1]
+        # The clip's first frame has no input of its own.
+        return 0 if self.embeddings is None else self.embeddings.shape[0] + 1
+
+    @staticmethod
+    def from_tensors(tensors: dict[str, mx.array], name: str) -> Voice:
+        """A voice from the tensors of its file, shapes and ranges checked."""
+        if set(tensors) == {"codes"}:
+            codes = np.array(tensors["codes"])
+            whole = np.issubdtype(codes.dtype, np.integer)
+            if (
+                codes.ndim != 2
+                or codes.shape[0] != CODEBOOKS
+                or not codes.size
+                or not whole
+                or codes.min() < 0
+                or codes.max() > 2047
+            ):
+                raise CheckpointError(
+                    f"{name}: 'codes' should be codes 0 .. 2047 of shape [8, frames], found {list(codes.shape)}."
+                )
+            return Voice(name, codes=codes.astype(np.int32))
+        if set(tensors) != {"embeddings", "cache"}:
+            raise CheckpointError(
+                f"{name} is not a voice of PersonaPlex: it holds {', '.join(sorted(tensors)) or 'nothing'}; expected embeddings and "
+                "cache, or codes."
+            )
+        embeddings, cache = tensors["embeddings"], np.array(tensors["cache"])
+        single = embeddings.ndim == 4 and embeddings.shape[1:3] == (1, 1) and cache.ndim == 3 and cache.shape[0] == 1
+        if not single or not embeddings.size:
+            raise CheckpointError(
+                f"{name}: expected embeddings of shape [frames, 1, 1, width] and a cache of shape [1, channels, 4], found "
+                f"{list(embeddings.shape)} and {list(cache.shape)}."
+            )
+        if not bool(mx.all(mx.isfinite(embeddings.astype(mx.float32))).item()):
+            raise CheckpointError(f"{name} holds NaN or infinite embeddings. The file is damaged; download it again.")
+        return Voice(name, embeddings=embeddings[:, 0, 0], cache=cache[0].astype(np.int32))
+
+    def tensors(self) -> dict[str, mx.array]:
+        """What its file holds, with the shapes of the published ones."""
+        if self.codes is not None:
+            return {"codes": mx.array(self.codes.astype(np.int32))}
+        assert self.embeddings is not None and self.cache is not None
+        return {"embeddings": self.embeddings[:, None, None], "cache": mx.array(self.cache.astype(np.int64))[None]}
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file."""
+        tensors = self.tensors()
+        specs = [(name, TYPE_NAMES[x.dtype], tuple(x.shape)) for name, x in tensors.items()]
+        with WeightsWriter(path, specs) as writer:
+            for name, x in tensors.items():
+                writer.write(name, x)
+            writer.commit()
+
+
+def load_voice(path: str | Path) -> Voice:
+    """A voice from a safetensors file of ours or a `.pt` file as published."""
+    path = Path(path)
+    if path.suffix == ".pt":
+        return Voice.from_tensors(read_tensors(path), str(path))
+    file = WeightsFile(path)
+    tensors = {name: file.array(name) for name in file}
+    mx.eval(tensors)
+    return Voice.from_tensors(tensors, str(path))
+
+
+def voice_from_audio(path: str | Path, mimi: MimiModel) -> Voice:
+    """One's own voice from a recording: mono, 24 kHz, -24 LUFS, encoded by the codec."""
+    pcm = with_loudness(read_audio(path, mimi.sample_rate), mimi.sample_rate, TARGET_LUFS)
+    codes = mimi.encode(mx.array(pcm)[None, None], CODEBOOKS)
+    return Voice(str(path), codes=np.array(codes[0]))
+
+
+def find_voice(name: str, place: Place | None, mimi: MimiModel | None = None) -> Voice:
+    """A voice by the name of a file, or of one that comes with the checkpoint at `place` (`NATF2`).
+
+    A recording is encoded by `mimi`. Raises `InputError` for a name that nothing has, listing those there are.
+    """
+    path = Path(name)
+    if path.suffix or path.parent != Path():
+        if not path.exists():
+            raise InputError(f"the voice file {path} does not exist.")
+        if path.suffix in _STORED:
+            return load_voice(path)
+        if mimi is None:
+            raise InputError(f"making a voice of {path} needs the codec.")
+        return voice_from_audio(path, mimi)
+    if place is None:
+        raise InputError(f"there is no voice {name!r} without a checkpoint folder or repository; name a file.")
+    for ending in _STORED:
+        found = place.find(f"voices/{name}{ending}", optional=True)
+        if found is not None:
+            return replace(load_voice(found), name=name)
+    archive = place.find(ARCHIVE, optional=True)
+    if archive is None:
+        raise InputError(f"{place} has no voice {name!r} (no voices folder or {ARCHIVE}); name a file instead.")
+    return _from_archive(archive, name)
+
+
+def voice_names(place: Place) -> list[str]:
+    """Voices in the archive of a checkpoint."""
+    archive = place.find(ARCHIVE, optional=True)
+    if archive is None:
+        raise InputError(f"{place} has no {ARCHIVE}.")
+    with _open_archive(archive) as tar:
+        return sorted(_members(tar))
+
+
+def _open_archive(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, "r:gz")
+    except (tarfile.TarError, OSError, EOFError):
+        raise CheckpointError(f"{path} is not a tar.gz archive, or is cut short. Download it again.") from None
+
+
+def _members(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
+    """Voice files by name. Nothing is ever extracted: members are read in memory."""
+    try:
+        infos = tar.getmembers()
+    except (tarfile.TarError, OSError, EOFError):
+        raise CheckpointError(f"{tar.name!r} is cut short. Download it again.") from None
+    files = [m for m in infos if m.isfile() and m.size <= _MAX_MEMBER_BYTES]
+    return {
+        Path(m.name).stem: m for m in files if Path(m.name).suffix == ".pt" and not Path(m.name).name.startswith(".")
+    }
+
+
+def _from_archive(path: Path, name: str) -> Voice:
+    with _open_archive(path) as tar:
+        members = _members(tar)
+        if name not in members:
+            raise InputError(f"there is no voice {name!r}; known voices: {', '.join(sorted(members)) or 'none'}.")
+        data = tar.extractfile(members[name])
+        assert data is not None
+        try:
+            raw = data.read()
+        except (tarfile.TarError, OSError, EOFError):
+            raise CheckpointError(f"{path} is cut short. Download it again.") from None
+    return Voice.from_tensors(read_tensors_from(io.BytesIO(raw), f"{path}: {members[name].name}"), name)
+
+
+# The command ----------------------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m moshi_mlx.voices", description="Make a small safetensors voice for PersonaPlex, or list voices."
+    )
+    p.add_argument(
+        "source", nargs="?", help="a recording (0.4 s or more, some 10 s are best), a .pt file, or a voice's name"
+    )
+    p.add_argument("out", nargs="?", metavar="OUT.safetensors", help="the voice to write")
+    p.add_argument("--list", action="store_true", help="list the voices of the checkpoint")
+    p.add_argument(
+        "--model", metavar="DIR", help="checkpoint whose codec and voices are used: a folder or a short name"
+    )
+    p.add_argument("--hf-repo", metavar="REPO", help="the same, as a Hub repository")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = parser()
+    args = p.parse_args(argv)
+    if args.list:
+        for name in voice_names(_place(args)):
+            print(name)
+        return 0
+    if args.source is None or args.out is None:
+        raise InputError("expected SOURCE and OUT.safetensors, or --list.")
+    if Path(args.out).suffix != ".safetensors":
+        raise InputError(f"{args.out} should end in .safetensors.")
+    voice = _make(args)
+    voice.save(args.out)
+    print(f"wrote {args.out}: {voice.frames} frames, {voice.frames / 12.5:.1f} s", file=sys.stderr)
+    return 0
+
+
+def _make(args: argparse.Namespace) -> Voice:
+    path = Path(args.source)
+    if path.suffix in _STORED:
+        return load_voice(path)
+    place = _place(args)
+    return find_voice(args.source, place, load_codec(place) if path.suffix else None)
+
+
+def _place(args: argparse.Namespace) -> Place:
+    if args.model is None and args.hf_repo is None:
+        raise InputError("name the checkpoint whose codec and voices to use: --model personaplex, or a folder.")
+    place = open_place(args.model, args.hf_repo)
+    known = registry.by_repo(str(place))
+    for line in [] if known is None else [f"{known.repo}, licence: {known.licence}", *registry.gating(known)]:
+        print(line, file=sys.stderr)
+    return place
+
+
+def load_codec(place: Place) -> MimiModel:
+    """The codec of a checkpoint alone, as many levels as voices have."""
+    config = place.find("config.json", optional=True)
+    described = CheckpointConfig.from_dict({} if config is None else read_json(config))
+    named = described.mimi_config_name and place.named(described.mimi_config_name)
+    cfg = MimiConfig.from_dict(read_json(named) if named else MIMI_V0_1)
+    weights = place.named(described.mimi_name)
+    assert weights is not None
+    mimi = MimiModel(replace(cfg, num_codebooks=CODEBOOKS))
+    loader.load_mimi_file(mimi, weights)
+    return mimi
+
+
+if __name__ == "__main__":
+    from ..commands import run
+
+    run(main)
