@@ -12,14 +12,13 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from moshi_mlx import local, run_helium, run_inference, run_tts, stt
+from moshi_mlx import local, run_helium, run_inference, run_tts, stt, voices
 from moshi_mlx.checkpoint import Loader, hub, registry
 from moshi_mlx.checkpoint.files import locate
 from moshi_mlx.checkpoint.places import Folder, Repo, open_place
 from moshi_mlx.errors import CheckpointError, InputError
 from moshi_mlx.machine import memory
 from moshi_mlx.models import __main__ as models_command
-from moshi_mlx.session import voices
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "models"

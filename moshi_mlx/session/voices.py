@@ -1,14 +1,8 @@
-"""Voices of PersonaPlex (family.md 5.3): published ones, one's own from a recording, and their files.
-
-python -m moshi_mlx.voices me.wav me.safetensors --model personaplex     # a recording made into a voice
-python -m moshi_mlx.voices NATF2.pt NATF2.safetensors                    # a published file without its pickle
-"""
+"""Voices of PersonaPlex (family.md 5.3): published ones, one's own from a recording, and their files."""
 
 from __future__ import annotations
 
-import argparse
 import io
-import sys
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +12,9 @@ import numpy as np
 
 from ..audio.files import read_audio
 from ..audio.loudness import with_loudness
-from ..checkpoint import loader, registry
+from ..checkpoint import loader
 from ..checkpoint.description import CheckpointConfig, read_json
-from ..checkpoint.places import Place, open_place
+from ..checkpoint.places import Place
 from ..checkpoint.torch_reader import read_tensors, read_tensors_from
 from ..checkpoint.weights_file import WeightsFile
 from ..checkpoint.weights_writer import TYPE_NAMES, WeightsWriter
@@ -33,7 +27,7 @@ ARCHIVE = "voices.tgz"
 CODEBOOKS = 8
 # Loudness the model was trained with.
 TARGET_LUFS = -24.0
-_STORED = (".safetensors", ".pt")
+STORED = (".safetensors", ".pt")
 _MAX_MEMBER_BYTES = 256 << 20
 
 
@@ -134,14 +128,14 @@ def find_voice(name: str, place: Place | None, mimi: MimiModel | None = None) ->
     if path.suffix or path.parent != Path():
         if not path.exists():
             raise InputError(f"the voice file {path} does not exist.")
-        if path.suffix in _STORED:
+        if path.suffix in STORED:
             return load_voice(path)
         if mimi is None:
             raise InputError(f"making a voice of {path} needs the codec.")
         return voice_from_audio(path, mimi)
     if place is None:
         raise InputError(f"there is no voice {name!r} without a checkpoint folder or repository; name a file.")
-    for ending in _STORED:
+    for ending in STORED:
         found = place.find(f"voices/{name}{ending}", optional=True)
         if found is not None:
             return replace(load_voice(found), name=name)
@@ -193,60 +187,6 @@ def _from_archive(path: Path, name: str) -> Voice:
     return Voice.from_tensors(read_tensors_from(io.BytesIO(raw), f"{path}: {members[name].name}"), name)
 
 
-# The command ----------------------------------------------------------------------------------------------------
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m moshi_mlx.voices", description="Make a small safetensors voice for PersonaPlex, or list voices."
-    )
-    p.add_argument(
-        "source", nargs="?", help="a recording (0.4 s or more, some 10 s are best), a .pt file, or a voice's name"
-    )
-    p.add_argument("out", nargs="?", metavar="OUT.safetensors", help="the voice to write")
-    p.add_argument("--list", action="store_true", help="list the voices of the checkpoint")
-    p.add_argument(
-        "--model", metavar="DIR", help="checkpoint whose codec and voices are used: a folder or a short name"
-    )
-    p.add_argument("--hf-repo", metavar="REPO", help="the same, as a Hub repository")
-    return p
-
-
-def main(argv: list[str] | None = None) -> int:
-    p = parser()
-    args = p.parse_args(argv)
-    if args.list:
-        for name in voice_names(_place(args)):
-            print(name)
-        return 0
-    if args.source is None or args.out is None:
-        raise InputError("expected SOURCE and OUT.safetensors, or --list.")
-    if Path(args.out).suffix != ".safetensors":
-        raise InputError(f"{args.out} should end in .safetensors.")
-    voice = _make(args)
-    voice.save(args.out)
-    print(f"wrote {args.out}: {voice.frames} frames, {voice.frames / 12.5:.1f} s", file=sys.stderr)
-    return 0
-
-
-def _make(args: argparse.Namespace) -> Voice:
-    path = Path(args.source)
-    if path.suffix in _STORED:
-        return load_voice(path)
-    place = _place(args)
-    return find_voice(args.source, place, load_codec(place) if path.suffix else None)
-
-
-def _place(args: argparse.Namespace) -> Place:
-    if args.model is None and args.hf_repo is None:
-        raise InputError("name the checkpoint whose codec and voices to use: --model personaplex, or a folder.")
-    place = open_place(args.model, args.hf_repo)
-    known = registry.by_repo(str(place))
-    for line in [] if known is None else [f"{known.repo}, licence: {known.licence}", *registry.gating(known)]:
-        print(line, file=sys.stderr)
-    return place
-
-
 def load_codec(place: Place) -> MimiModel:
     """The codec of a checkpoint alone, as many levels as voices have."""
     config = place.find("config.json", optional=True)
@@ -258,9 +198,3 @@ def load_codec(place: Place) -> MimiModel:
     mimi = MimiModel(replace(cfg, num_codebooks=CODEBOOKS))
     loader.load_mimi_file(mimi, weights)
     return mimi
-
-
-if __name__ == "__main__":
-    from ..commands import run
-
-    run(main)
