@@ -17,7 +17,7 @@ from machine import add_wait_argument, describe_machine, wait_if_asked
 from mlx.utils import tree_flatten, tree_unflatten
 from peers import CASES
 
-from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.engine.generate import LmGen
 from moshi_mlx.models.lm import Lm
 

@@ -21,11 +21,11 @@ import mlx.core as mx
 import numpy as np
 from random_checkpoint import PRESETS, draw, write_mimi, write_tokenizer
 
-from moshi_mlx.checkpoint.description import CheckpointConfig
 from moshi_mlx.checkpoint.fill import parameter_shapes
 from moshi_mlx.checkpoint.layouts.inverse import pytorch_file
 from moshi_mlx.checkpoint.weights_writer import WeightsWriter
 from moshi_mlx.config import presets
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.models.lm import Lm
 
 WHOLE = """

@@ -15,7 +15,7 @@ import mlx.nn as nn
 from operations import STAND_INS, VIEWS, as_metal, count
 from peers import shape
 
-from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.engine.step import Step
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.modules.sampling import Sampler

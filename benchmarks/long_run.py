@@ -17,7 +17,7 @@ from machine import add_wait_argument, describe_machine, wait_if_asked
 from peers import CASES
 from random_checkpoint import TINY_LM
 
-from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.engine.generate import LmGen
 from moshi_mlx.models.lm import Lm
 

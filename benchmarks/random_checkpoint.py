@@ -18,10 +18,10 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from moshi_mlx.checkpoint.description import CheckpointConfig
 from moshi_mlx.checkpoint.layouts.inverse import pytorch_file
 from moshi_mlx.checkpoint.weights_writer import TYPE_NAMES, WeightsWriter
 from moshi_mlx.config import presets
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.models.lm import Lm
 
 TINY_LM = {

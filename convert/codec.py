@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moshi_mlx.checkpoint import fill
-from moshi_mlx.checkpoint.description import read_json
 from moshi_mlx.checkpoint.files import override
 from moshi_mlx.checkpoint.layouts import mimi as layouts
-from moshi_mlx.checkpoint.layouts import mimi_files, transformers_config
+from moshi_mlx.checkpoint.layouts import mimi_files
 from moshi_mlx.checkpoint.layouts.expr import Expr, Stored, substitute
 from moshi_mlx.checkpoint.places import Place
-from moshi_mlx.config import MimiConfig
+from moshi_mlx.config import MimiConfig, transformers_config
+from moshi_mlx.config.description import read_json
 from moshi_mlx.config.presets import MIMI_NAME, MIMI_V0_1
 from moshi_mlx.errors import CheckpointError
 from moshi_mlx.models.mimi_model import MimiModel
 
 from . import formats
+from .language_model import LanguageModel
 from .place import CheckedFolder, published
+from .request import Request
 from .tensors import StoredTensors
-
-if TYPE_CHECKING:
-    from .language_model import LanguageModel
-    from .source import Request
 
 
 @dataclass

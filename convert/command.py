@@ -20,7 +20,8 @@ from moshi_mlx.version import __version__
 from . import card, hub_upload, outputs, verify
 from .folder import building, check_destination, copy_file, write_bytes, write_json, write_text, written
 from .outputs import Outputs
-from .source import Request, Source, open_source
+from .request import Request
+from .source import Source, open_source
 from .stream import write_file
 from .tensors import check_finite
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moshi_mlx.checkpoint.description import CheckpointConfig
 from moshi_mlx.checkpoint.fill import Quantization
 from moshi_mlx.config import LmConfig
+from moshi_mlx.config.description import CheckpointConfig
 
 from .language_model import LanguageModel
 from .source import Source

@@ -9,23 +9,23 @@ import mlx.core as mx
 
 from moshi_mlx.checkpoint import fill, hub, lm_plan
 from moshi_mlx.checkpoint import lora as adapters
-from moshi_mlx.checkpoint.description import CheckpointConfig, as_personaplex
 from moshi_mlx.checkpoint.files import override
 from moshi_mlx.checkpoint.fill import Quantization
 from moshi_mlx.checkpoint.layouts import lm as kyutai
-from moshi_mlx.checkpoint.layouts import transformers_config, transformers_lm
+from moshi_mlx.checkpoint.layouts import transformers_lm
 from moshi_mlx.checkpoint.layouts.expr import Expr, LowRank, Packed, Stored, substitute
 from moshi_mlx.checkpoint.transformers_files import check_description, text_rows
-from moshi_mlx.config import LmConfig, presets
+from moshi_mlx.config import LmConfig, presets, transformers_config
+from moshi_mlx.config.description import CheckpointConfig, as_personaplex
 from moshi_mlx.config.reader import NUMBER, Reader
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError
-from moshi_mlx.models.lm import Lm
+from moshi_mlx.models.lm_model import LmModel
 
 from . import formats
 from .tensors import StoredTensors
 
 if TYPE_CHECKING:
-    from .source import Request
+    from .request import Request
 
 ADAPTER = "adapter:"
 # Configurations that a file without one may have, told apart by the shapes of its tensors.
@@ -68,7 +68,7 @@ class LanguageModel:
     @property
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the parameters without any packing."""
-        return fill.parameter_shapes(Lm(self.config.lm))
+        return fill.parameter_shapes(LmModel(self.config.lm))
 
     def dense_plan(self) -> dict[str, Expr]:
         """The plan with packed layers taken apart."""
@@ -83,9 +83,9 @@ class LanguageModel:
             plan[name] = Packed(self.plan[name], self.plan[f"{path}.scales"], biases, q.group_size, q.bits, q.mode)
         return plan
 
-    def load(self, dtype: mx.Dtype = mx.float32) -> Lm:
+    def load(self, dtype: mx.Dtype = mx.float32) -> LmModel:
         """The model itself, unpacked."""
-        lm = Lm(self.config.lm)
+        lm = LmModel(self.config.lm)
         fill.fill(lm, self.dense_plan(), self.tensors, lambda name, stored: dtype)
         lm.set_compute_dtype(dtype)
         return lm
@@ -97,9 +97,9 @@ def open_model(tensors: StoredTensors, kind: str, data: dict[str, Any], request:
     config = CheckpointConfig.from_dict(raw)
     if config.is_personaplex:
         raw, config = _personaplex(raw, config, request.keep_user_codebooks, notes)
-    lm = Lm(config.lm)
+    lm = LmModel(config.lm)
     plan = lm_plan(lm, tensors, None if kind in formats.KYUTAI else data["model_type"])
-    quantizations = fill.quantize_like(Lm(lm.cfg), tensors) if kind == "mlx" else {}
+    quantizations = fill.quantize_like(LmModel(lm.cfg), tensors) if kind == "mlx" else {}
 
     def unused_ok(name: str) -> bool:
         return kyutai.left_out(name, config.lm) or transformers_lm.unused_ok(name)
@@ -131,7 +131,7 @@ def _raw_config(tensors: StoredTensors, kind: str, data: dict[str, Any]) -> tupl
 
 def _known_by_shape(tensors: StoredTensors) -> tuple[str, dict[str, Any]]:
     for name, raw in KNOWN.items():
-        lm = Lm(CheckpointConfig.from_dict(raw).lm)
+        lm = LmModel(CheckpointConfig.from_dict(raw).lm)
         try:
             fill.check_plan(lm, lm_plan(lm, tensors), tensors)
         except (CheckpointError, ConfigError):

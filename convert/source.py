@@ -9,34 +9,18 @@ from typing import Any
 
 from moshi_mlx.checkpoint import lora as adapters
 from moshi_mlx.checkpoint import transformers_files
-from moshi_mlx.checkpoint.description import read_json
 from moshi_mlx.checkpoint.files import override
 from moshi_mlx.checkpoint.places import Place, fetch_shards
+from moshi_mlx.config.description import read_json
 from moshi_mlx.errors import CheckpointError, InputError
 
 from . import formats, language_model, tokenizers, voice_files
 from .codec import Codec, find_codec
 from .language_model import LanguageModel
 from .place import WEIGHT_NAMES, CheckedFolder, find_place, published, revision_of
+from .request import Request
 from .tensors import StoredTensors
 from .tokenizers import Tokenizer
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to convert: a source, and single files given by hand in place of the source's own.
-
-    `only_model` leaves codec, tokenizer and voices alone.
-    """
-
-    source: str
-    config: str | None = None
-    mimi: str | None = None
-    tokenizer: str | None = None
-    lora: str | None = None
-    lora_scale: float | None = None
-    keep_user_codebooks: bool = False
-    only_model: bool = False
 
 
 @dataclass

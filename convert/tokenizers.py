@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from sentencepiece import SentencePieceProcessor
 
-from moshi_mlx.checkpoint.description import CheckpointConfig
 from moshi_mlx.checkpoint.files import override
 from moshi_mlx.checkpoint.places import Place
 from moshi_mlx.checkpoint.tokenizer_json import encode, encode_json, from_json, processor_of
 from moshi_mlx.checkpoint.transformers_files import TOKENIZER_NAMES
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.config.presets import TOKENIZER_NAME
 from moshi_mlx.errors import CheckpointError
 
 from .place import CheckedFolder, published
 
 if TYPE_CHECKING:
-    from .source import Request
+    from .request import Request
 
 _SPACE = "\u2581"
 

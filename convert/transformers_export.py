@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from moshi_mlx.checkpoint.description import CheckpointConfig
 from moshi_mlx.config import LmConfig, MimiConfig, TransformerConfig
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.errors import ConfigError
 
 _EPS = {"rms_norm_f32": 1e-8, "rms_norm": 1e-5}

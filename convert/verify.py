@@ -15,17 +15,18 @@ import numpy as np
 from moshi_mlx.checkpoint import fill
 from moshi_mlx.checkpoint.layouts import mimi as mimi_layouts
 from moshi_mlx.config import LmConfig
+from moshi_mlx.engine.forward import forward
 from moshi_mlx.engine.step import Conditions, make_conditions
 from moshi_mlx.errors import CheckpointError
 from moshi_mlx.machine import memory
-from moshi_mlx.models.forward import forward
-from moshi_mlx.models.lm import Lm
+from moshi_mlx.models.lm_model import LmModel
 from moshi_mlx.models.mimi_model import MimiModel
 from moshi_mlx.modules.conditioner import ConditionAttributes
 
 from .codec import Codec
 from .language_model import LanguageModel
-from .source import Request, Source, open_source
+from .request import Request
+from .source import Source, open_source
 
 # Both models in float32, with room for activations: what any machine that makes checkpoints can spare.
 SMALL_BYTES = 1_000_000_000
@@ -71,12 +72,12 @@ def seeded_codes(cfg: LmConfig, frames: int, seed: int) -> mx.array:
     return mx.array(np.concatenate([text, audio], axis=1).astype(np.int32))
 
 
-def neutral_conditions(lm: Lm) -> Conditions | None:
+def neutral_conditions(lm: LmModel) -> Conditions | None:
     """Every condition absent, for models that have any."""
     return make_conditions(lm, [ConditionAttributes()]) if lm.cfg.fuser is not None else None
 
 
-def logits(lm: Lm, codes: mx.array) -> tuple[mx.array, mx.array | None]:
+def logits(lm: LmModel, codes: mx.array) -> tuple[mx.array, mx.array | None]:
     """Text logits `[1, T, V]` and codebook logits `[1, dep_q, T, card]` of given codes, as the model computes them."""
     if not lm.cfg.n_q:
         # A text model has no initial token and no delays.

@@ -24,7 +24,7 @@ from .commands import console, say
 from .errors import InputError
 from .machine import chips, footprint
 from .machine.memory import gigabytes, total_bytes
-from .machine.traffic import frame_traffic
+from .models.traffic import frame_traffic
 from .session.session import Session
 from .version import __version__
 

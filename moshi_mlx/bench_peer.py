@@ -26,7 +26,7 @@ _LOAD_OURS = """
 from pathlib import Path
 from moshi_mlx.checkpoint.loader import Loader
 from moshi_mlx.checkpoint.files import Files
-from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.config.description import CheckpointConfig
 files = Files(weights, CheckpointConfig.from_dict(config), Path(weights), None, None, None)
 model = Loader(files, with_codec=False).load().lm
 cfg = model.cfg

@@ -17,10 +17,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from .checkpoint import files as checkpoint_files
 from .checkpoint import registry
-from .checkpoint.description import Generation
 from .checkpoint.files import Files, Overrides
 from .checkpoint.fill import describe
 from .checkpoint.loader import DTYPES, Checkpoint, Loader
+from .config.description import Generation
 from .errors import MoshiError
 from .machine import memory
 from .modules.sampling import Sampler

@@ -10,16 +10,17 @@ from importlib import import_module
 from typing import Any
 
 
-def hand_on(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of `package`: `homes` says for each name which module, relative to the package, defines it.
+def hand_on(module: str, package: str | None, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of `module`: `homes` says for each name which module, relative to `package`, defines it.
 
     A module whose own name is asked for is handed on itself.
     """
 
     def get(name: str) -> Any:
         if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = import_module(homes[name], package)
-        return module if homes[name].rpartition(".")[2] == name and not hasattr(module, name) else getattr(module, name)
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        home = import_module(homes[name], package)
+        is_module = homes[name].rpartition(".")[2] == name and not hasattr(home, name)
+        return home if is_module else getattr(home, name)
 
     return get

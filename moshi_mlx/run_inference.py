@@ -209,7 +209,7 @@ def converse(session: Session, jobs: list[Job], tail: float | None, stereo: bool
     if hibiki.is_translation(session.checkpoint):
         wait = round(commands.first(tail, hibiki.TAIL_SECONDS) * rate)
         for job in jobs:
-            job.ending = Ending(wait, without_last=hibiki.is_zero(session.lm.cfg))
+            job.ending = Ending(wait, without_last=session.lm.cfg.is_hibiki_zero)
     sources = [conversation_frames(job, session, tail or 0.0) for job in jobs]
     timers = [WordTimer(rate) for _ in jobs]
     nothing = np.zeros(session.frame_size, np.float32), False

@@ -21,10 +21,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import commands
 from .audio.files import AudioReader, check_writable, read_audio, write_text
-from .checkpoint.description import SttConfig
 from .checkpoint.files import Files
 from .checkpoint.loader import Checkpoint
 from .commands import console, say
+from .config.description import SttConfig
 from .config.parts import LmConfig
 from .errors import ConfigError, InputError
 from .modules.sampling import Sampler

@@ -11,11 +11,11 @@ from typing import Any
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from moshi_mlx.checkpoint.description import read_json
 from moshi_mlx.checkpoint.fill import Quantization
 from moshi_mlx.config import LmConfig
+from moshi_mlx.config.description import read_json
 from moshi_mlx.errors import ConfigError, InputError
-from moshi_mlx.models.lm import Lm
+from moshi_mlx.models.lm_model import LmModel
 
 BITS = (2, 3, 4, 5, 6, 8)
 BITS_IN_WORDS = "2, 3, 4, 5, 6 or 8 (published: 4 and 8)"
@@ -69,7 +69,7 @@ def base(bits: int | None, group_size: int | None, mode: str) -> Quantization:
 
 def layers_of(cfg: LmConfig) -> dict[str, tuple[int, int]]:
     """Path -> (rows, inputs) of every layer that `nn.quantize` would pack: linear layers and plain tables."""
-    modules = tree_flatten(Lm(cfg).leaf_modules(), is_leaf=nn.Module.is_module)
+    modules = tree_flatten(LmModel(cfg).leaf_modules(), is_leaf=nn.Module.is_module)
     return {path: tuple(m.weight.shape) for path, m in modules if hasattr(m, "to_quantized")}
 
 

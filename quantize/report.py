@@ -19,8 +19,8 @@ from moshi_mlx.config import LmConfig
 from moshi_mlx.machine import memory
 from moshi_mlx.machine.chips import BANDWIDTH
 from moshi_mlx.machine.memory import gigabytes
-from moshi_mlx.machine.traffic import frame_traffic
-from moshi_mlx.models.lm import Lm
+from moshi_mlx.models.lm_model import LmModel
+from moshi_mlx.models.traffic import frame_traffic
 
 from .quality import Stream
 from .recipes import Packing
@@ -80,7 +80,7 @@ def _relative_error(a: mx.array, b: mx.array) -> float:
 
 def frame_bytes(cfg: LmConfig, packing: Mapping[str, Quantization] | None, dtype: mx.Dtype) -> dict[str, int]:
     """Bytes one frame reads: weights of the temporal and the depth transformer, and keys and values of a full window."""
-    lm = Lm(cfg)
+    lm = LmModel(cfg)
     lm.set_dtype(dtype)
     if packing:
 

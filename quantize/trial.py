@@ -22,7 +22,7 @@ from moshi_mlx.checkpoint import fill
 from moshi_mlx.checkpoint.fill import Quantization
 from moshi_mlx.checkpoint.layouts.expr import Expr
 from moshi_mlx.machine import memory
-from moshi_mlx.models.lm import Lm
+from moshi_mlx.models.lm_model import LmModel
 
 # Room for activations and logits beside the weights.
 ACTIVATION_BYTES = 1_000_000_000
@@ -64,7 +64,7 @@ class Trial:
     def __init__(self, model: LanguageModel, codes: mx.array):
         self.codes = codes
         self._parameters = _Parameters(model)
-        self._lm = Lm(model.config.lm)
+        self._lm = LmModel(model.config.lm)
         values = sum(4 * _count(shape) for shape in model.parameters.values())
         crosses = model.config.lm.transformer.cross_attention
         self.streamed = not crosses and values + ACTIVATION_BYTES > memory.available_bytes() // 2

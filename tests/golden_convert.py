@@ -19,7 +19,7 @@ from moshi_mlx.quantize.command import main as quantize
 
 from moshi_mlx.checkpoint import Loader
 from moshi_mlx.checkpoint.files import locate
-from moshi_mlx.models.forward import forward
+from moshi_mlx.engine.forward import forward
 from moshi_mlx.models.lm import Lm
 
 # Formats that hold fewer bits than they were made from cannot be written back.

@@ -13,7 +13,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
 from moshi_mlx.checkpoint import load_lm_file
-from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.config.presets import HELIUM_1_PREVIEW_2B
 from moshi_mlx.helium import text_model as helium
 from moshi_mlx.models.lm import Lm

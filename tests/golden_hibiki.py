@@ -11,7 +11,7 @@ import numpy as np
 from golden_lm import GREEDY, TEXT_TOL, _record_inputs, close, equal, read
 
 from moshi_mlx.checkpoint import load_lm_file, read_eos_as_pad
-from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.engine.step import Guidance, Step, make_conditions
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.session import default_attributes

@@ -9,10 +9,10 @@ import mlx.core as mx
 import numpy as np
 
 from moshi_mlx.checkpoint import load_lm_file
-from moshi_mlx.checkpoint.description import CheckpointConfig
 from moshi_mlx.checkpoint.weights_file import WeightsFile
+from moshi_mlx.config.description import CheckpointConfig
+from moshi_mlx.engine.forward import forward
 from moshi_mlx.engine.step import Conditions, Guidance, Hooks, Step, make_conditions
-from moshi_mlx.models.forward import forward
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.modules.conditioner import ConditionAttributes, TensorCondition, dropout_all_conditions
 from moshi_mlx.modules.sampling import Sampler

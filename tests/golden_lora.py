@@ -11,9 +11,9 @@ from golden_lm import TEXT_TOL, close, equal, read
 from mlx.utils import tree_flatten
 
 from moshi_mlx.checkpoint import load_lm_file
-from moshi_mlx.checkpoint.description import CheckpointConfig
 from moshi_mlx.checkpoint.lora import Adapter
-from moshi_mlx.models.forward import forward
+from moshi_mlx.config.description import CheckpointConfig
+from moshi_mlx.engine.forward import forward
 from moshi_mlx.models.lm import Lm
 
 # Merged weights are of order one: a unit or two in the last place of float32.

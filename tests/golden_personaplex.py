@@ -14,7 +14,7 @@ from golden_lm import GREEDY, _record_inputs, equal
 from sentencepiece import SentencePieceProcessor
 
 from moshi_mlx.checkpoint import load_lm_file
-from moshi_mlx.checkpoint.description import CheckpointConfig, as_personaplex
+from moshi_mlx.config.description import CheckpointConfig, as_personaplex
 from moshi_mlx.engine import prefill
 from moshi_mlx.engine.prefill import Forced
 from moshi_mlx.engine.step import Step

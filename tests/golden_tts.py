@@ -12,7 +12,7 @@ from golden_lm import _record_inputs, close, equal, read
 from sentencepiece import SentencePieceProcessor
 
 from moshi_mlx.checkpoint import load_lm_file
-from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.text_to_speech.tts_model import Entry, StateMachine, TokenIds, TTSModel, script_to_entries
 

@@ -12,7 +12,7 @@ import pytest
 from moshi_mlx import bench, checkpoint
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine import chips, footprint
-from moshi_mlx.machine.traffic import frame_traffic
+from moshi_mlx.models.traffic import frame_traffic
 
 
 def test_json(tiny_checkpoint, capsys):

@@ -16,9 +16,9 @@ from toy import LM, make_lm
 
 from moshi_mlx import checkpoint
 from moshi_mlx.checkpoint import Loader, hub, load_lm_file
-from moshi_mlx.checkpoint.description import CheckpointConfig
 from moshi_mlx.checkpoint.files import Files, Overrides, locate
 from moshi_mlx.checkpoint.weights_file import WeightsFile, read_header
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.config.presets import MIMI_NAME, MOSHI_NAME, TOKENIZER_NAME
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError, MoshiError
 from moshi_mlx.machine import memory

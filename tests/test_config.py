@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from toy import LM
 
-from moshi_mlx.checkpoint.description import CheckpointConfig, read_json
 from moshi_mlx.config import presets
+from moshi_mlx.config.description import CheckpointConfig, read_json
 from moshi_mlx.errors import ConfigError
 from moshi_mlx.models import LmConfig, config1b_202412, config1b_202412_16rvq, config_helium_1_preview_2b, config_v0_1
 

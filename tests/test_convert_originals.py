@@ -20,7 +20,7 @@ from golden_lm import DEPTH_TOL, TEXT_TOL, close
 
 from moshi_mlx.checkpoint import Loader
 from moshi_mlx.checkpoint.files import locate
-from moshi_mlx.models.forward import forward
+from moshi_mlx.engine.forward import forward
 
 PYTHON = os.environ.get("MOSHI_ORIGINALS")
 PUBLISHED = os.environ.get("MOSHI_PUBLISHED")

@@ -17,7 +17,7 @@ from random_checkpoint import write_tokenizer
 from toy import randomise
 
 from moshi_mlx import run_helium
-from moshi_mlx.checkpoint.description import CheckpointConfig
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.config.presets import HELIUM_1_PREVIEW_2B
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError, MoshiError
 from moshi_mlx.helium import text_model as helium

@@ -159,11 +159,11 @@ def test_ends_when_the_model_says_so(folders, speech, recording, capsys):
         tokens = translate(loaded, speech, reply["steps"] - 26)[:, 0].tolist()
         delay = loaded.lm.cfg.max_delay
         # Frame i comes out with input frame i + delay - 1 of the session; Hibiki-Zero's has one more before it.
-        fed = [i + delay - 1 - hibiki.is_zero(loaded.lm.cfg) for i in range(len(tokens))]
+        fed = [i + delay - 1 - loaded.lm.cfg.is_hibiki_zero for i in range(len(tokens))]
         stop = next(i for i, token in enumerate(tokens) if token == EOS and fed[i] >= 26)
         assert reply["complete"]
         assert reply["steps"] == fed[stop] + 1
-        silent = delay - 1 - hibiki.is_zero(loaded.lm.cfg)
+        silent = delay - 1 - loaded.lm.cfg.is_hibiki_zero
         assert reply["duration"] == pytest.approx(0.08 * (silent + stop + spare))
         assert "did not end" not in said
 

@@ -19,9 +19,9 @@ from toy import make_lm
 from moshi_mlx import checkpoint, run_inference
 from moshi_mlx.checkpoint import files as checkpoint_files
 from moshi_mlx.checkpoint import load_lm_file
-from moshi_mlx.checkpoint.description import CheckpointConfig, as_personaplex
 from moshi_mlx.checkpoint.files import Overrides
 from moshi_mlx.checkpoint.lora import AdaptedLinear, Adapter
+from moshi_mlx.config.description import CheckpointConfig, as_personaplex
 from moshi_mlx.engine.step import Step
 from moshi_mlx.errors import CheckpointError, InputError
 from moshi_mlx.models.lm import Lm

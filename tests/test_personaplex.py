@@ -21,8 +21,8 @@ from random_checkpoint import TINY_LM, TINY_PERSONAPLEX, write
 from moshi_mlx import checkpoint, local, run_inference
 from moshi_mlx.audio.loudness import loudness, with_loudness
 from moshi_mlx.checkpoint import Loader, places
-from moshi_mlx.checkpoint.description import CheckpointConfig, as_personaplex
 from moshi_mlx.checkpoint.files import locate
+from moshi_mlx.config.description import CheckpointConfig, as_personaplex
 from moshi_mlx.engine import prefill
 from moshi_mlx.errors import AudioError, CheckpointError, ConfigError, InputError, MoshiError
 from moshi_mlx.models.lm import Lm

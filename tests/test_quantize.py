@@ -19,11 +19,11 @@ from moshi_mlx.quantize.recipes import Packing
 
 from moshi_mlx import run_inference
 from moshi_mlx.checkpoint import Loader, fill, load_lm_file, load_mimi_file
-from moshi_mlx.checkpoint.description import CheckpointConfig
 from moshi_mlx.checkpoint.files import locate
 from moshi_mlx.checkpoint.fill import Quantization
 from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.config import MimiConfig
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.errors import InputError, MoshiError
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.models.mimi_model import MimiModel

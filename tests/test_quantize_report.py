@@ -57,8 +57,8 @@ def test_figures(made, tiny_checkpoint):
 
 def test_bytes_and_bounds_of_moshi_7b():
     """The table of the feasibility notes: 4.61 GB per frame, 46.1 ms on an M2; keys and values 1.57 GB in a full window."""
-    from moshi_mlx.checkpoint.description import CheckpointConfig
     from moshi_mlx.config import presets
+    from moshi_mlx.config.description import CheckpointConfig
 
     cfg = CheckpointConfig.from_dict(presets.MOSHI_7B).lm
     layers = recipes.layers_of(cfg)

@@ -13,7 +13,7 @@ from speech_toys import BOUNDARY, PAD, TOKENIZER, ScriptedListener, _tidy, check
 
 from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx.audio.files import AudioReader, read_audio
-from moshi_mlx.checkpoint.description import CheckpointConfig, SttConfig
+from moshi_mlx.config.description import CheckpointConfig, SttConfig
 from moshi_mlx.errors import InputError
 from moshi_mlx.speech_to_text.delays import delays_of
 from moshi_mlx.speech_to_text.listener import Listener

@@ -16,9 +16,9 @@ from speech_toys import _tidy, checkpoint  # noqa: F401
 from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx import run_inference, stt
 from moshi_mlx.checkpoint import Loader, hub
-from moshi_mlx.checkpoint.description import CheckpointConfig
 from moshi_mlx.checkpoint.files import Overrides, locate
 from moshi_mlx.checkpoint.places import Folder
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError, MoshiError
 from moshi_mlx.machine import memory
 from moshi_mlx.session import Session, voices

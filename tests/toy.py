@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from moshi_mlx.checkpoint.description import CheckpointConfig
 from moshi_mlx.config import MimiConfig, presets
+from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.models.mimi_model import MimiModel
 

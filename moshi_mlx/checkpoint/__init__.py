@@ -21,4 +21,4 @@ _NAMES = (
     "DTYPES", "Checkpoint", "Estimate", "Loader", "default_dtype", "lm_plan", "load", "load_lm_file", "load_mimi_file",
     "load_tokenizer", "read_eos_as_pad",
 )  # fmt: skip
-__getattr__ = hand_on(__name__, dict.fromkeys(_NAMES, ".loader"))
+__getattr__ = hand_on(__name__, __package__, dict.fromkeys(_NAMES, ".loader"))

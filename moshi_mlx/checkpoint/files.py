@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config.description import CheckpointConfig, is_foreign, read_json
 from ..config.presets import MOSHI_NAME
 from ..errors import CheckpointError, InputError
 from . import hub, transformers_files
 from . import lora as adapters
-from .description import CheckpointConfig, is_foreign, read_json
 from .places import Folder, Place, fetch_shards, open_place
 
 # Names a folder without config.json may use for its weights, by the bits that `-q` asks for.

@@ -18,13 +18,16 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from ..config.description import CheckpointConfig, as_personaplex, read_json
 from ..config.parts import MimiConfig
 from ..config.presets import MIMI_V0_1, PERSONAPLEX_7B
+from ..config.transformers_config import CODEC_PREFIXES
 from ..errors import CheckpointError, ConfigError, InputError
 from ..machine import memory
+from ..models.lm_model import LmModel
+from ..models.mimi_model import MimiModel
 from ..models.packed import lay_out_for_cpu
 from . import fill, tokenizer_json, transformers_files
-from .description import CheckpointConfig, as_personaplex, read_json
 from .files import Files, Overrides, locate, require_tokenizer
 from .fill import Progress, Quantization
 from .layouts import lm as lm_layouts
@@ -36,8 +39,6 @@ from .weights_file import WeightsFile
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-    from ..models.lm import Lm
-    from ..models.mimi_model import MimiModel
 
 DTYPES = {"bf16": mx.bfloat16, "f16": mx.float16, "f32": mx.float32}
 # Slack for activations, kernels and Python itself.
@@ -54,7 +55,7 @@ def default_dtype() -> mx.Dtype:
 # ----------------------------------------------------------------------------------------------------------------
 
 
-def lm_plan(lm: Lm, file: WeightsFile, architecture: str | None = None) -> dict:
+def lm_plan(lm: LmModel, file: WeightsFile, architecture: str | None = None) -> dict:
     """Expressions of all parameters of `lm` over `file`: in the layout of an architecture of transformers, else in the one
     of Kyutai's that is recognised. Packed layers are made packed.
     """
@@ -66,7 +67,7 @@ def lm_plan(lm: Lm, file: WeightsFile, architecture: str | None = None) -> dict:
     return lm_layouts.sources(fill.parameter_shapes(lm), lm.cfg, file.tensors, layout)
 
 
-def _take_extra_heads(lm: Lm, file: WeightsFile) -> None:
+def _take_extra_heads(lm: LmModel, file: WeightsFile) -> None:
     """Extra heads are those the file has: of the files of one model some carry them and some do not (family.md 1.4)."""
     names = itertools.takewhile(file.__contains__, (f"extra_heads.{h}.weight" for h in itertools.count()))
     rows = [file.shape(name)[0] for name in names]
@@ -76,7 +77,7 @@ def _take_extra_heads(lm: Lm, file: WeightsFile) -> None:
 
 
 def load_lm_file(
-    lm: Lm,
+    lm: LmModel,
     path: str | Path | WeightsFile,
     *,
     dtype: mx.Dtype | None = None,
@@ -139,7 +140,7 @@ def load_mimi_file(
     lay_out_for_cpu(mimi)
 
 
-def _share_depth_sets(lm: Lm) -> None:
+def _share_depth_sets(lm: LmModel) -> None:
     """Files of the MLX layout repeat the weights of a depth set in every slice that uses it: keep them once."""
     dep = lm.cfg.depformer
     for sets, pick in ((dep.weight_sets, lambda s: s.transformer), (dep.input_sets, lambda s: s.linear_in)):
@@ -160,7 +161,7 @@ def _share_depth_sets(lm: Lm) -> None:
             part.update(first[w].parameters())
 
 
-def read_eos_as_pad(lm: Lm) -> None:
+def read_eos_as_pad(lm: LmModel) -> None:
     """Hibiki reads an early end of sequence (row 2) as padding (row 3); the depth embedding is left alone (lm.md 1.1)."""
     for name in ("weight", "scales", "biases"):
         table = lm.text_emb.get(name)
@@ -179,7 +180,7 @@ class Checkpoint:
     """Loaded parts of a checkpoint, evaluated and ready to step on the thread that loaded them."""
 
     files: Files
-    lm: Lm
+    lm: LmModel
     mimi: MimiModel | None = None
     tokenizer: SentencePieceProcessor | None = None
     quantizations: dict[str, Quantization] = field(default_factory=dict)
@@ -219,8 +220,6 @@ class Loader:
         with_codec: bool = True,
         context: int | None = None,
     ):
-        from ..models.lm import Lm
-
         weights = WeightsFile(files.moshi)
         transformers_files.check_description(weights, files.config.architecture)
         self.weights, inner = transformers_files.codec_inside(weights, files.config.architecture)
@@ -234,7 +233,7 @@ class Loader:
             config.lm.transformer.context = context if limit is None else min(context, limit)
         self.adapter = None if files.lora is None else Adapter(files.lora, config.lm, files.lora_scaling)
         try:
-            self.lm = Lm(config.lm)
+            self.lm = LmModel(config.lm)
         except OverflowError:
             raise ConfigError(
                 "config: its sizes make matrices larger than can be; check 'dim' and 'hidden_scale'."
@@ -269,7 +268,7 @@ class Loader:
         files, lm = self.files, self.files.config.lm
         if self.codec is None:
             architecture = files.config.architecture
-            name = f"{transformers_lm.CODEC_PREFIXES[architecture]}*" if architecture else files.config.mimi_name
+            name = f"{CODEC_PREFIXES[architecture]}*" if architecture else files.config.mimi_name
             raise CheckpointError(f"{files.source} lacks the codec {name!r}; name it with --mimi-weights.")
         described = read_json(files.mimi_config) if files.mimi_config else MIMI_V0_1
         cfg = files.config.codec or MimiConfig.from_dict(described)
@@ -302,8 +301,6 @@ class Loader:
 
     def load(self, progress: Progress | None = None) -> Checkpoint:
         """Read everything. Raises before reading if the memory cannot be had."""
-        from ..models.mimi_model import MimiModel
-
         memory.refuse_if_too_large(self.estimate().total, str(self.files.moshi))
         tokenizer = load_tokenizer(self.files) if self.files.tokenizer else None
         mimi = None

@@ -18,11 +18,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
+from ..config.description import read_json
 from ..config.parts import LmConfig
 from ..errors import CheckpointError, InputError
+from ..models.lm_model import LmModel
 from ..modules.embedding import TokenEmbedding
 from ..modules.matrix import Matrix
-from .description import read_json
 from .fill import parameter_shapes
 from .layouts import lm as lm_layouts
 from .layouts.expr import Expr, Reshape, Rows, Stored
@@ -109,9 +110,7 @@ class Adapter:
 
     def _find(self, cfg: LmConfig) -> tuple[dict[str, Pair], dict[str, Expr]]:
         """Pairs and replacements by our parameter names; every tensor of the file has to belong to one."""
-        from ..models.lm import Lm
-
-        parameters = parameter_shapes(Lm(cfg))
+        parameters = parameter_shapes(LmModel(cfg))
         names = set(self.file)
         for name in sorted(names):
             other = name.replace(_A, _B) if name.endswith(_A) else name.replace(_B, _A) if name.endswith(_B) else name

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config.description import read_json
 from ..errors import CheckpointError
-from .description import read_json
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor

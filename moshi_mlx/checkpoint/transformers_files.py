@@ -6,9 +6,10 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
+from ..config.description import read_json
+from ..config.transformers_config import CODEC_PREFIXES
 from ..errors import ConfigError
-from .description import read_json
-from .layouts.transformers_lm import CODEC_PREFIXES, FAMILIES, detect
+from .layouts.transformers_lm import FAMILIES, detect
 from .places import Place
 from .weights_file import WeightsFile
 

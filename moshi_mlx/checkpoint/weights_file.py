@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
+from ..config.description import read_json
 from ..errors import CheckpointError
 
 _ITEM_BYTES = {
@@ -213,8 +214,6 @@ class WeightsFile(Mapping[str, TensorInfo]):
 
 def shard_names(index: Path) -> dict[str, str]:
     """File of each tensor by an index of shards. Raises `CheckpointError` for a file outside the index's folder."""
-    from .description import read_json
-
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} is not an index of shards: it has no 'weight_map'.")

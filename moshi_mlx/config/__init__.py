@@ -1,5 +1,6 @@
 """What every part is built from: configurations as dataclasses, and the reading of the JSON that describes them."""
 
+from .description import CheckpointConfig
 from .parts import (
     DepFormerConfig,
     FuserConfig,
@@ -12,6 +13,7 @@ from .parts import (
 )
 
 __all__ = [
+    "CheckpointConfig",
     "DepFormerConfig",
     "FuserConfig",
     "LmConfig",

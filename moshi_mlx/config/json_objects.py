@@ -194,7 +194,7 @@ def _read_depformer(
     )
 
 
-def read_mimi(data: dict, where: str) -> MimiConfig:
+def read_mimi(data: dict, where: str = "mimi config") -> MimiConfig:
     """Configuration of a codec from its JSON object (mimi.md 1.2)."""
     reader = Reader(data, where)
     seanet = _read_seanet(Reader(reader.take("seanet", dict), f"{where}: 'seanet'"))

@@ -8,7 +8,9 @@ properties, so that a configuration changed by a script stays consistent.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ..errors import ConfigError
 
@@ -152,6 +154,8 @@ class LmConfig:
     padding_token: int = 3
     end_padding_token: int = 0
     model_type: str = "moshi"
+    # From the content of a `config.json`; put on by `description`, which reads it.
+    from_config_dict: ClassVar[Callable[[dict], LmConfig]]
 
     def __post_init__(self) -> None:
         if self.text_card_out is None:
@@ -159,13 +163,6 @@ class LmConfig:
         if not self.text_in_vocab_size:
             self.text_in_vocab_size = self.text_card + 1
         _check_lm(self)
-
-    @classmethod
-    def from_config_dict(cls, data: dict) -> LmConfig:
-        """Build from the content of a `config.json`, file names and options of other parts included."""
-        from ..checkpoint.description import CheckpointConfig
-
-        return CheckpointConfig.from_dict(data).lm
 
     @property
     def dep_q(self) -> int:
@@ -183,6 +180,11 @@ class LmConfig:
     def initial_tokens(self) -> list[int]:
         """Token fed to each channel before its first frame."""
         return [self.text_card] + [self.card] * self.n_q
+
+    @property
+    def is_hibiki_zero(self) -> bool:
+        """Hibiki-Zero: the translation model without a quality condition (family.md 3)."""
+        return self.model_type == "hibiki" and "description" not in self.conditioners
 
     # Names of the published package.
     @property
@@ -294,6 +296,8 @@ class MimiConfig:
     n_semantic: int = 1
     bins: int = 2048
     codebook_dim: int = 256
+    # From the JSON object of a codec; put on by `description`.
+    from_dict: ClassVar[Callable[..., MimiConfig]]
 
     def __post_init__(self) -> None:
         hop = math.prod(self.seanet.ratios)
@@ -329,10 +333,3 @@ class MimiConfig:
     @property
     def quantizer_nq(self) -> int:
         return self.num_codebooks
-
-    @classmethod
-    def from_dict(cls, data: dict, where: str = "mimi config") -> MimiConfig:
-        """Build from the JSON file named by `mimi_config_name` (mimi.md 1.2)."""
-        from .json_objects import read_mimi
-
-        return read_mimi(data, where)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
 
 from ..errors import InputError
+from ..models.lm_model import LmModel
 from ..modules import transformer
 from ..modules.conditioner import ConditionTensor, add_cross_positions
 from ..modules.sampling import Sampler
@@ -27,9 +27,6 @@ from .step import (
 )
 from .token_clock import ZERO
 
-if TYPE_CHECKING:
-    from ..models.lm import Lm
-
 
 class LmGen:
     """A batch of conversations with one model: holds their state and steps it.
@@ -42,7 +39,7 @@ class LmGen:
 
     def __init__(
         self,
-        model: Lm,
+        model: LmModel,
         max_steps: int | None = None,
         text_sampler: Sampler | None = None,
         audio_sampler: Sampler | None = None,

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ..errors import InputError
+from ..models.lm_model import LmModel
 from ..modules import transformer
 from ..modules.conditioner import ConditionAttributes, fuse
 from ..modules.sampling import Sampler, gumbel
 from .token_clock import UNGENERATED, ZERO, TokenClock
-
-if TYPE_CHECKING:
-    from ..models.lm import Lm
 
 # Rings start this large and double up to the model's window: attention then reads little more than was said.
 FIRST_CAPACITY = 256
@@ -108,7 +106,7 @@ class Step:
 
     def __init__(
         self,
-        lm: Lm,
+        lm: LmModel,
         text_sampler: Sampler = DEFAULT_TEXT_SAMPLER,
         audio_sampler: Sampler = DEFAULT_AUDIO_SAMPLER,
         guidance: Guidance | None = None,
@@ -321,14 +319,14 @@ class Step:
             )
 
 
-def cross_keys_values(lm: Lm, source: mx.array) -> list[mx.array]:
+def cross_keys_values(lm: LmModel, source: mx.array) -> list[mx.array]:
     """Keys and values of every layer for a cross-attention source `[B', S, d]`, evaluated."""
     pairs = lm.transformer.cross_keys_values(source.astype(lm.dtype))
     mx.eval(pairs)
     return pairs
 
 
-def make_conditions(lm: Lm, attributes: Sequence[ConditionAttributes]) -> Conditions:
+def make_conditions(lm: LmModel, attributes: Sequence[ConditionAttributes]) -> Conditions:
     """Conditions of a batch from one entry per row of the trunk: B, or 2B with guidance (conditioned first)."""
     if lm.cfg.fuser is None:
         if any(a.text or a.tensor for a in attributes):

@@ -9,4 +9,4 @@ if TYPE_CHECKING:
     from .text_model import generate as generate
     from .text_model import load as load
 
-__getattr__ = hand_on(__name__, dict.fromkeys(("TextModel", "generate", "load"), ".text_model"))
+__getattr__ = hand_on(__name__, __package__, dict.fromkeys(("TextModel", "generate", "load"), ".text_model"))

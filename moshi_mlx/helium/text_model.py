@@ -16,11 +16,11 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..checkpoint import loader
-from ..checkpoint.description import CheckpointConfig, is_foreign, read_json
 from ..checkpoint.files import Files
 from ..checkpoint.loader import Loader
 from ..checkpoint.places import Folder, Place, open_place
 from ..checkpoint.weights_file import WeightsFile
+from ..config.description import CheckpointConfig, is_foreign, read_json
 from ..config.presets import HELIUM_1_PREVIEW_2B
 from ..engine.step import Step
 from ..errors import CheckpointError, ConfigError, InputError
@@ -31,7 +31,7 @@ from ..text import Detokenizer
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-    from ..models.lm import Lm
+    from ..models.lm_model import LmModel
 
 ARCHITECTURES = ("helium", "llama")
 # The one published repository in Kyutai's layout has no config.json.
@@ -198,8 +198,8 @@ def _load_kyutai(
     return from_lm(loaded.lm, str(place), loaded.tokenizer)
 
 
-def from_lm(lm: Lm, source: str, processor: SentencePieceProcessor) -> TextModel:
-    """A text-only `Lm` with its tokenizer."""
+def from_lm(lm: LmModel, source: str, processor: SentencePieceProcessor) -> TextModel:
+    """A text-only `LmModel` with its tokenizer."""
     lm.prepare()
     window = lm.cfg.transformer.context or 1 << 30
     return TextModel(
@@ -222,7 +222,7 @@ class _Pieces:
 class _State:
     """The trunk's state where mlx-lm keeps its caches."""
 
-    def __init__(self, lm: Lm):
+    def __init__(self, lm: LmModel):
         self._step = Step(lm, compile=False)
         self.value = self._step.init_state([0], self._step.capacities()[0])["trunk"]
         self.offset = 0
@@ -241,9 +241,9 @@ class _State:
 
 
 class _Trunk(nn.Module):
-    """A text-only `Lm` with the call of mlx-lm's models."""
+    """A text-only `LmModel` with the call of mlx-lm's models."""
 
-    def __init__(self, lm: Lm):
+    def __init__(self, lm: LmModel):
         super().__init__()
         self.lm = lm
 

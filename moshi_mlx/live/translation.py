@@ -23,7 +23,7 @@ class LiveTranslation(Session):
 
     def rest(self, tail: float = hibiki.TAIL_SECONDS) -> Iterator[Frame]:
         """Frames of the translation after the end of its source, until the model ends it or `tail` seconds have gone by."""
-        without_last = hibiki.is_zero(self.lm.cfg)
+        without_last = self.lm.cfg.is_hibiki_zero
         ending = Ending(round(tail * self.mimi.frame_rate), without_last)
         for pcm, marked in ending.frames(self.frame_size):
             frame = self.step(pcm, marked)

@@ -1,44 +1,36 @@
-"""The models: architecture and weight names. `LmGen` and the published configurations are here for existing scripts."""
+"""The models: architecture and weight names. Names that scripts of the published package use are handed on."""
 
-from ..checkpoint.description import CheckpointConfig as _CheckpointConfig
-from ..config import presets as _presets
-from ..config.parts import LmConfig
-from ..engine.generate import LmGen
-from . import generate, mimi
-from .lm import Lm
-from .mimi import Mimi, MimiConfig, mimi_202407
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Lm",
-    "LmConfig",
-    "LmGen",
-    "Mimi",
-    "MimiConfig",
-    "config1b_202412",
-    "config1b_202412_16rvq",
-    "config_helium_1_preview_2b",
-    "config_v0_1",
-    "generate",
-    "mimi",
-    "mimi_202407",
-]
+from ..lazy import hand_on
 
+if TYPE_CHECKING:
+    from ..compat.configurations import config1b_202412 as config1b_202412
+    from ..compat.configurations import config1b_202412_16rvq as config1b_202412_16rvq
+    from ..compat.configurations import config_helium_1_preview_2b as config_helium_1_preview_2b
+    from ..compat.configurations import config_v0_1 as config_v0_1
+    from ..compat.configurations import mimi_202407 as mimi_202407
+    from ..compat.lm import Lm as Lm
+    from ..compat.mimi import Mimi as Mimi
+    from ..config import LmConfig as LmConfig
+    from ..config import MimiConfig as MimiConfig
+    from ..engine.generate import LmGen as LmGen
+    from . import generate as generate
+    from . import mimi as mimi
 
-def config_v0_1() -> LmConfig:
-    """Moshi 7B v0.1 (moshiko, moshika)."""
-    return _CheckpointConfig.from_dict(_presets.MOSHI_7B).lm
-
-
-def config1b_202412() -> LmConfig:
-    """Hibiki 1B."""
-    return _CheckpointConfig.from_dict(_presets.HIBIKI_1B).lm
-
-
-def config1b_202412_16rvq() -> LmConfig:
-    """Hibiki 1B with 16 codebooks each way."""
-    return _CheckpointConfig.from_dict(_presets.HIBIKI_1B_16RVQ).lm
-
-
-def config_helium_1_preview_2b() -> LmConfig:
-    """Helium-1 preview 2B, a text model."""
-    return _CheckpointConfig.from_dict(_presets.HELIUM_1_PREVIEW_2B).lm
+_HOMES = {
+    "config1b_202412": "..compat.configurations",
+    "config1b_202412_16rvq": "..compat.configurations",
+    "config_helium_1_preview_2b": "..compat.configurations",
+    "config_v0_1": "..compat.configurations",
+    "mimi_202407": "..compat.configurations",
+    "Lm": "..compat.lm",
+    "Mimi": "..compat.mimi",
+    "LmConfig": "..config",
+    "MimiConfig": "..config",
+    "LmGen": "..engine.generate",
+    "generate": ".generate",
+    "mimi": ".mimi",
+}
+__all__ = [*_HOMES]
+__getattr__ = hand_on(__name__, __package__, _HOMES)

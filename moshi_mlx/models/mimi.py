@@ -1,66 +1,20 @@
-"""`Mimi`: the codec with one stream of its own, as scripts of the published package use it.
+"""Import path of the published package; the codec is in `mimi_model`, its published surface in `compat`."""
 
-Code that handles several streams, or wants to save or fork one, uses `MimiModel`'s functions and keeps the state itself.
-"""
+from typing import TYPE_CHECKING
 
-from __future__ import annotations
+from ..lazy import hand_on
 
-import mlx.core as mx
-import mlx.nn as nn
+if TYPE_CHECKING:
+    from ..compat.configurations import mimi_202407 as mimi_202407
+    from ..compat.mimi import Mimi as Mimi
+    from ..config import MimiConfig as MimiConfig
+    from .mimi_model import MimiModel as MimiModel
 
-from ..config.parts import MimiConfig
-from ..config.presets import MIMI_V0_1
-from .mimi_model import MimiModel
-
-__all__ = ["Mimi", "MimiConfig", "MimiModel", "mimi_202407"]
-
-
-def mimi_202407(num_codebooks: int = 32) -> MimiConfig:
-    """Configuration of the published codec, holding its first `num_codebooks` levels."""
-    cfg = MimiConfig.from_dict(MIMI_V0_1)
-    cfg.num_codebooks = num_codebooks
-    return cfg
-
-
-class Mimi(MimiModel):
-    """`encode` and `decode` take whole recordings; `encode_step` and `decode_step` continue this object's one stream."""
-
-    def __init__(self, cfg: MimiConfig):
-        super().__init__(cfg)
-        self.reset_all()
-
-    def reset_all(self) -> None:
-        """Forget the stream, both sides."""
-        self._encoder_state: dict | None = None
-        self._decoder_state: dict | None = None
-
-    reset_state = reset_all
-
-    def encode_step(self, pcm: mx.array) -> mx.array:
-        """Next `pcm [B, 1, F * 1920]` of the stream -> `codes [B, K, F]`."""
-        pcm = mx.array(pcm)
-        state = self._encoder_state or self.init_encoder(pcm.shape[0])
-        self._encoder_state = None
-        codes, self._encoder_state = self.encode_chunk(pcm, state)
-        mx.eval(codes, self._encoder_state)
-        return codes
-
-    def decode_step(self, codes: mx.array) -> mx.array:
-        """Next `codes [B, K, F]` of the stream -> `pcm [B, 1, F * 1920]`."""
-        codes = mx.array(codes)
-        state = self._decoder_state or self.init_decoder(codes.shape[0])
-        self._decoder_state = None
-        pcm, self._decoder_state = self.decode_chunk(codes, state)
-        mx.eval(pcm, self._decoder_state)
-        return pcm
-
-    def warmup(self) -> None:
-        """Compile the kernels of both sides; the stream is not touched."""
-        mx.eval(self.decode(self.encode(mx.zeros((1, 1, self.frame_size)))))
-
-    def load_pytorch_weights(self, file: str, strict: bool = True) -> nn.Module:
-        """Load a published codec file, Kyutai or transformers names."""
-        from ..checkpoint.loader import load_mimi_file
-
-        load_mimi_file(self, file, strict=strict)
-        return self
+_HOMES = {
+    "mimi_202407": "..compat.configurations",
+    "Mimi": "..compat.mimi",
+    "MimiConfig": "..config",
+    "MimiModel": ".mimi_model",
+}
+__all__ = [*_HOMES]
+__getattr__ = hand_on(__name__, __package__, _HOMES)

@@ -7,15 +7,11 @@ end of its text, when the translation is complete.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config.parts import LmConfig
-
-if TYPE_CHECKING:
-    from ..checkpoint.loader import Checkpoint
-    from .session import Session
+from ..checkpoint.loader import Checkpoint
+from .session import Session
 
 EOS, PAD = 2, 3
 # How long to wait for the end; translations lag behind their source by a few seconds.
@@ -26,17 +22,12 @@ def is_translation(loaded: Checkpoint) -> bool:
     return loaded.config.model_type == "hibiki"
 
 
-def is_zero(cfg: LmConfig) -> bool:
-    """Hibiki-Zero: the kind without a quality condition."""
-    return cfg.model_type == "hibiki" and "description" not in cfg.conditioners
-
-
 def lead_in(session: Session) -> int:
     """What comes before a recording: one frame of silence for Hibiki-Zero, nothing else. Returns the frames to leave out.
 
     The encoder begins anew after it, as it did in the reference's separate encoding of that silence.
     """
-    if not is_zero(session.lm.cfg):
+    if not session.lm.cfg.is_hibiki_zero:
         return 0
     session.step(np.zeros((session.batch, session.frame_size), np.float32))
     session.state = {**session.state, "encoder": session.mimi.init_encoder(session.batch)}

@@ -9,9 +9,8 @@ A session belongs to the thread that made it. `state` is a plain tree of arrays:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -27,28 +26,10 @@ from ..errors import InputError
 from ..modules.conditioner import ConditionAttributes
 from ..modules.sampling import Sampler
 from ..text import Detokenizer, pack_pending, unpack_pending
-from . import hibiki, personaplex
+from . import personaplex
+from .reply import Frame
+from .thread import SessionThread
 from .voices import Voice
-
-if TYPE_CHECKING:
-    from .thread import SessionThread
-
-
-@dataclass(frozen=True)
-class Frame:
-    """80 ms of reply.
-
-    `pcm` float32 `[1920]` (silence while the model's delays fill); `text` is what became readable in this frame, a new word
-    beginning with a space; `text_token` and `codes` int32 `[dep_q]` are the frame's tokens, -2 where there are none yet;
-    `index` counts frames from 0; `time` is its start in seconds.
-    """
-
-    pcm: np.ndarray
-    text: str
-    text_token: int
-    codes: np.ndarray
-    index: int
-    time: float
 
 
 class Session:
@@ -88,7 +69,7 @@ class Session:
         if attributes is None:
             attributes = default_attributes(loaded, batch, cfg_coef)
         conditions = make_conditions(self.lm, attributes) if attributes else None
-        pause_at_end = not hibiki.is_zero(self.lm.cfg)
+        pause_at_end = not self.lm.cfg.is_hibiki_zero
         self._frame_step = FrameStep(self._step, self.mimi, conditions, compile, pause_at_end)
         self._prompt = personaplex.prompt_of(loaded, voice, text_prompt)
         self.seeds = [seed + b for b in range(batch)] if isinstance(seed, int) else list(seed)
@@ -137,13 +118,11 @@ class Session:
         on_frame: Callable[[Frame], Any],
         on_error: Callable[[BaseException], Any] | None = None,
         **options: Any,
-    ) -> SessionThread:
+    ) -> SessionThread[Session]:
         """Load and run a session on a thread of its own (see `session_thread`); options are those of `load`.
 
         Returns when it is loaded. Feed it sound with `feed`; `on_frame` gets every reply on the session's thread.
         """
-        from .thread import SessionThread
-
         return SessionThread(lambda: cls.load(model, hf_repo, **options), on_frame, on_error)
 
     @property

@@ -12,21 +12,35 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from ..audio.capture import MAX_LAG, Capture
 from ..errors import InputError
 
-if TYPE_CHECKING:
-    from .session import Frame, Session
-
-T = TypeVar("T")
 CALLS_WAITING = 64
 
 
-class SessionThread:
+class Stepped(Protocol):
+    """What the thread asks of a session."""
+
+    batch: int
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    @property
+    def frame_size(self) -> int: ...
+
+    def step(self, pcm: np.ndarray) -> Any: ...
+
+
+S = TypeVar("S", bound=Stepped)
+T = TypeVar("T")
+
+
+class SessionThread(Generic[S]):
     """Loads and steps a session on its own thread (MLX keeps models to the thread that made them).
 
     `make()` makes the session there; `on_frame(frame)` gets every reply there, and should be quick. `on_error(exception)` is
@@ -36,13 +50,13 @@ class SessionThread:
 
     def __init__(
         self,
-        make: Callable[[], Session],
-        on_frame: Callable[[Frame], Any],
+        make: Callable[[], S],
+        on_frame: Callable[[Any], Any],
         on_error: Callable[[BaseException], Any] | None = None,
         max_lag: float = MAX_LAG,
     ):
         self._make, self._on_frame, self._on_error = make, on_frame, on_error
-        self._calls: queue.Queue[tuple[Callable[[Session], Any], Future]] = queue.Queue(CALLS_WAITING)
+        self._calls: queue.Queue[tuple[Callable[[S], Any], Future]] = queue.Queue(CALLS_WAITING)
         self._closing = threading.Event()
         self._loaded: Future[None] = Future()
         self._max_lag = max_lag
@@ -58,7 +72,7 @@ class SessionThread:
             raise InputError(f"samples should have shape [n], found {list(np.shape(pcm))}.")
         self._capture.feed(np.asarray(pcm, np.float32))
 
-    def call(self, action: Callable[[Session], T]) -> Future[T]:
+    def call(self, action: Callable[[S], T]) -> Future[T]:
         """Run `action(session)` on the model's thread before its next frame: read or set `state`, `reset`."""
         future: Future[T] = Future()
         if not self._thread.is_alive():
@@ -91,7 +105,7 @@ class SessionThread:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def __enter__(self) -> SessionThread:
+    def __enter__(self) -> SessionThread[S]:
         return self
 
     def __exit__(self, *_) -> None:
@@ -123,7 +137,7 @@ class SessionThread:
             self._closing.set()
             self._refuse_calls()
 
-    def _answer_calls(self, session: Session) -> None:
+    def _answer_calls(self, session: S) -> None:
         while not self._calls.empty():
             action, future = self._calls.get()
             if future.set_running_or_notify_cancel():

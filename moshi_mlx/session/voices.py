@@ -13,11 +13,11 @@ import numpy as np
 from ..audio.files import read_audio
 from ..audio.loudness import with_loudness
 from ..checkpoint import loader
-from ..checkpoint.description import CheckpointConfig, read_json
 from ..checkpoint.places import Place
 from ..checkpoint.torch_reader import read_tensors, read_tensors_from
 from ..checkpoint.weights_file import WeightsFile
 from ..checkpoint.weights_writer import TYPE_NAMES, WeightsWriter
+from ..config.description import CheckpointConfig, read_json
 from ..config.parts import MimiConfig
 from ..config.presets import MIMI_V0_1
 from ..errors import CheckpointError, InputError

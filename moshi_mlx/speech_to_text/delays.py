@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..checkpoint.description import CheckpointConfig, SttConfig
+from ..config.description import CheckpointConfig, SttConfig
 
 # Width and layers of the published models, for configurations that leave `stt_config` out.
 _KNOWN = {(2048, 16): SttConfig(0.5, 0.0), (2048, 48): SttConfig(2.5, 1.0)}

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..engine.generate import LmGen
 from ..errors import InputError
-from ..models.lm import Lm
+from ..models.lm_model import LmModel
 from ..models.mimi_model import MimiModel
 from ..modules.sampling import Sampler
 from .prompt import TextPrompt
@@ -47,7 +47,7 @@ class Listener:
 
     def __init__(
         self,
-        lm: Lm,
+        lm: LmModel,
         mimi: MimiModel | None,
         batch: int = 1,
         *,

@@ -14,7 +14,7 @@ import numpy as np
 from ..engine.generate import LmGen
 from ..engine.step import Conditions, StepOutput
 from ..engine.token_clock import UNGENERATED, ZERO
-from ..models.lm import Lm
+from ..models.lm_model import LmModel
 from ..modules.sampling import Sampler
 from .machine import State, StateMachine
 
@@ -31,7 +31,7 @@ class TokenGenerator:
 
     def __init__(
         self,
-        lm: Lm,
+        lm: LmModel,
         machine: StateMachine,
         states: Sequence[State],
         delay_steps: int,

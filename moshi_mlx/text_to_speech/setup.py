@@ -11,7 +11,7 @@ from .. import commands
 from ..checkpoint.files import Files
 from ..config.parts import LmConfig, LutConditionerConfig
 from ..errors import ConfigError, InputError
-from ..models.lm import Lm
+from ..models.lm_model import LmModel
 from . import voices as voice_files
 from .speech import Speech
 from .tts_model import DEFAULT_DSM_TTS_REPO, TTSModel
@@ -81,7 +81,7 @@ def _check_codebooks(wanted: int | None, lm: LmConfig, may_be_fewer: bool) -> No
         raise InputError(f"--nq: this model speaks with all of its {lm.dep_q} codebooks only, {wanted} were asked for.")
 
 
-def quantize(lm: Lm, bits: int) -> None:
+def quantize(lm: LmModel, bits: int) -> None:
     """Quantise the depth transformer, attention and feed-forward layers in memory, as the published command does."""
     try:
         nn.quantize(lm.depformer, bits=bits)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
-from ..checkpoint.description import CheckpointConfig
+from ..compat.mimi import Mimi
+from ..config.description import CheckpointConfig
 from ..engine.step import Conditions, make_conditions
 from ..errors import ConfigError, InputError
-from ..models.lm import Lm
-from ..models.mimi import Mimi
+from ..models.lm_model import LmModel
 from ..models.mimi_model import MimiModel
 from ..modules.conditioner import ConditionAttributes, TensorConditioner, dropout_all_conditions
 from ..modules.sampling import Sampler
@@ -82,7 +82,7 @@ class TTSModel:
 
     def __init__(
         self,
-        lm: Lm,
+        lm: LmModel,
         mimi: MimiModel,
         tokenizer: SentencePieceProcessor,
         temp: float = default_temp,

@@ -1,4 +1,4 @@
-"""Where every parameter of `models.lm.Lm` is found in a file: MLX, PyTorch and Candle layouts (lm.md section 9)."""
+"""Where every parameter of `models.lm_model.LmModel` is found in a file: MLX, PyTorch and Candle layouts (lm.md section 9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where every parameter of `models.lm.Lm` is found in a file of transformers (family.md 1.1 and 4, lm.md 9.2).
+"""Where every parameter of `models.lm_model.LmModel` is found in a file of transformers (family.md 1.1 and 4, lm.md 9.2).
 
 Four architectures hold our model or its trunk: `moshi` (MoshiForConditionalGeneration), `kyutai_speech_to_text`, and as text
 models alone `helium` and `llama`. All but Helium rotate halves of a head, Kyutai's own files neighbours: query and key rows
@@ -35,7 +35,6 @@ FAMILIES = {
     "helium": Family("model", "lm_head", rotates_halves=False),
     "llama": Family("model", "lm_head"),
 }
-CODEC_PREFIXES = {"moshi": "audio_encoder.", "kyutai_speech_to_text": "codec_model."}
 NORMS = {"norm1.weight": "input_layernorm.weight", "norm2.weight": "post_attention_layernorm.weight"}
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..models.lm import Lm
-from ..models.mimi_model import MimiModel
+from .lm_model import LmModel
+from .mimi_model import MimiModel
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class Traffic:
         return self.temporal + self.depth + self.codec + self.rings
 
 
-def frame_traffic(lm: Lm, mimi: MimiModel | None = None, generated: int | None = None, ring_bytes: int = 0) -> Traffic:
+def frame_traffic(
+    lm: LmModel, mimi: MimiModel | None = None, generated: int | None = None, ring_bytes: int = 0
+) -> Traffic:
     """Weights read by one frame that generates `generated` codebooks (default: all), and `ring_bytes` of keys and values.
 
     Of embedding tables only rows are read, which is nothing beside the rest.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..engine.step import Conditions
-from .lm import Lm
+from ..models.lm_model import LmModel
+from .step import Conditions
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ForwardOutput:
     audio_mask: mx.array | None = None
 
 
-def delay_codes(lm: Lm, codes: mx.array) -> mx.array:
+def delay_codes(lm: LmModel, codes: mx.array) -> mx.array:
     """`[B, K, T]` -> `[B, K, T + 1]`: each channel shifted by its delay and led by initial tokens, one column in front."""
     length = codes.shape[2]
     channels = []
@@ -38,7 +38,7 @@ def delay_codes(lm: Lm, codes: mx.array) -> mx.array:
     return mx.stack(channels, axis=1)
 
 
-def forward(lm: Lm, codes: mx.array, conditions: Conditions | None = None) -> ForwardOutput:
+def forward(lm: LmModel, codes: mx.array, conditions: Conditions | None = None) -> ForwardOutput:
     """Predict every entry of `codes [B, K, T]` (-1 allowed, text may be muxed) from what came before it."""
     conditions = conditions or Conditions()
     delayed = delay_codes(lm, codes)
@@ -56,7 +56,7 @@ def forward(lm: Lm, codes: mx.array, conditions: Conditions | None = None) -> Fo
     return ForwardOutput(hidden, text, text_logits, text_mask, audio, audio_logits, audio_mask)
 
 
-def _depth(lm: Lm, hidden: mx.array, following: mx.array) -> mx.array:
+def _depth(lm: LmModel, hidden: mx.array, following: mx.array) -> mx.array:
     """Depth logits `[B, Dq, T, card]`: all positions at once, as if each were a batch row."""
     batch, length, dim = hidden.shape
     logits: list[mx.array] = []

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...config import presets
-from ...config.parts import gated_hidden
-from ...config.reader import NUMBER, REQUIRED, Reader
-from ...errors import ConfigError
+from ..errors import ConfigError
+from . import presets
+from .parts import gated_hidden
+from .reader import NUMBER, REQUIRED, Reader
 
+# Architectures of speech models with what their codec's tensors begin with, and those of text models.
+CODEC_PREFIXES = {"moshi": "audio_encoder.", "kyutai_speech_to_text": "codec_model."}
+TEXT_ARCHITECTURES = ("helium", "llama")
 _ACTIVATIONS = ("silu", "gelu", "relu")
 _NORMS = {1e-8: "rms_norm_f32", 1e-5: "rms_norm"}
 # hidden size, layers, heads, gated feed-forward (both halves), window, rotary base, vocabulary

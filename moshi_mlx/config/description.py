@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..config.json_objects import read_lm
-from ..config.parts import MODEL_TYPES, LmConfig, MimiConfig
-from ..config.presets import MIMI_NAME, MOSHI_7B, MOSHI_NAME, PERSONAPLEX_7B, TOKENIZER_NAME
-from ..config.reader import Reader
 from ..errors import ConfigError
-from .layouts import transformers_config
-from .layouts.transformers_lm import CODEC_PREFIXES, FAMILIES
+from . import transformers_config
+from .json_objects import read_lm, read_mimi
+from .parts import MODEL_TYPES, LmConfig, MimiConfig
+from .presets import MIMI_NAME, MOSHI_7B, MOSHI_NAME, PERSONAPLEX_7B, TOKENIZER_NAME
+from .reader import Reader
+from .transformers_config import CODEC_PREFIXES, TEXT_ARCHITECTURES
 
 
 @dataclass
@@ -174,13 +174,13 @@ def _of_transformers(data: dict) -> CheckpointConfig:
     kind = data.get("model_type")
     # A list, not the tables: whatever a file says can be looked for in it.
     if kind not in [*CODEC_PREFIXES]:
-        how = ": text models run with python -m moshi_mlx.run_helium" if kind in [*FAMILIES] else ""
+        how = ": text models run with python -m moshi_mlx.run_helium" if kind in TEXT_ARCHITECTURES else ""
         raise ConfigError(
             f"config: this is a transformers configuration of the model_type {kind!r}, expected {' or '.join(CODEC_PREFIXES)}{how}."
         )
     codec = transformers_config.codec_config(data)
     config = CheckpointConfig.from_dict({**transformers_config.lm_config(data), "tokenizer_name": "tokenizer.json"})
-    return replace(config, architecture=kind, codec=None if codec is None else MimiConfig.from_dict(codec))
+    return replace(config, architecture=kind, codec=None if codec is None else read_mimi(codec, "mimi config"))
 
 
 def _stt(data: dict | None) -> SttConfig | None:
@@ -239,3 +239,13 @@ def read_json(path: str | Path) -> dict:
     if not isinstance(data, dict):
         raise ConfigError(f"{path} should hold a JSON object, found {type(data).__name__}.")
     return data
+
+
+def _from_config_dict(data: dict) -> LmConfig:
+    """Build from the content of a `config.json`, file names and options of other parts included."""
+    return CheckpointConfig.from_dict(data).lm
+
+
+# What scripts of the published package call on the dataclasses, which know nothing of JSON themselves.
+LmConfig.from_config_dict = staticmethod(_from_config_dict)
+MimiConfig.from_dict = staticmethod(read_mimi)

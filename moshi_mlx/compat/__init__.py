@@ -1,0 +1,1 @@
+"""The models with what scripts of the published package call on them. Code of our own uses the models and loads from above."""
