@@ -161,6 +161,14 @@ def check_arguments(args: argparse.Namespace) -> None:
 # One text -------------------------------------------------------------------------------------------------------------
 
 
+def _model(args: argparse.Namespace, voices: Sequence[setup.Voices], batch: int = 1) -> TTSModel:
+    """The model for utterances with these `voices`, `batch` of them at once."""
+    loaded = commands.load(
+        args, batch=min(batch, len(voices)), check=lambda files: setup.check(args, files, voices, say)
+    )
+    return setup.configure(args, loaded)
+
+
 def say_text(args: argparse.Namespace, text_file: str | None, out: str) -> int:
     text = None
     if text_file != "-":
@@ -171,7 +179,7 @@ def say_text(args: argparse.Namespace, text_file: str | None, out: str) -> int:
     with ExitStack() as stack:
         # Opened before anything is loaded, so that nothing is loaded in vain.
         sink = stack.enter_context(open_sink(args, out))
-        tts = setup.load(args, [voices])
+        tts = _model(args, [voices])
         begin = time.perf_counter()
         speech = setup.start(args, tts, [voices])
         feed = TextFeed(speech, Speakable(tts.tokenizer), dialogue=args.dialogue)
@@ -267,7 +275,7 @@ def report(args: argparse.Namespace, said: Transcript, outlet: Outlet, speech: S
 def answer_requests(args: argparse.Namespace, path: Path) -> int:
     requests = read_requests(path)
     folder = archive.make_folder(Path(args.out_folder))
-    tts = setup.load(args, [r.voices for r in requests], args.batch)
+    tts = _model(args, [r.voices for r in requests], args.batch)
     for i in range(0, len(requests), args.batch):
         answer(args, tts, requests[i : i + args.batch], folder)
     return 0

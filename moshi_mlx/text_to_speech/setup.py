@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.nn as nn
 
-from .. import commands
 from ..checkpoint.files import Files
+from ..checkpoint.loader import Checkpoint
 from ..config.parts import LmConfig, LutConditionerConfig
 from ..errors import ConfigError, InputError
 from ..models.lm_model import LmModel
@@ -20,13 +21,12 @@ from .tts_model import DEFAULT_DSM_TTS_REPO, TTSModel
 Voices = Sequence[str]
 
 
-def load(args: argparse.Namespace, voices: Sequence[Voices], batch: int = 1) -> TTSModel:
-    """The model for utterances with these `voices`, `batch` of them at once."""
-    loaded = commands.load(args, batch=min(batch, len(voices)), check=lambda files: check(args, files, voices))
-    temp = 0.0 if args.greedy else commands.first(args.temp, TTSModel.default_temp)
+def configure(args: argparse.Namespace, loaded: Checkpoint) -> TTSModel:
+    """A loaded checkpoint as the model that speaks, with the sampling and the pauses that were asked for."""
+    temp = 0.0 if args.greedy else _first(args.temp, TTSModel.default_temp)
     tts = TTSModel.from_checkpoint(
         loaded,
-        n_q=commands.first(args.nq, loaded.lm.dep_q),
+        n_q=_first(args.nq, loaded.lm.dep_q),
         temp=temp,
         final_padding=args.final_padding,
         padding_bonus=args.padding_bonus,
@@ -35,8 +35,8 @@ def load(args: argparse.Namespace, voices: Sequence[Voices], batch: int = 1) -> 
         voice_repo=args.voice_repo,
     )
     tts.text_temp = temp if args.greedy or args.text_temp is None else args.text_temp
-    tts.text_top_k = commands.first(args.text_top_k, tts.text_top_k)
-    tts.audio_top_k = commands.first(args.top_k, tts.audio_top_k)
+    tts.text_top_k = _first(args.text_top_k, tts.text_top_k)
+    tts.audio_top_k = _first(args.top_k, tts.audio_top_k)
     if not tts.valid_cfg_conditionings:
         tts.cfg_coef = args.cfg_coef
     if args.quantize is not None:
@@ -44,8 +44,12 @@ def load(args: argparse.Namespace, voices: Sequence[Voices], batch: int = 1) -> 
     return tts
 
 
-def check(args: argparse.Namespace, files: Files, voices: Sequence[Voices]) -> None:
-    """Refuse other models, and options and voices that do not fit this one."""
+def _first(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def check(args: argparse.Namespace, files: Files, voices: Sequence[Voices], say: Callable[[str], object]) -> None:
+    """Refuse other models, and options and voices that do not fit this one. `say` is told what a download needs to be said of."""
     config = files.config
     if config.tts is None:
         raise ConfigError(
@@ -69,7 +73,7 @@ def check(args: argparse.Namespace, files: Files, voices: Sequence[Voices]) -> N
         if len(names) > config.tts.max_speakers:
             raise InputError(f"this model takes up to {config.tts.max_speakers} voices, {len(names)} were given.")
         for name in names:
-            voice_files.find_voice(name, args.voice_repo, suffix, commands.say)
+            voice_files.find_voice(name, args.voice_repo, suffix, say)
 
 
 def _check_codebooks(wanted: int | None, lm: LmConfig, may_be_fewer: bool) -> None:
