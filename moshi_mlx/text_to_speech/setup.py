@@ -48,7 +48,7 @@ def _first(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def check(args: argparse.Namespace, files: Files, voices: Sequence[Voices], say: Callable[[str], object]) -> None:
+def check(args: argparse.Namespace, files: Files, voices: Sequence[Voices], say: Callable[[str], None]) -> None:
     """Refuse other models, and options and voices that do not fit this one. `say` is told what a download needs to be said of."""
     config = files.config
     if config.tts is None:

@@ -33,7 +33,7 @@ def lay_out(module: nn.Module) -> None:
         if not isinstance(m, nn.Linear) and not packed:
             return m
         if id(m.weight) not in done:
-            columns = mx.contiguous((_unpacked(m) if packed else m.weight).T)
+            columns = mx.contiguous((_unpacked(m) if isinstance(m, nn.QuantizedLinear) else m.weight).T)
             mx.eval(columns)
             done[id(m.weight)] = columns.T
         layer = _empty_linear(m.get("bias")) if packed else m
