@@ -3,12 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 GOLDENS ?= tests/goldens
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+PLAYER := $(if $(filter Darwin,$(shell uname -s)),afplay,aplay)
 
 .PHONY: demo test slow goldens lint clean
 
 demo: $(VENV)/.installed
-	mkdir -p out
-	$(BIN)/python -m moshi_mlx.run_inference moshi_mlx/demo/prompts/sum.flac out/reply.wav --text out/reply.txt --demo
+	@mkdir -p out
+	@echo "Asking the demo model a recorded question (moshi_mlx/demo/prompts/sum.flac) ..."
+	@$(BIN)/python -m moshi_mlx.run_inference moshi_mlx/demo/prompts/sum.flac out/reply.wav --text out/reply.txt --demo
+	@echo "It says: $$(cat out/reply.txt)"
+	@echo "Hear it: $(PLAYER) out/reply.wav"
+	@echo "Next:    source $(VENV)/bin/activate, then python -m moshi_mlx.local --demo"
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
@@ -28,22 +34,23 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --no-cache --no-logo
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@echo "Making a virtual environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e .
-	touch $@
+	@echo "Installing the package into $(VENV); the first time takes a minute or two ..."
+	@$(PIP) -e .
+	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[test]"
-	touch $@ $(VENV)/.installed
+	@echo "Installing the package and what its tests need into $(VENV) ..."
+	@$(PIP) -e ".[test]"
+	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
-	touch $@ $(VENV)/.installed $(VENV)/.installed-test
+	@echo "Installing the package, its tests and lint into $(VENV) ..."
+	@$(PIP) -e ".[dev]"
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
 clean:
 	rm -rf $(VENV) out build *.egg-info
