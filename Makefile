@@ -12,7 +12,6 @@ demo: $(VENV)/.installed
 	@mkdir -p out
 	@echo "Asking the demo model a recorded question (moshi_mlx/demo/prompts/sum.flac) ..."
 	@$(BIN)/python -m moshi_mlx.run_inference moshi_mlx/demo/prompts/sum.flac out/reply.wav --text out/reply.txt --demo
-	@echo "It says: $$(cat out/reply.txt)"
 	@echo "Hear it: $(PLAYER) out/reply.wav"
 	@echo "Next:    source $(VENV)/bin/activate, then python -m moshi_mlx.local --demo"
 
