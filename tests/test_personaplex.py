@@ -20,8 +20,9 @@ from random_checkpoint import TINY_LM, TINY_PERSONAPLEX, write
 
 from moshi_mlx import checkpoint, local, run_inference
 from moshi_mlx.audio.loudness import loudness, with_loudness
-from moshi_mlx.checkpoint import Loader, places
+from moshi_mlx.checkpoint import Loader, loader, places
 from moshi_mlx.checkpoint.files import locate
+from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.config.description import CheckpointConfig, as_personaplex
 from moshi_mlx.engine import prefill
 from moshi_mlx.errors import AudioError, CheckpointError, ConfigError, InputError, MoshiError
@@ -107,8 +108,8 @@ def test_recognised_by_what_it_says_or_by_its_shape(tmp_path):
         mx.save_safetensors(
             str(tmp_path / "model.safetensors"), {f"linears.{k}.weight": mx.zeros((1, 1)) for k in range(slices)}
         )
-        silent = checkpoint._run_as(
-            CheckpointConfig.from_dict({}), checkpoint.WeightsFile(tmp_path / "model.safetensors")
+        silent = loader._run_as(
+            CheckpointConfig.from_dict({}), WeightsFile(tmp_path / "model.safetensors")
         )
         assert (silent.model_type, silent.lm.dep_q) == (expected, 8)
 
