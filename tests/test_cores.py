@@ -11,8 +11,8 @@ import pytest
 from toy import make_lm
 
 from moshi_mlx.engine.generate import LmGen
-from moshi_mlx.machine.cpu import cores
-from moshi_mlx.models import packed
+from moshi_mlx.machine import device
+from moshi_mlx.machine.cpu import cores, layout
 from moshi_mlx.modules.matrix import Matrix
 
 
@@ -22,7 +22,7 @@ def four_cores(monkeypatch):
     monkeypatch.setattr(cores, "SMALLEST_PIECE", 1)
     monkeypatch.setattr(cores, "_cores", lambda: 4)
     monkeypatch.setattr(cores, "_local", threading.local())
-    monkeypatch.setattr(packed, "UNPACK_BYTES", 0)
+    monkeypatch.setattr(layout, "UNPACK_BYTES", 0)
 
 
 KINDS = {
@@ -54,9 +54,13 @@ def test_as_many_pieces_as_cores(four_cores, monkeypatch):
     assert len(used) == 1, "a small product stays whole"
 
 
-def test_one_stream_on_a_gpu(four_cores, monkeypatch):
-    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
-    assert cores.streams() == [None]
+def test_nothing_is_cut_on_a_gpu(four_cores, monkeypatch):
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
+    monkeypatch.setattr(cores, "streams", lambda: pytest.fail("a GPU has one queue"))
+    layer = nn.QuantizedLinear(128, 64, bias=False, bits=4, group_size=32)
+    x = mx.random.normal((1, 128))
+    assert mx.array_equal(Matrix.of(layer).product(x), layer(x)).item()
+    assert device.spare_stream() is None
 
 
 def test_a_packed_model_draws_the_same_tokens_on_all_cores(four_cores):

@@ -11,7 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..errors import CheckpointError
-from ..machine.cpu import cores
+from ..machine import device
 from .layouts.expr import Expr
 from .weights_file import FLOATS, MX_DTYPES, WeightsFile
 
@@ -198,8 +198,8 @@ def _finish_group(group: list[tuple[str, mx.array]], file: WeightsFile) -> None:
 def _is_finite(x: mx.array) -> mx.array:
     """Whether `x` has no NaN and no infinity: numbers with all bits of the exponent set, the largest of either sign as integers."""
     whole, signed, infinity = _AS_INTEGERS[x.dtype]
-    # Looked at on another core, while the next tensor is read.
-    stream = cores.streams()[-1]
+    # Where there is another core, looked at there, while the next tensor is read.
+    stream = device.spare_stream()
     positive = mx.max(mx.view(x, signed, stream=stream), stream=stream)
     negative = mx.max(mx.view(x, whole, stream=stream), stream=stream)
     sign = 1 << (8 * x.dtype.size - 1)

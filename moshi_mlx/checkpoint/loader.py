@@ -23,10 +23,9 @@ from ..config.parts import MimiConfig
 from ..config.presets import MIMI_V0_1, PERSONAPLEX_7B
 from ..config.transformers_config import CODEC_PREFIXES
 from ..errors import CheckpointError, ConfigError, InputError
-from ..machine import memory
+from ..machine import device, memory
 from ..models.lm_model import LmModel
 from ..models.mimi_model import MimiModel
-from ..models.packed import lay_out_for_cpu
 from . import fill, tokenizer_json, transformers_files
 from .files import Files, Overrides, locate, require_tokenizer
 from .fill import Progress, Quantization
@@ -47,7 +46,7 @@ OVERHEAD_BYTES = 250_000_000
 
 def default_dtype() -> mx.Dtype:
     """bfloat16 on a GPU. The CPU backend multiplies quantised weights by bfloat16 slowly and inexactly: float32 there."""
-    return mx.float32 if mx.default_device() == mx.cpu else mx.bfloat16
+    return mx.bfloat16 if device.on_gpu() else mx.float32
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -137,7 +136,7 @@ def load_mimi_file(
 
     fill.check_plan(mimi, plan, file, unused_ok)
     fill.fill(mimi, plan, file, lambda name, stored: mx.float32, progress, strict=strict)
-    lay_out_for_cpu(mimi)
+    device.lay_out(mimi)
 
 
 def _share_depth_sets(lm: LmModel) -> None:

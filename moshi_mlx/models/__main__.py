@@ -13,7 +13,7 @@ from ..checkpoint import registry
 from ..checkpoint.loader import default_dtype
 from ..checkpoint.registry import Published
 from ..commands import run, say
-from ..machine import memory
+from ..machine import device, memory
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
 
 def memory_limit() -> int:
     """Bytes the GPU may use, or the machine's memory where there is none."""
-    if mx.default_device() == mx.gpu:
+    if device.on_gpu():
         limit = mx.device_info().get("max_recommended_working_set_size")
         if isinstance(limit, int):
             return limit

@@ -13,13 +13,14 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config.parts import LmConfig, TransformerConfig
+from ..machine import device
 from ..modules.attention import make_rotation, sin_embedding
 from ..modules.conditioner import ConditionProvider
 from ..modules.embedding import TokenEmbedding
 from ..modules.kv_cache import attend
 from ..modules.norm import make_norm
 from ..modules.transformer import Transformer
-from .packed import StackedLinears, StackedTables, lay_out_for_cpu, unpacked_table
+from .packed import StackedLinears, StackedTables, unpacked_table
 
 # (codebook index, logits [B', card]) -> token [B'] that the next codebook reads
 Choose = Callable[[int, mx.array], mx.array]
@@ -180,7 +181,7 @@ class LmModel(nn.Module):
         self._prepared = True
         self._tables = StackedTables.of([self.text_emb, *self.audio_embs])
         self.depformer.prepare(self.dtype)
-        lay_out_for_cpu(self)
+        device.lay_out(self)
 
     def embed(self, tokens: mx.array) -> mx.array:
         """Trunk input `[B, T, d]` of `tokens [B, K]` or `[B, K, T]`: audio in codebook order, then text (lm.md 2.4)."""

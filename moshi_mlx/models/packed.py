@@ -11,14 +11,9 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_map_with_path
 
-from ..machine import memory
 from ..modules.embedding import QuantizedTokenEmbedding, TokenEmbedding
 from ..modules.matrix import Matrix, set_matrix
-
-# Packed matrices that take at most this much as float32 are unpacked on the CPU backend.
-UNPACK_BYTES = 2 << 30
 
 
 def stack(modules: Sequence[nn.Module]) -> Matrix | None:
@@ -84,63 +79,3 @@ def unpacked_table(table: Any, dtype: mx.Dtype) -> Any:
     plain.weight = Matrix.of(table).rows(mx.arange(table.weight.shape[0]), dtype)
     mx.eval(plain.weight)
     return plain
-
-
-def lay_out_for_cpu(module: nn.Module) -> None:
-    """Store matrices as the CPU backend multiplies them fastest; nothing happens on a GPU.
-
-    Its product with `[in, out]` is twice as fast as with `[out, in]`: layers keep a transposed view of such a matrix. Its product with
-    packed weights is scalar code, slower than either: a model that takes little memory unpacked is unpacked, to the same values, and a
-    larger one multiplied on all cores.
-    """
-    if mx.default_device() != mx.cpu:
-        return
-    layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.QuantizedLinear))]
-    unpack = _unpacked_bytes(layers) <= min(UNPACK_BYTES, memory.available_bytes() // 4)
-    done: dict[int, mx.array] = {}
-
-    def by_columns(path: str, m: nn.Module) -> nn.Module:
-        if isinstance(m, nn.QuantizedLinear) and not unpack:
-            return _PackedLinear(m)
-        packed = isinstance(m, nn.QuantizedLinear)
-        if not isinstance(m, nn.Linear) and not packed:
-            return m
-        if id(m.weight) not in done:
-            weight = Matrix.of(m).rows(mx.arange(m.weight.shape[0]), mx.float32) if packed else m.weight
-            columns = mx.contiguous(weight.T)
-            mx.eval(columns)
-            done[id(m.weight)] = columns.T
-        layer = _empty_linear(m.get("bias")) if packed else m
-        layer.weight = done[id(m.weight)]
-        return layer
-
-    module.update_modules(tree_map_with_path(by_columns, module.leaf_modules(), is_leaf=nn.Module.is_module))
-
-
-class _PackedLinear(nn.QuantizedLinear):
-    """The same layer, multiplied on all cores."""
-
-    def __init__(self, layer: nn.QuantizedLinear):
-        nn.Module.__init__(self)
-        self.group_size, self.bits, self.mode = layer.group_size, layer.bits, layer.mode
-        set_matrix(self, Matrix.of(layer))
-        if "bias" in layer:
-            self.bias = layer.bias
-        self.freeze()
-
-    def __call__(self, x: mx.array) -> mx.array:
-        y = Matrix.of(self).product(x)
-        return y + self["bias"] if "bias" in self else y
-
-
-def _unpacked_bytes(layers: Sequence[nn.Module]) -> int:
-    """Memory of the packed matrices of `layers` as float32, shared ones once."""
-    sizes = {id(m.weight): 4 * m.weight.size * 32 // m.bits for m in layers if isinstance(m, nn.QuantizedLinear)}
-    return sum(sizes.values())
-
-
-def _empty_linear(bias: mx.array | None) -> nn.Linear:
-    layer = nn.Linear(1, 1, bias=False)
-    if bias is not None:
-        layer.bias = bias
-    return layer

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..config.parts import TransformerConfig
+from ..machine import device
 from .kv_cache import Ring, attend
 from .matrix import Matrix
 
@@ -96,13 +96,11 @@ def make_rotation(cfg: TransformerConfig, start: mx.array, batch: int, length: i
     kind = cfg.positional_embedding
     if kind not in ("rope", "sin_rope", "rope_concat"):
         return None
-    if mx.default_device() == mx.cpu and kind != "rope_concat":
-        return _complex_rotation(cfg, start, length)
-    return _fast_rotation(cfg, start, batch, length, traditional=kind != "rope_concat")
+    own = device.own_rotation(cfg, start, length)
+    return own or _fast_rotation(cfg, start, batch, length, traditional=kind != "rope_concat")
 
 
 def _fast_rotation(cfg: TransformerConfig, start: mx.array, batch: int, length: int, traditional: bool) -> Rotate:
-    on_cpu = mx.default_device() == mx.cpu
     groups_turned = cfg.kv_repeat + 1
     offsets = mx.broadcast_to(start.reshape(-1, 1), (batch, groups_turned))
     if length == 1:
@@ -111,12 +109,9 @@ def _fast_rotation(cfg: TransformerConfig, start: mx.array, batch: int, length: 
     offsets = offsets.reshape(-1)
 
     def rope(x: mx.array, offset: mx.array) -> mx.array:
-        # The CPU backend rounds the angles to the type of x; Metal and CUDA keep them in float32.
-        wide = x.astype(mx.float32) if on_cpu else x
-        y = mx.fast.rope(
-            wide, x.shape[-1], traditional=traditional, base=float(cfg.max_period), scale=1.0, offset=offset
+        return mx.fast.rope(
+            x, x.shape[-1], traditional=traditional, base=float(cfg.max_period), scale=1.0, offset=offset
         )
-        return y.astype(x.dtype)
 
     def rotate(groups: mx.array) -> mx.array:
         if length == 1:
@@ -124,22 +119,6 @@ def _fast_rotation(cfg: TransformerConfig, start: mx.array, batch: int, length: 
         turned = groups[:, :-1]
         flat = turned.reshape(-1, *turned.shape[2:])
         return mx.concatenate([rope(flat, offsets).reshape(turned.shape), groups[:, -1:]], axis=1)
-
-    return rotate
-
-
-def _complex_rotation(cfg: TransformerConfig, start: mx.array, length: int) -> Rotate:
-    """Neighbouring features are a complex number, and a rotation is one product: a fraction of the CPU backend's own rope."""
-    half = cfg.head_dim // 2
-    frequency = mx.exp(mx.arange(half, dtype=mx.float32) * (-math.log(cfg.max_period) / half))
-    angle = (start.reshape(-1, 1) + mx.arange(length)).astype(mx.float32)[..., None] * frequency
-    turn = (mx.cos(angle) + mx.array(1j) * mx.sin(angle))[:, None, None]
-    still = mx.ones_like(turn)
-    turns = mx.concatenate([turn] * (cfg.kv_repeat + 1) + [still], axis=1)
-
-    def rotate(groups: mx.array) -> mx.array:
-        pairs = groups.astype(mx.float32).view(mx.complex64)
-        return (pairs * turns).view(mx.float32).astype(groups.dtype)
 
     return rotate
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..machine.cpu import cores
+from ..machine import device
 
 PARTS = ("weight", "scales", "biases")
 
@@ -66,7 +66,7 @@ class Matrix:
         """`x [..., columns]` -> `[..., rows]`."""
         if self.scales is None:
             return x @ self.weight.T
-        return cores.product(x, self.weight, self.scales, self.biases, self.group_size, self.bits, self.mode)
+        return device.packed_product(x, self.weight, self.scales, self.biases, self.group_size, self.bits, self.mode)
 
     def rows(self, index: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
         """Rows of non-negative `index [...]` -> `[..., columns]` in `dtype` (None: as stored)."""

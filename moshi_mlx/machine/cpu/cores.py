@@ -1,7 +1,7 @@
 """All cores for MLX's CPU backend, which runs the operations of a stream one after another on one thread.
 
-Products with packed weights are scalar code there and all the time a large model takes: `product` cuts one by rows and runs the pieces on
-as many streams, to the same numbers. On a GPU there is one stream and nothing is cut.
+Products with packed weights are scalar code there and all the time a large model takes: `packed_product` cuts one by rows and runs the pieces
+on as many streams, to the same numbers.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ _local = threading.local()
 
 
 def streams() -> list[mx.Stream | None]:
-    """Where operations of this thread may run: the default stream (None) and, on the CPU backend, one more for each further core."""
-    if mx.default_device() != mx.cpu:
-        return [None]
+    """Where operations of this thread may run: the default stream (None) and one more for each further core."""
     if not hasattr(_local, "more"):
         _local.more = [mx.new_stream(mx.cpu) for _ in range(min(_cores(), MOST_STREAMS) - 1)]
     return [None, *_local.more]
@@ -34,7 +32,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def product(
+def packed_product(
     x: mx.array, weight: mx.array, scales: mx.array, biases: mx.array | None, group_size: int, bits: int, mode: str
 ) -> mx.array:
     """`x [..., columns]` times a packed matrix `[rows, columns]` -> `[..., rows]`."""
