@@ -241,7 +241,7 @@ def imposed_logits(lm: Lm, inputs: dict[str, mx.array]) -> tuple[np.ndarray, np.
     text, audio = [], []
     for t in range(inputs["model_input"].shape[0]):
         z, state = lm.trunk(lm.embed(inputs["model_input"][t]), state)
-        text.append(np.array(lm.text_linear(z)[:, 0]))
+        text.append(np.array(lm.text_linear(z)[:, 0].astype(mx.float32)))
         frame: list[mx.array] = []
         forced = inputs["audio_tokens"][t]
 
@@ -250,7 +250,7 @@ def imposed_logits(lm: Lm, inputs: dict[str, mx.array]) -> tuple[np.ndarray, np.
             return forced[:, k]
 
         lm.depformer(z, inputs["text_token"][t], choose)
-        audio.append(np.array(mx.stack(frame, axis=1)))
+        audio.append(np.array(mx.stack(frame, axis=1).astype(mx.float32)))
     return np.stack(text), np.stack(audio)
 
 

@@ -27,7 +27,7 @@ def check(folder: Path, scratch: Path) -> None:
 
 def check_session(folder: Path, question: Path, expected: dict, compile: bool) -> None:
     greedy = Sampler(temp=0)
-    session = Session.load(folder, text_sampler=greedy, audio_sampler=greedy, compile=compile)
+    session = Session.load(folder, dtype=mx.float32, text_sampler=greedy, audio_sampler=greedy, compile=compile)
     with AudioReader(question) as reader:
         heard = list(reader.frames(session.frame_size))
     close("input", np.concatenate(heard)[: expected["pcm_in"].size], expected["pcm_in"].reshape(-1), 0)
@@ -43,7 +43,7 @@ def check_session(folder: Path, question: Path, expected: dict, compile: bool) -
 def check_command(folder: Path, question: Path, expected: dict, scratch: Path) -> None:
     """The command writes the same sound, rounded to 16 bits."""
     out = scratch / "reply.wav"
-    run_inference.main([str(question), str(out), "--model", str(folder), "--greedy", "--no-compile"])
+    run_inference.main([str(question), str(out), "--model", str(folder), "--greedy", "--no-compile", "--dtype", "f32"])
     pcm, rate = soundfile.read(out, dtype="float32")
     assert rate == 24000
     close("reply.wav", pcm, np.clip(expected["pcm_out"].reshape(-1), -1, 1), AUDIO_TOL)

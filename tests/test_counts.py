@@ -24,7 +24,7 @@ def test_operations_per_frame(precision, depth_steps, most):
     products = compute["QuantizedMatmul"] + compute["Matmul"]
     assert products == 32 * 4 + 2 + depth_steps * (6 * 4 + 1)
     assert compute["Attention"] == 32 + 6 * (depth_steps - 1)
-    assert compute["RoPE"] == compute["DynamicSliceUpdate"] == 32
+    assert compute["RoPE"] == compute["ScatterAxis"] == 32
 
 
 def test_counting_tells_the_reference_apart():

@@ -231,7 +231,7 @@ class Step:
         if execute is not None:
             inputs = mx.where(execute[:, None], inputs, clock.initial)
         hidden, trunk = self._trunk(state["trunk"], self._guided_rows(inputs, is_initial, offset), conditions, execute)
-        raw = self.lm.text_linear(hidden)[:, 0]
+        raw = self.lm.text_linear(hidden[:, 0])
         guided = self.guidance.active and self.guidance.no_text
         logits = raw[: raw.shape[0] // 2] if guided else self.guidance.mix(raw)
         return {**state, "trunk": trunk, "tokens": tokens}, hidden, logits

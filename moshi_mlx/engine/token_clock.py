@@ -69,7 +69,7 @@ class TokenClock:
 
     def returned(self, tokens: mx.array) -> mx.array:
         """The frame `[B, 1 + generated]` that is complete after a commit: every channel un-delayed, text first."""
-        return tokens.reshape(tokens.shape[0], -1)[:, self._returned]
+        return mx.take(tokens.reshape(tokens.shape[0], -1), self._returned, axis=1)
 
 
 def _nothing(batch: int, count: int) -> mx.array:

@@ -39,6 +39,11 @@ def lay_out(module: nn.Module) -> None:
         layout.lay_out(module)
 
 
+def takes_overlapping_rows() -> bool:
+    """Whether products read a matrix whose rows overlap in memory as it lies. CUDA's library wants rows apart by their width at least."""
+    return not (mx.cuda.is_available() and on_gpu())
+
+
 def spare_stream() -> mx.Stream | None:
     """Where work beside the main work runs; None is the default stream."""
     return None if on_gpu() else cores.streams()[-1]

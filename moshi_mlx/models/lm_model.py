@@ -81,8 +81,10 @@ class DepFormer(nn.Module):
                 done[w] = self.slices[k].linear_in(z)
         return [done[self._input_sets[k]] for k in range(steps)]
 
-    def step(self, k: int, x: mx.array, token: mx.array, caches: list, chosen: bool) -> tuple[mx.array, list]:
-        """Codebook `k`: `x [B', dd]` from `inputs`, `token [B']` -> logits `[B', card]` and the frame's caches."""
+    def step(
+        self, k: int, x: mx.array, token: mx.array, caches: list, steps: int, chosen: bool
+    ) -> tuple[mx.array, list]:
+        """Codebook `k` of `steps`: `x [B', dd]` from `inputs`, `token [B']` -> logits `[B', card]` and the frame's caches."""
         part = self.slices[k]
         x = x + part.emb(token, x.dtype, never_zero=chosen)
         if self._cfg.positional_embedding in ("sin", "sin_rope"):
@@ -90,7 +92,7 @@ class DepFormer(nn.Module):
         new = []
         rotate = make_rotation(self._cfg, mx.array(k, mx.int32), x.shape[0], 1)
         for layer, cache in zip(part.transformer.layers, caches, strict=True):
-            x, cache = layer(x, partial(_frame_attend, cache=cache), rotate)
+            x, cache = layer(x, partial(_frame_attend, cache=cache, k=k, steps=steps), rotate)
             new.append(cache)
         return part.head(x), new
 
@@ -105,21 +107,26 @@ class DepFormer(nn.Module):
         caches: list = [None] * self._cfg.num_layers
         token, tokens = text_token, []
         for k, x in enumerate(self.inputs(z[:, 0], steps)):
-            logits, caches = self.step(k, x, token, caches, chosen and k > 0)
+            logits, caches = self.step(k, x, token, caches, steps, chosen and k > 0)
             token = choose(k, logits)
             tokens.append(token)
         return tokens
 
 
-def _frame_attend(q: mx.array, kv: mx.array, cache: mx.array | None) -> tuple[mx.array, mx.array]:
-    """Attention inside one frame: every codebook sees those before it. `kv [2, B', H, 1, D]`, the cache grows along axis 3."""
+def _frame_attend(q: mx.array, kv: mx.array, cache: mx.array | None, k: int, steps: int) -> tuple[mx.array, mx.array]:
+    """Attention inside one frame: codebook `k` of `steps` sees those before it. `kv [2, B', H, 1, D]`, the cache `[2, B', H, steps, D]`.
+
+    A place in one array is one kernel for each codebook, where growing it would be two and copy what is there.
+    """
     if cache is None:
+        room = mx.broadcast_to(mx.array(0, kv.dtype), (*kv.shape[:3], steps - 1, kv.shape[-1]))
         # One key only: its softmax weight is exactly 1.
         values = kv[1:].reshape(kv.shape[1:])
         repeat = q.shape[1] // kv.shape[2]
-        return values if repeat == 1 else mx.repeat(values, repeat, axis=1), kv
-    kv = mx.concatenate([cache, kv], axis=3)
-    return attend(q, kv), kv
+        values = values if repeat == 1 else mx.repeat(values, repeat, axis=1)
+        return values, mx.concatenate([kv, room], axis=3) if steps > 1 else kv
+    cache[:, :, :, k : k + 1] = kv
+    return attend(q, cache[:, :, :, : k + 1]), cache
 
 
 class LmModel(nn.Module):

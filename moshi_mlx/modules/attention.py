@@ -107,6 +107,8 @@ def _fast_rotation(cfg: TransformerConfig, start: mx.array, batch: int, length: 
         # Values are at position 0, where the rotation is the identity.
         offsets = mx.concatenate([offsets, mx.broadcast_to(mx.array(0, mx.int32), (batch, 1))], axis=1)
     offsets = offsets.reshape(-1)
+    # Where all rows begin alike, groups and heads can be one axis: of more axes, Metal copies what does not lie in a row.
+    alike = batch == 1 and length > 1
 
     def rope(x: mx.array, offset: mx.array) -> mx.array:
         return mx.fast.rope(
@@ -117,8 +119,11 @@ def _fast_rotation(cfg: TransformerConfig, start: mx.array, batch: int, length: 
         if length == 1:
             return rope(groups.reshape(-1, *groups.shape[2:]), offsets).reshape(groups.shape)
         turned = groups[:, :-1]
-        flat = turned.reshape(-1, *turned.shape[2:])
-        return mx.concatenate([rope(flat, offsets).reshape(turned.shape), groups[:, -1:]], axis=1)
+        if alike:
+            y = rope(turned.squeeze(0).reshape(-1, *turned.shape[3:]), start.reshape(1))
+        else:
+            y = rope(turned.reshape(-1, *turned.shape[2:]), offsets)
+        return mx.concatenate([y.reshape(turned.shape), groups[:, -1:]], axis=1)
 
     return rotate
 

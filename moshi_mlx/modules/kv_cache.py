@@ -76,15 +76,15 @@ class Span:
     execute: mx.array | None = None
 
     @property
-    def first_slot(self) -> mx.array:
-        """Where the call begins, `[1]`, for rows that share one clock."""
-        return (self.start % self.capacity if self.wraps else self.start).reshape(1)
-
-    @property
     def slots(self) -> mx.array:
         """Slots of the last `min(length, capacity)` new positions, `[n]` or `[B, n]`."""
         n = min(self.length, self.capacity)
-        return (_column(self.start) + numbers(self.length - n, self.length)) % self.capacity
+        positions = _column(self.start)
+        if self.length > 1:
+            positions = positions + numbers(self.length - n, self.length)
+        elif positions.ndim == 0:
+            positions = positions.reshape(1)
+        return positions % self.capacity if self.wraps else positions
 
 
 def make_span(
@@ -183,10 +183,11 @@ def _zip_rings(change: Callable[[mx.array, mx.array], mx.array], a: Ring, b: Rin
 
 
 def _write(ring: mx.array, new: mx.array, span: Span) -> mx.array:
-    """Store `new` at its slots. The caller must not keep the old ring, else MLX copies it."""
-    contiguous = span.start.ndim == 0 and (span.length == 1 or span.in_place)
-    if contiguous and span.execute is None:
-        return mx.slice_update(ring, new, span.first_slot, (3,))
+    """Store `new` at its slots, in place: MLX gives the old ring's memory to the new one where nobody else holds it.
+
+    So the caller must not keep the old ring, else it is copied. And one GPU kernel writes where `slice_update` takes two, one of which
+    computes the place from an index on the device.
+    """
     new = new[..., -span.capacity :, :]
     slots = span.slots
     index = slots[None, None, None, :, None] if slots.ndim == 1 else slots[None, :, None, :, None]

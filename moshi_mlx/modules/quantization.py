@@ -15,18 +15,28 @@ class ResidualQuantizer(nn.Module):
         self.output_proj = nn.Linear(codebook_dim, dim, bias=False)
         # Centroids of each level, [bins, codebook_dim].
         self.codebooks = [mx.zeros((bins, codebook_dim)) for _ in range(levels)]
+        self._norms: dict[int, tuple[mx.array, mx.array]] = {}
 
     def encode(self, latent: mx.array, levels: int) -> list[mx.array]:
-        """`latent [B, F, dim]` -> codes `[B, F]` of the first `levels` levels; ties go to the lowest index."""
+        """`latent [B, F, dim]` -> codes `[B, F]` uint32 of the first `levels` levels; ties go to the lowest index."""
         residual = self.input_proj(latent)
         codes = []
-        for e in self.codebooks[:levels]:
+        for level, e in enumerate(self.codebooks[:levels]):
             # argmin |r - e|^2 = argmin |e|^2 / 2 - r.e
-            distance = 0.5 * mx.sum(e * e, axis=-1) - residual @ e.T
-            code = mx.argmin(distance, axis=-1).astype(mx.int32)
+            code = mx.argmin(self._half_norms(level) - residual @ e.T, axis=-1)
             residual = residual - e[code]
             codes.append(code)
         return codes
+
+    def _half_norms(self, level: int) -> mx.array:
+        """|e|^2 / 2 of the centroids of a level, `[bins]`: computed once, since a compiled function would do it in every frame."""
+        centroids = self.codebooks[level]
+        of, norms = self._norms.get(level, (None, None))
+        if norms is None or of is not centroids:
+            norms = 0.5 * mx.sum(centroids * centroids, axis=-1)
+            mx.eval(norms)
+            self._norms[level] = centroids, norms
+        return norms
 
     def decode(self, codes: mx.array) -> mx.array:
         """`codes [B, k, F]`, k at most the number of levels -> `[B, F, dim]`."""
@@ -50,7 +60,7 @@ class SplitResidualQuantizer(nn.Module):
         codes = self.rvq_first.encode(latent, min(levels, self._n_semantic))
         if levels > self._n_semantic:
             codes = codes + self.rvq_rest.encode(latent, levels - self._n_semantic)
-        return mx.stack(codes, axis=1)
+        return mx.stack(codes, axis=1).astype(mx.int32)
 
     def decode(self, codes: mx.array) -> mx.array:
         """`codes [B, K, F]`, any 1 <= K <= levels -> latent `[B, F, dim]`."""

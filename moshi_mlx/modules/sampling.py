@@ -80,7 +80,7 @@ class Sampler:
         if self.top_k:
             return _kth_largest(logits, self.top_k) if self.top_k < vocabulary else None
         if 0 < self.top_p < 1:
-            ordered = mx.sort(logits.astype(mx.float32), axis=-1)[..., ::-1]
+            ordered = -mx.sort(-logits.astype(mx.float32), axis=-1)
             p = mx.softmax(ordered / self.temp, axis=-1)
             before = mx.cumsum(p, axis=-1) - p
             return mx.min(mx.where(before <= self.top_p, ordered, mx.inf), axis=-1, keepdims=True)
@@ -111,5 +111,6 @@ def gumbel(seeds: mx.array, step: mx.array, count: int) -> mx.array:
     """Standard Gumbel noise `[B, count]` of step `step` (`[]` or `[B]`) for rows with `seeds` uint32 `[B]`."""
     keys = mx.stack([seeds, mx.broadcast_to(step.astype(mx.uint32), seeds.shape)], axis=-1)
     if keys.shape[0] == 1:
-        return mx.random.gumbel((1, count), key=keys[0])
+        # Not keys[0], which would copy it.
+        return mx.random.gumbel((1, count), key=keys.reshape(2))
     return mx.vmap(lambda key: mx.random.gumbel((count,), key=key))(keys)
