@@ -14,7 +14,7 @@ from .published import MIMI_BYTES, PUBLISHED
 DEFAULT_NAME = "moshiko"
 # The small model inside the package, wherever a checkpoint is named.
 DEMO_NAME = "demo"
-DEMO_FOLDER = Path(__file__).parent / "demo"
+DEMO_FOLDER = Path(__file__).parent.parent / "demo"
 # Slack for activations, kernels and Python itself; `checkpoint` adds the same to its estimate.
 OVERHEAD_BYTES = 250_000_000
 # The command for each kind of model, and what it is given first.
