@@ -43,7 +43,9 @@ def fingerprint(described: Any, parts: Sequence[Mapping[str, TensorInfo]]) -> st
                 if handle < 0:
                     handle = files[str(tensor.file)] = os.open(tensor.file, os.O_RDONLY)
                 add(name, tensor.dtype, list(tensor.shape))
-                digest.update(os.pread(handle, min(SAMPLE, tensor.nbytes), tensor.start + max(0, tensor.nbytes - SAMPLE) // 2))
+                digest.update(
+                    os.pread(handle, min(SAMPLE, tensor.nbytes), tensor.start + max(0, tensor.nbytes - SAMPLE) // 2)
+                )
         except OSError as e:
             raise CheckpointError(f"{tensor.file} cannot be read any more: {e.strerror or e}.") from None
         finally:

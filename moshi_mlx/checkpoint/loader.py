@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ from ..models.mimi_model import MimiModel
 from . import fill, tokenizer_json, transformers_files
 from .files import Files, Overrides, locate, require_tokenizer
 from .fill import Progress, Quantization
+from .fingerprint import fingerprint, without_names
 from .layouts import lm as lm_layouts
 from .layouts import mimi as mimi_layouts
 from .layouts import transformers_lm
@@ -189,6 +191,18 @@ class Checkpoint:
     @property
     def config(self) -> CheckpointConfig:
         return self.files.config
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Which model this is (see `fingerprint`), from its files as they are on disk when this is first asked for."""
+        files = self.files
+        paths = [files.moshi, *(path for path in (files.mimi, files.lora) if path is not None)]
+        described = {
+            "config": without_names(self.config.raw),
+            "codec": read_json(files.mimi_config) if files.mimi_config else None,
+            "lora_scaling": files.lora_scaling if files.lora else None,
+        }
+        return fingerprint(described, [WeightsFile(path) for path in paths])
 
     @property
     def precision(self) -> str:
