@@ -7,6 +7,7 @@ before anything is touched.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import threading
 import time
@@ -16,22 +17,16 @@ from collections.abc import Callable
 from ..errors import InputError
 from . import streams
 
-# How long the end of the program waits: for a frame under way, for threads to come to their next one, and for those that did to end.
-PATIENCE, NEXT, GOODBYE = 10.0, 0.25, 5.0
+# How long the end of the program waits for a frame under way, and then for threads to see that it is over.
+PATIENCE, GOODBYE = 10.0, 1.0
 
 _here = threading.local()
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()
-_closers: weakref.WeakSet[_Closer] = weakref.WeakSet()
-_leaving: list[threading.Thread] = []
-_ending = False
+_closers: weakref.WeakSet[Closer] = weakref.WeakSet()
 
 
 class Owner:
-    """The thread that makes it. `with owner:` around every use of what is owned, which `what` names ("this session").
-
-    A thread of the program's own that still steps when the program ends (a daemon) is let go at its next step, as by `sys.exit`:
-    stopped inside MLX it would abort the process.
-    """
+    """The thread that makes it. `with owner:` around every use of what is owned, which `what` names ("this session")."""
 
     def __init__(self, what: str):
         streams.use()
@@ -44,8 +39,7 @@ class Owner:
         if self.thread is not threading.main_thread():
             _owners.add(self)
 
-    def check(self) -> None:
-        """Raise `InputError` on any other thread, and in a forked child."""
+    def __enter__(self) -> None:
         if os.getpid() != self._process:
             raise InputError(
                 f"{self._what} belongs to the process that made it, and this is a forked child: it cannot be used here. Make "
@@ -56,14 +50,7 @@ class Owner:
                 f"{self._what} belongs to the thread that made it ({self.thread.name}) and was used from another "
                 f"({threading.current_thread().name}): use it there, or let Session.spawn give it a thread of its own."
             )
-
-    def __enter__(self) -> None:
-        self.check()
         self._busy.acquire()
-        if _ending and self in _owners:
-            self._busy.release()
-            _leaving.append(threading.current_thread())
-            raise SystemExit
 
     def __exit__(self, *_) -> None:
         self._busy.release()
@@ -74,32 +61,32 @@ class Owner:
             self._busy.release()
 
 
-class _Closer:
-    """What is to be closed before the program ends."""
+class Closer:
+    """What is to be closed before the program ends, for as long as this is kept."""
 
     def __init__(self, close: Callable[[], None]):
         self.close = close
-
-
-def close_at_exit(close: Callable[[], None]) -> _Closer:
-    """Have `close` called when the program ends, as long as the result is kept."""
-    closer = _Closer(close)
-    _closers.add(closer)
-    return closer
+        _closers.add(self)
 
 
 @atexit.register
 def _end() -> None:
-    """Before the interpreter ends: nothing is under way in MLX on any thread."""
-    global _ending
-    if streams.started_here():
-        for closer in list(_closers):
-            closer.close()
-        _ending = True
-        for owner in list(_owners):
+    """Before the interpreter ends: no thread that works with MLX is left, since one that is stopped inside it aborts the process.
+
+    Daemon threads of the program's own are let go as by `sys.exit`, between two frames.
+    """
+    if not streams.started_here():
+        return
+    for closer in list(_closers):
+        closer.close()
+    left = {owner.thread: owner for owner in list(_owners) if owner.thread.is_alive() and owner.thread.daemon}
+    left.pop(threading.current_thread(), None)
+    for thread in left:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+    for owner in list(_owners):
+        if owner.thread in left:
             owner.idle(PATIENCE)
-        next_step = time.monotonic() + NEXT
-        for owner in list(_owners):
-            owner.thread.join(max(0.0, next_step - time.monotonic()))
-        for thread in _leaving:
-            thread.join(GOODBYE)
+    deadline = time.monotonic() + GOODBYE
+    for thread in left:
+        if not isinstance(thread, threading._DummyThread):  # type: ignore[attr-defined]
+            thread.join(max(0.0, deadline - time.monotonic()))

@@ -24,7 +24,7 @@ from ..arguments import number
 from ..audio.capture import MAX_LAG, Capture
 from ..audio.samples import as_samples, refuse_nonsense
 from ..errors import InputError
-from ..machine.owner import PATIENCE, close_at_exit
+from ..machine.owner import PATIENCE, Closer
 
 CALLS_WAITING = 64
 
@@ -74,7 +74,7 @@ class SessionThread(Generic[S]):
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="session", daemon=True)
         self._thread.start()
-        self._closer = close_at_exit(self._end)
+        self._closer = Closer(self._end)
         # What loading raised is raised here.
         self._loaded.result()
 
