@@ -140,7 +140,10 @@ def test_states_of_other_models_and_options(talk, loaded, tiny_checkpoint, tmp_p
     session, state, _ = talk
     for other, words in (
         (Session(loaded, batch=2, compile=False), "of another model or of other options"),
-        (Session(loaded, kv_bits=8, compile=False), "packed, here they are stored whole: make the session with the same kv_bits"),
+        (
+            Session(loaded, kv_bits=8, compile=False),
+            "packed, here they are stored whole: make the session with the same kv_bits",
+        ),
     ):
         with pytest.raises(InputError, match=words):
             session.state = other.state
@@ -217,7 +220,7 @@ def test_a_file_of_another_model(talk, tmp_path, tmp_path_factory):
     """The same shapes, other weights: only the fingerprint tells."""
     from random_checkpoint import write
 
-    session, state, _ = talk
+    session, _, _ = talk
     folder = tmp_path_factory.mktemp("other")
     write(folder, "tiny", None, seed=2)
     other = Session.load(folder, compile=False)

@@ -71,7 +71,9 @@ def test_two_hundred_sessions_one_after_the_other(tiny_checkpoint):
 def test_another_thread_is_told_and_harms_nothing(tiny_checkpoint):
     *refusals, unharmed = run("wrong_thread", tiny_checkpoint)
     for line in refusals[:4]:
-        assert line.startswith("InputError this session belongs to the thread that made it (MainThread) and was used from another")
+        assert line.startswith(
+            "InputError this session belongs to the thread that made it (MainThread) and was used from another"
+        )
     assert refusals[4].startswith("InputError this generator belongs to the thread")
     assert len(refusals) == 5
     assert unharmed == "True"

@@ -127,7 +127,9 @@ class Step:
             self.commit = mx.compile(self.commit)  # type: ignore[method-assign]
         self.text_sampler, self.audio_sampler = text_sampler, audio_sampler
         self.guidance = guidance or Guidance()
-        self.generated = lm.cfg.dep_q if generated is None else generated
+        text_sampler.check_fits(lm.cfg.text_out_vocab_size, "text_sampler")
+        audio_sampler.check_fits(lm.cfg.card, "audio_sampler")
+        self.generated = lm.cfg.dep_q if generated is None else arguments.whole("generated_codebooks", generated)
         if not 0 <= self.generated <= lm.cfg.dep_q:
             raise InputError(f"this model generates up to {lm.cfg.dep_q} codebooks, {self.generated} were asked for.")
         self.clock = TokenClock(lm.cfg, self.generated)

@@ -120,7 +120,7 @@ class RustSession:
             compile=compile,
             kv_bits=kv_bits,
         )
-        options.check_fits(loaded, text_sampler, audio_sampler)
+        options.check_loaded(loaded)
         files, cfg, defaults = loaded.files, loaded.lm.cfg, loaded.config.generation
         if files.mimi is None:
             raise InputError(

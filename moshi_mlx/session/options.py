@@ -45,18 +45,13 @@ def check_options(
         kind("text_prompt", text_prompt, str, "a text")
 
 
-def check_fits(loaded: Any, text_sampler: Sampler | None, audio_sampler: Sampler | None) -> None:
-    """Whether one can talk to the checkpoint `loaded`, so sampled."""
+def check_loaded(loaded: Any) -> None:
+    """Whether one can talk to `loaded`."""
     kind("loaded", loaded, Checkpoint, "what moshi_mlx.checkpoint.load returns (Session.load takes names and folders)")
     if loaded.config.tts is not None:
         raise InputError(
             f"{loaded.files.source} is a text-to-speech model, which nobody can talk to; python -m moshi_mlx.run_tts speaks with it."
         )
-    cfg = loaded.lm.cfg
-    if text_sampler is not None:
-        text_sampler.check_fits(cfg.text_out_vocab_size, "text_sampler")
-    if audio_sampler is not None:
-        audio_sampler.check_fits(cfg.card, "audio_sampler")
 
 
 def _check_attributes(attributes: Any, rows: int) -> None:

@@ -71,7 +71,7 @@ class Session:
             compile=compile,
             kv_bits=kv_bits,
         )
-        options.check_fits(loaded, text_sampler, audio_sampler)
+        options.check_loaded(loaded)
         if loaded.mimi is None:
             raise InputError("a session needs the checkpoint's codec.")
         self._owner = Owner("this session")
@@ -111,6 +111,10 @@ class Session:
         `lora` is an adapter's file or folder. Other options are those of the constructor.
         """
         options.check_options(**session_options)
+        if lora is not None:
+            arguments.kind("lora", lora, (str, Path), "a file or a folder")
+        if lora_scale is not None:
+            arguments.number("lora_scale", lora_scale)
         overrides = Overrides(lora=None if lora is None else str(lora), lora_scale=lora_scale)
         loaded = loader.load(
             model,
