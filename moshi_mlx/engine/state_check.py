@@ -33,8 +33,7 @@ def check_frame_state(frame: FrameStep, state: Any, batch: int) -> dict:
     for name, expected in (("encoder", mimi.init_encoder(batch)), ("decoder", mimi.init_decoder(batch))):
         part = _parts(parts[name], expected, name)
         # An end marker gives the rows of a translation's encoder their own clocks.
-        own_clocks = name == "encoder" and np.shape(_positions(part)) == (batch,)
-        if own_clocks:
+        if name == "encoder" and _positions_shape(part) == (batch,):
             expected = mimi.init_encoder(batch, lockstep=False)
         _same_form(expected, part, name)
         _check_finite(part, name)
@@ -185,7 +184,7 @@ def _check_tokens(step: Step, tokens: np.ndarray, offset: np.ndarray, decoded: b
 
 
 def _check_finite(tree: Any, name: str) -> None:
-    for path, array in tree_flatten(tree):
+    for path, array in dict(tree_flatten(tree)).items():
         if mx.issubdtype(array.dtype, mx.floating) and not mx.all(mx.isfinite(array)).item():
             raise InputError(f"{name}.{path} holds NaN or infinity.")
 
@@ -197,10 +196,10 @@ def _usual_size(step: Step, trunk: dict) -> dict:
     return trunk if usual == capacity else transformer.grow(trunk, usual)
 
 
-def _positions(part: dict) -> mx.array | None:
+def _positions_shape(part: dict) -> tuple[int, ...] | None:
     stack = part.get("transformer")
     found = stack.get("position") if isinstance(stack, dict) else None
-    return found if isinstance(found, mx.array) else None
+    return found.shape if isinstance(found, mx.array) else None
 
 
 def _some(values: np.ndarray) -> str:

@@ -72,7 +72,7 @@ def load_conversation(session: Session, path: str | Path) -> None:
 
 def _tree(own: dict, file: WeightsFile) -> dict:
     """The arrays of `file`, not yet read, in the containers of the state `own`: names are looked up, never followed."""
-    names = {name for name, _ in tree_flatten(own)}
+    names = set(dict(tree_flatten(own)))
     odd = sorted(names ^ set(file))
     if odd:
         packed = odd[0].startswith("lm.trunk.layers.")
