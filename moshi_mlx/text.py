@@ -5,12 +5,13 @@ from __future__ import annotations
 import codecs
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 
 from .config.parts import LmConfig
+from .errors import InputError
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -61,8 +62,24 @@ def pack_pending(rows: list[bytes]) -> mx.array:
     return mx.array(np.array(packed, np.uint8).reshape(-1, 4))
 
 
-def unpack_pending(packed: mx.array) -> list[bytes]:
-    return [bytes(row[1 : 1 + row[0]].tolist()) for row in np.array(packed)]
+def check_pending(packed: Any, rows: int) -> list[bytes]:
+    """The unfinished characters of `rows` texts (of none, where there was no tokenizer) from what `pack_pending` made of them.
+
+    Raises `InputError` for anything else.
+    """
+    if not isinstance(packed, mx.array) or packed.dtype != mx.uint8 or packed.shape not in ((rows, 4), (0, 4)):
+        raise InputError(f"text should be an array [{rows}, 4] uint8.")
+    found = []
+    for row in np.array(packed):
+        count, unfinished = int(row[0]), bytes(row[1 : 1 + int(row[0])].tolist())
+        try:
+            finished = count > 3 or codecs.getincrementaldecoder("utf-8")().decode(unfinished)
+        except UnicodeDecodeError:
+            finished = True
+        if finished:
+            raise InputError(f"text should be the beginnings of characters, found {row.tolist()}.")
+        found.append(unfinished)
+    return found
 
 
 def _printable(text: str) -> str:

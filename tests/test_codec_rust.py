@@ -29,12 +29,14 @@ class FakeTokenizer:
         FakeTokenizer.made.append(self)
 
     def encode_step(self, pcm):
+        assert (pcm.dtype, pcm.shape, pcm.flags.c_contiguous) == (np.float32, (1, 1, FRAME), True)
         self.encoded += 1
         if self.encoded > self.last:
             raise ValueError("narrow invalid args")
         return np.full((1, self.codebooks, 1), self.encoded, np.uint32)
 
     def decode_step(self, codes):
+        assert (codes.dtype, codes.flags.c_contiguous) == (np.uint32, True)
         self.decoded += 1
         if self.decoded > self.last:
             raise ValueError("narrow invalid args")
@@ -65,6 +67,14 @@ def test_no_end_of_the_table_is_ever_reached(fake):
     # Replies begin a frame later and hand over at the same moment.
     assert min(said[300:]) >= WINDOW_FRAMES
     assert max(said) <= 300
+
+
+def test_arrays_reach_the_library_in_one_piece(fake):
+    """It refuses all others."""
+    codec = RustMimi("codec", 8)
+    codec.encode(np.zeros((2, 3 * FRAME), np.float64)[1, ::3])
+    codec.decode(np.zeros((8, 4), np.int64)[:, 1])
+    codec.decode(np.asfortranarray(np.zeros((8, 8), np.int32))[2])
 
 
 def test_reset_begins_anew(fake):

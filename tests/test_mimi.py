@@ -163,12 +163,16 @@ def test_agrees_with_rustymimi(tmp_path):
     rust = rustymimi.Tokenizer(str(weights), num_codebooks=8)
     mimi = Mimi(mimi_202407(8))
     load_mimi_file(mimi, weights)
-    theirs = np.concatenate([rust.encode_step(pcm[:, :, i : i + FRAME]) for i in range(0, pcm.shape[2], FRAME)], axis=2)
+    # It takes arrays that lie in one piece only.
+    whole = np.ascontiguousarray
+    theirs = np.concatenate(
+        [rust.encode_step(whole(pcm[:, :, i : i + FRAME])) for i in range(0, pcm.shape[2], FRAME)], axis=2
+    )
     ours = np.concatenate(
         [np.array(mimi.encode_step(pcm[:, :, i : i + FRAME])) for i in range(0, pcm.shape[2], FRAME)], axis=2
     )
     golden_mimi.codes_equal("streamed codes", ours, theirs)
-    heard = np.concatenate([rust.decode_step(theirs[:, :, i : i + 1]) for i in range(40)], axis=2)
+    heard = np.concatenate([rust.decode_step(whole(theirs[:, :, i : i + 1])) for i in range(40)], axis=2)
     golden_mimi.audio(
         "streamed audio",
         np.concatenate(

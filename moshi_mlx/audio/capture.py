@@ -13,6 +13,7 @@ import numpy as np
 
 from .resample import Resampler
 from .ring import Ring
+from .samples import usable
 
 MAX_LAG = 0.24
 CAPACITY_SECONDS = 5.0
@@ -127,12 +128,10 @@ class Capture:
         return end - (written - position) / self.rate
 
     def _usable(self, x: np.ndarray) -> np.ndarray:
-        """Finite and within -1..1, before a filter spreads what is not."""
-        finite = np.isfinite(x)
-        if not finite.all():
-            self.invalid += int((~finite).sum())
-            x = np.where(finite, x, 0)
-        return np.clip(x, -1, 1)
+        """Only numbers within -1..1, before a filter spreads what is none."""
+        x, invalid = usable(x)
+        self.invalid += invalid
+        return x
 
     def _joined(self, frame: np.ndarray) -> np.ndarray:
         """Without a click where something was left out before."""

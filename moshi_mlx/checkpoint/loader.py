@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,17 +19,20 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from ..arguments import kind, one_of, whole
 from ..config.description import CheckpointConfig, as_personaplex, read_json
 from ..config.parts import MimiConfig
 from ..config.presets import MIMI_V0_1, PERSONAPLEX_7B
+from ..config.reader import LARGEST, MOST
 from ..config.transformers_config import CODEC_PREFIXES
 from ..errors import CheckpointError, ConfigError, InputError
-from ..machine import device, memory
+from ..machine import device, memory, streams
 from ..models.lm_model import LmModel
 from ..models.mimi_model import MimiModel
 from . import fill, tokenizer_json, transformers_files
 from .files import Files, Overrides, locate, require_tokenizer
 from .fill import Progress, Quantization
+from .fingerprint import fingerprint, without_names
 from .layouts import lm as lm_layouts
 from .layouts import mimi as mimi_layouts
 from .layouts import transformers_lm
@@ -188,6 +192,18 @@ class Checkpoint:
     def config(self) -> CheckpointConfig:
         return self.files.config
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Which model this is (see `fingerprint`), from its files as they are on disk when this is first asked for."""
+        files = self.files
+        paths = [files.moshi, *(path for path in (files.mimi, files.lora) if path is not None)]
+        described = {
+            "config": without_names(self.config.raw),
+            "codec": read_json(files.mimi_config) if files.mimi_config else None,
+            "lora_scaling": files.lora_scaling if files.lora else None,
+        }
+        return fingerprint(described, [WeightsFile(path) for path in paths])
+
     @property
     def precision(self) -> str:
         return fill.describe(self.quantizations.values(), self.lm.dtype)
@@ -219,6 +235,12 @@ class Loader:
         with_codec: bool = True,
         context: int | None = None,
     ):
+        whole("batch", batch, 1, MOST)
+        if context is not None:
+            whole("context", context, 1, LARGEST)
+        if dtype is not None:
+            one_of("dtype", dtype, list(DTYPES.values()))
+        streams.use()
         weights = WeightsFile(files.moshi)
         transformers_files.check_description(weights, files.config.architecture)
         self.weights, inner = transformers_files.codec_inside(weights, files.config.architecture)
@@ -360,7 +382,14 @@ def load(
     context: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Checkpoint:
-    """Locate, check and load a checkpoint in one call."""
+    """Locate, check and load a checkpoint in one call.
+
+    `dtype` is `mx.bfloat16`, `mx.float16` or `mx.float32`; `context` bounds the attention window, in frames.
+    """
+    for name, value in (("model", model), ("hf_repo", hf_repo)):
+        if value is not None:
+            kind(name, value, (str, Path), "a name or a path")
+    one_of("quantized", quantized, (4, 8, None))
     files = locate(model, hf_repo, quantized, overrides)
     loader = Loader(files, quantized=quantized, dtype=dtype, batch=batch, with_codec=with_codec, context=context)
     return loader.load(progress)

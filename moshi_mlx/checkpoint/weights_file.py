@@ -65,6 +65,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     try:
         header = json.loads(text, object_pairs_hook=_without_repetition)
         metadata = header.pop("__metadata__", None) or {}
+        if not isinstance(metadata, dict) or any(not isinstance(v, str) for v in metadata.values()):
+            raise ValueError("its __metadata__ is no object of texts")
         tensors = {name: _tensor_info(name, entry, path, 8 + length) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise CheckpointError(f"{path} has a damaged safetensors header ({e}). Download it again.") from None

@@ -15,7 +15,7 @@ import mlx.core as mx
 from ..models import mimi_model
 from ..models.mimi_model import MimiModel
 from ..modules import transformer
-from .state import copy_containers
+from .state import copy_containers, let_go
 from .step import Conditions, Step
 
 
@@ -66,12 +66,44 @@ class FrameStep:
         run = self._speaking if has_reply else self._silent
         return run(state, pcm, ended)
 
-    def trace(self, batch: int) -> None:
-        """Trace the frame for every size its rings will have, so that no frame of a conversation waits for it. Nothing is evaluated."""
-        pcm = mx.zeros((batch, self.mimi.frame_size))
-        for capacity in self.step.capacities():
-            state = self.init_state([0] * batch, capacity)
-            self(state, pcm, self.step.clock.max_delay)
+    def evaluated(
+        self, state: dict, pcm: mx.array, steps: int, ended: mx.array | None = None
+    ) -> tuple[dict, mx.array, mx.array]:
+        """As a call, evaluated. The containers of `state` are emptied, so that its rings are written in place."""
+        new, out, tokens = self(state, pcm, steps, ended)
+        let_go(state)
+        mx.eval(new, out, tokens)
+        if self.grown:
+            # The smaller rings will not be needed again.
+            mx.clear_cache()
+        return new, out, tokens
+
+    def warm_up(self, batch: int, ends: bool = False) -> None:
+        """Run frames of silence on a state of their own through every size of the rings, with and without a reply.
+
+        What frames need is compiled then, and nothing of it is left but that. `ends`: also frames that carry end markers, and
+        those after them.
+        """
+        pcm, last, delay = (
+            mx.zeros((batch, self.mimi.frame_size)),
+            mx.ones((batch,), mx.bool_),
+            self.step.clock.max_delay,
+        )
+        state = self.first(self.init_state([0] * batch))
+
+        def run(steps: int) -> None:
+            nonlocal state
+            state = self.evaluated(state, pcm, steps)[0]
+            if ends:
+                for mark in (last, None):
+                    state = self.evaluated(state, pcm, steps, mark)[0]
+                state["encoder"] = self.mimi.init_encoder(batch)
+
+        run(0)
+        for position in self.step.growths():
+            run(max(position, delay))
+        state = {}
+        mx.clear_cache()
 
     def _with_room(self, state: dict, steps: int) -> dict:
         """The state with larger rings when they are full."""

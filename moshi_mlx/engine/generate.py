@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
+from .. import arguments
 from ..errors import InputError
+from ..machine.owner import Owner
 from ..models.lm_model import LmModel
 from ..modules import transformer
 from ..modules.conditioner import ConditionTensor, add_cross_positions
 from ..modules.sampling import Sampler
 from .state import copy_containers, let_go
+from .state_check import check_step_state
 from .step import (
     DEFAULT_AUDIO_SAMPLER,
     DEFAULT_TEXT_SAMPLER,
@@ -59,8 +62,8 @@ class LmGen:
         kv_bits: int | None = None,
         seed: int | Sequence[int] | None = None,
     ):
-        self.model = model
-        self.batch_size = 1 if batch_size is None else batch_size
+        self.model, self._owner = model, Owner("this generator")
+        self.batch_size = 1 if batch_size is None else arguments.whole("batch_size", batch_size, 1)
         self.max_steps, self.check = max_steps, check
         self.conditions = conditions
         masked = None if cfg_is_masked_until is None else tuple(cfg_is_masked_until)
@@ -88,10 +91,7 @@ class LmGen:
         if seed is None:
             # Follows mx.random.seed, so that scripts which call it stay reproducible.
             seed = int(np.array(mx.random.randint(0, 2**31 - 1)))
-        seeds = [seed + b for b in range(self.batch_size)] if isinstance(seed, int) else list(seed)
-        if len(seeds) != self.batch_size:
-            raise InputError(f"{self.batch_size} conversations need as many seeds, found {len(seeds)}.")
-        return seeds
+        return arguments.seeds(seed, self.batch_size)
 
     # State ------------------------------------------------------------------------------------------------------
 
@@ -102,25 +102,47 @@ class LmGen:
 
     @state.setter
     def state(self, state: dict) -> None:
-        self._state = copy_containers(state)
+        """Continue from there. What is no state of this model with these options is an `InputError`, and nothing changes."""
+        self.continue_from(state)
+
+    def continue_from(self, state: dict, decoded: bool = False) -> None:
+        """As setting `state`; `decoded`: frames go to a codec, which knows no special tokens."""
+        with self._owner:
+            self._put(check_step_state(self._step, state, self.batch_size, self._lockstep, decoded))
+
+    def _put(self, state: dict) -> None:
+        self._state = state
         self._steps = int(np.array(state["offset"]).max())
         self._out: StepOutput | None = None
 
     def reset(self, rows: Sequence[bool] | mx.array | None = None) -> None:
         """Start over: all conversations, or those where `rows` is true (with `support_out_of_sync`)."""
         if rows is None:
-            self.state = self._step.init_state(self.seeds, self._step.capacities()[0], self._lockstep)
+            with self._owner:
+                self._put(self._step.init_state(self.seeds, self._step.capacities()[0], self._lockstep))
             return
         if self._lockstep:
             raise InputError("resetting single conversations needs support_out_of_sync=True.")
         self._state = self._step.reset(self._state, mx.array(np.array(rows, bool)))
         self._out = None
 
-    def _grow(self) -> None:
-        """Make room for the next position."""
-        larger = self._step.larger_capacity(transformer.capacity_of(self._state["trunk"]), self._steps)
-        if larger is not None:
-            self._state["trunk"] = transformer.grow(self._state["trunk"], larger)
+    def warm_up(self) -> None:
+        """Step through every size of the rings on a state of its own, without hooks: what steps need is compiled then."""
+        given = mx.zeros((self.batch_size, self._step.clock.given), mx.int32)
+        state = self._step.init_state([0] * self.batch_size, self._step.capacities()[0], self._lockstep)
+        for position in self._step.growths():
+            state = self._with_room(state, position)
+            new, out = self._step.run(state, given, self.conditions)
+            let_go(state)
+            state = new
+            mx.eval(state, out.frame, out.hidden, out.text_logits)
+        state = {}
+        mx.clear_cache()
+
+    def _with_room(self, state: dict, position: int) -> dict:
+        """The state with room for `position`."""
+        larger = self._step.larger_capacity(transformer.capacity_of(state["trunk"]), position)
+        return state if larger is None else {**state, "trunk": transformer.grow(state["trunk"], larger)}
 
     # Stepping ---------------------------------------------------------------------------------------------------
 
@@ -138,23 +160,24 @@ class LmGen:
         The returned text token is this step's own; `frame` and `last_audio_tokens` give the un-delayed frame. `ct` and
         `cross_attention_src` are conditions as the published package passes them.
         """
-        given = self._given(other_audio_tokens)
-        if execute is not None:
-            if self._lockstep:
-                raise InputError("execution masks need support_out_of_sync=True.")
-            execute = mx.array(np.array(execute, bool))
-        replace = None
-        if depformer_replace_tokens is not None:
-            replace = mx.array(depformer_replace_tokens, mx.int32).reshape(self.batch_size, -1)
-        self._grow()
-        conditions = self._call_conditions(ct, cross_attention_src)
-        old = self._state
-        self._state, self._out = self._step.run(old, given, conditions, execute, replace, self._hooks)
-        let_go(old)
-        self._steps += 1
-        # Begun now, so that reading any part of it later waits for one evaluation and starts none.
-        mx.async_eval(self._state, [x for x in vars(self._out).values() if x is not None])
-        return self._out.text[:, None]
+        with self._owner:
+            given = self._given(other_audio_tokens)
+            if execute is not None:
+                if self._lockstep:
+                    raise InputError("execution masks need support_out_of_sync=True.")
+                execute = mx.array(np.array(execute, bool))
+            replace = None
+            if depformer_replace_tokens is not None:
+                replace = mx.array(depformer_replace_tokens, mx.int32).reshape(self.batch_size, -1)
+            self._state = self._with_room(self._state, self._steps)
+            conditions = self._call_conditions(ct, cross_attention_src)
+            old = self._state
+            self._state, self._out = self._step.run(old, given, conditions, execute, replace, self._hooks)
+            let_go(old)
+            self._steps += 1
+            # Begun now, so that reading any part of it later waits for one evaluation and starts none.
+            mx.async_eval(self._state, [x for x in vars(self._out).values() if x is not None])
+            return self._out.text[:, None]
 
     def step_with_extra_heads(
         self,

@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from .. import arguments
 from ..errors import InputError
 from ..models.lm_model import LmModel
 from ..modules import transformer
@@ -43,6 +44,9 @@ class Guidance:
     coef: float = 1.0
     masked_until: tuple[int, ...] | None = None
     no_text: bool = False
+
+    def __post_init__(self) -> None:
+        arguments.number("cfg_coef", self.coef)
 
     @property
     def active(self) -> bool:
@@ -114,9 +118,7 @@ class Step:
         compile: bool = True,
         kv_bits: int | None = None,
     ):
-        self.lm, self.kv_bits = lm, kv_bits
-        if kv_bits not in (None, 4, 8):
-            raise InputError(f"keys and values are stored whole or with 8 or 4 bits, {kv_bits} were asked for.")
+        self.lm, self.kv_bits = lm, arguments.one_of("kv_bits", kv_bits, (4, 8, None))
         if compile:
             lm.prepare()
             self._whole = mx.compile(self._whole)  # type: ignore[method-assign]
@@ -125,7 +127,9 @@ class Step:
             self.commit = mx.compile(self.commit)  # type: ignore[method-assign]
         self.text_sampler, self.audio_sampler = text_sampler, audio_sampler
         self.guidance = guidance or Guidance()
-        self.generated = lm.cfg.dep_q if generated is None else generated
+        text_sampler.check_fits(lm.cfg.text_out_vocab_size, "text_sampler")
+        audio_sampler.check_fits(lm.cfg.card, "audio_sampler")
+        self.generated = lm.cfg.dep_q if generated is None else arguments.whole("generated_codebooks", generated)
         if not 0 <= self.generated <= lm.cfg.dep_q:
             raise InputError(f"this model generates up to {lm.cfg.dep_q} codebooks, {self.generated} were asked for.")
         self.clock = TokenClock(lm.cfg, self.generated)
@@ -139,6 +143,10 @@ class Step:
             return [FIRST_CAPACITY]
         sizes = [FIRST_CAPACITY << i for i in range(limit.bit_length()) if FIRST_CAPACITY << i < limit]
         return [*sizes, limit]
+
+    def growths(self) -> list[int]:
+        """Positions at which rings come to each of their sizes: whoever steps at all of them in turn has met every size."""
+        return [0, *self.capacities()[:-1]]
 
     def larger_capacity(self, capacity: int, position: int) -> int | None:
         """The size that rings of `capacity` need for `position`, None if they have room or are as large as the window."""

@@ -1,4 +1,4 @@
-"""Before the talk: compile everything it will need, measure the step, and say honestly whether it keeps up."""
+"""Before the talk: measure the step, and say honestly whether it keeps up. Sessions compile what they need when they are made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..modules import transformer
 from .sides import Talker
 
 FRAME_MS = 80.0
-# The first steps compile kernels while the model's delays pass; what follows is measured.
+# While the model's delays pass it has nothing to say; what follows is measured.
 UNMEASURED, MEASURED = 6, 25
 # Above this share of a frame there is little room for everything else the machine does.
 COMFORTABLE = 0.85
@@ -64,18 +64,12 @@ def _advice(condition: str) -> str:
 
 
 def warm_up(talker: Talker, frame_size: int = 1920) -> WarmUp:
-    """Step through faint noise, measure, and put the conversation back at its beginning.
-
-    A session's rings grow while it talks and every size is a graph of its own: all are traced here, the largest is measured.
-    """
+    """Step through faint noise, measure with rings of their first size and of their last, and put the conversation back at its beginning."""
     pcm = np.random.default_rng(0).uniform(-0.01, 0.01, frame_size).astype(np.float32)
     for _ in range(UNMEASURED):
         talker.step(pcm)
-    start, grown = _measure(talker, pcm), False
-    while _grow(talker):
-        talker.step(pcm)
-        grown = True
-    full = _measure(talker, pcm) if grown else start
+    start = _measure(talker, pcm)
+    full = _measure(talker, pcm) if _fill(talker) else start
     talker.reset()
     return WarmUp(start, full)
 
@@ -90,8 +84,8 @@ def _measure(talker: Talker, pcm: np.ndarray) -> StepTimes:
     return StepTimes(float(p50), float(p95), mx.get_active_memory())
 
 
-def _grow(talker: Any) -> bool:
-    """Give the talker's rings the size they will double to next; false when they are as large as the window."""
+def _fill(talker: Any) -> bool:
+    """Give the talker rings as large as its window; false where they are, or where it has no such."""
     if not hasattr(talker, "state"):
         return False
     state = talker.state
@@ -99,5 +93,5 @@ def _grow(talker: Any) -> bool:
     capacity, limit = transformer.capacity_of(trunk), talker.lm.transformer.capacity()
     if limit is None or capacity >= limit:
         return False
-    talker.state = {**state, "lm": {**state["lm"], "trunk": transformer.grow(trunk, min(2 * capacity, limit))}}
+    talker.state = {**state, "lm": {**state["lm"], "trunk": transformer.grow(trunk, limit)}}
     return True

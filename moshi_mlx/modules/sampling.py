@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..errors import InputError
+from ..arguments import kind, number, whole
 
 # Rows up to this length are ordered within one GPU thread block.
 LONGEST_PIECE = 2048
@@ -34,14 +34,21 @@ class Sampler:
     logit_bias: dict[int, float] | None = None
 
     def __post_init__(self) -> None:
-        if not self.temp >= 0:
-            raise InputError(f"the temperature should be 0 (greedy) or more, found {self.temp}.")
-        if self.top_k is not None and self.top_k < 0:
-            raise InputError(f"top_k should be a whole number of at least 0, found {self.top_k}.")
-        if not 0 <= self.top_p <= 1 or not 0 <= self.min_p <= 1:
-            raise InputError(f"top_p and min_p should be between 0 and 1, found {self.top_p} and {self.min_p}.")
-        if self.min_tokens_to_keep < 1:
-            raise InputError(f"min_tokens_to_keep should be at least 1, found {self.min_tokens_to_keep}.")
+        number("the temperature", self.temp, 0)
+        if self.top_k is not None:
+            whole("top_k", self.top_k, 0)
+        number("top_p", self.top_p, 0, 1)
+        number("min_p", self.min_p, 0, 1)
+        whole("min_tokens_to_keep", self.min_tokens_to_keep, 1)
+        if self.logit_bias is not None:
+            for token, bias in kind("logit_bias", self.logit_bias, dict, "a dict of tokens and numbers").items():
+                whole("a token of logit_bias", token, 0)
+                number(f"the bias of token {token}", bias)
+
+    def check_fits(self, tokens: int, name: str) -> None:
+        """Raise `InputError` where this speaks of tokens that a model with `tokens` of them does not have."""
+        for token in self.logit_bias or ():
+            whole(f"{name}: a token of logit_bias", token, 0, tokens - 1)
 
     @property
     def greedy(self) -> bool:

@@ -12,15 +12,19 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from .. import arguments
+from ..audio import samples
 from ..checkpoint.loader import Checkpoint
 from ..config.parts import MimiConfig
 from ..config.presets import MIMI_V0_1
 from ..engine.generate import LmGen
 from ..engine.step import make_conditions
 from ..errors import InputError
+from ..machine.owner import Owner
 from ..modules.conditioner import ConditionAttributes
 from ..modules.sampling import Sampler
 from ..text import Detokenizer
+from . import options
 from .session import Frame, default_attributes
 
 # The library's table of positions, at 25 a second: two hours. Its memory is 512 bytes a position.
@@ -107,6 +111,16 @@ class RustSession:
         kv_bits: int | None = None,
         positions: int = POSITIONS,
     ):
+        options.check_options(
+            seed=seed,
+            text_sampler=text_sampler,
+            audio_sampler=audio_sampler,
+            cfg_coef=cfg_coef,
+            attributes=attributes,
+            compile=compile,
+            kv_bits=kv_bits,
+        )
+        options.check_loaded(loaded)
         files, cfg, defaults = loaded.files, loaded.lm.cfg, loaded.config.generation
         if files.mimi is None:
             raise InputError(
@@ -117,6 +131,7 @@ class RustSession:
             raise InputError(
                 f"--codec rust knows the published codec alone, {files.source} has one of its own. Use --codec mlx."
             )
+        self._owner = Owner("this session")
         self.checkpoint, self.lm = loaded, loaded.lm
         self.frame_size, self.sample_rate, self._frame_rate = mimi.frame_size, mimi.sample_rate, mimi.frame_rate
         self._given = cfg.n_q - cfg.dep_q
@@ -133,17 +148,25 @@ class RustSession:
             "kv_bits": kv_bits,
         }
         self._gen = LmGen(self.lm, seed=seed, **self._options)
+        if compile:
+            self._gen.warm_up()
         self.reset()
 
     @property
     def state(self) -> dict:
-        return {"lm": self._gen.state}
+        with self._owner:
+            return {"lm": self._gen.state}
 
     @state.setter
     def state(self, state: dict) -> None:
-        """Continue the model's part; the codec starts a new stream."""
-        self._gen.state = state["lm"]
-        self._begin_stream()
+        """Continue the model's part; the codec starts a new stream. What is no state of this model is an `InputError`."""
+        with self._owner:
+            if set(arguments.kind("the state", state, dict, "a dict")) != {"lm"}:
+                raise InputError(
+                    f"the state of a session with the Rust codec has one part, lm; found {', '.join(map(str, state))}."
+                )
+            self._gen.continue_from(state["lm"], decoded=True)
+            self._begin_stream()
 
     @property
     def frames(self) -> int:
@@ -152,13 +175,14 @@ class RustSession:
 
     def reset(self, seed: int | None = None) -> None:
         """Begin a new conversation."""
-        if seed is not None:
-            self._gen.seeds = [seed]
-        self._gen.reset()
-        # The model's first input holds no audio.
-        self._gen.step(np.full((1, self._given), self.lm.cfg.card, np.int32))
-        mx.eval(self._gen.state)
-        self._begin_stream()
+        with self._owner:
+            if seed is not None:
+                self._gen.seeds = [arguments.whole("seed", seed)]
+            self._gen.reset()
+            # The model's first input holds no audio.
+            self._gen.step(np.full((1, self._given), self.lm.cfg.card, np.int32))
+            mx.eval(self._gen.state)
+            self._begin_stream()
 
     def _begin_stream(self) -> None:
         self._codec.reset()
@@ -167,12 +191,14 @@ class RustSession:
 
     def step(self, pcm: np.ndarray) -> Frame:
         """The user's next 80 ms, float `[1920]` -> `Frame`."""
-        pcm = np.asarray(pcm, np.float32)
-        if pcm.shape != (self.frame_size,):
-            raise InputError(f"a step takes {self.frame_size} samples, found {list(pcm.shape)}.")
-        self._gen.step(self._codec.encode(pcm)[None, : self._given])
-        tokens = np.array(self._gen.frame)[0]
-        sound = self._codec.decode(tokens[1:]) if self._gen.has_frame else np.zeros(self.frame_size, np.float32)
-        text = self._text.feed(int(tokens[0])) if self._text else ""
-        index = self.frames - 1
-        return Frame(sound, text, int(tokens[0]), tokens[1:], index, index / self._frame_rate)
+        with self._owner:
+            pcm = samples.as_samples(pcm)
+            if pcm.shape != (self.frame_size,):
+                raise InputError(f"a step takes {self.frame_size} samples, found {list(pcm.shape)}.")
+            samples.refuse_nonsense(pcm)
+            self._gen.step(self._codec.encode(pcm)[None, : self._given])
+            tokens = np.array(self._gen.frame)[0]
+            sound = self._codec.decode(tokens[1:]) if self._gen.has_frame else np.zeros(self.frame_size, np.float32)
+            text = self._text.feed(int(tokens[0])) if self._text else ""
+            index = self.frames - 1
+            return Frame(sound, text, int(tokens[0]), tokens[1:], index, index / self._frame_rate)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten, tree_map_with_path
 
 from ..checkpoint.weights_file import WeightsFile
 from ..errors import CheckpointError, InputError
@@ -29,10 +29,11 @@ def save_conversation(session: Session, path: str | Path) -> None:
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist; make it first.")
     arrays = dict(tree_flatten(session.state))
+    metadata = {"format": FORMAT, "model": session.checkpoint.fingerprint}
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".safetensors", dir=path.parent)
     os.close(handle)
     try:
-        mx.save_safetensors(temporary, arrays, {"format": FORMAT})
+        mx.save_safetensors(temporary, arrays, metadata)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as e:
         Path(temporary).unlink(missing_ok=True)
@@ -43,31 +44,38 @@ def save_conversation(session: Session, path: str | Path) -> None:
 
 
 def load_conversation(session: Session, path: str | Path) -> None:
-    """Put `session` where the conversation in `path` was saved. The models have to be of the same shape."""
+    """Put `session` where the conversation in `path` was saved, by a session with the same model and options.
+
+    Raises `CheckpointError` for a file that is damaged or of another model; the session is then where it was. Files of version
+    1.0.0 do not say which model they belong to: a `UserWarning` does.
+    """
     file = WeightsFile(Path(path))
     if file.metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a saved conversation; expected a file written by save_conversation.")
-    state: Any = tree_unflatten([(name, file.array(name)) for name in file])
-    _check(session, state, path)
-    mx.eval(state)
-    session.state = state
-
-
-def _check(session: Session, state: dict, path: str | Path) -> None:
-    """Ring sizes grow while talking; everything else has the shape of the session's own state."""
-    own, found = dict(tree_flatten(session.state)), dict(tree_flatten(state))
-    if own.keys() != found.keys():
-        odd = sorted(own.keys() ^ found.keys())[0]
-        raise CheckpointError(f"{path} was saved with another model or other options: {odd} is not on both sides.")
-    for name, array in own.items():
-        other = found[name]
-        growing = name.startswith("lm.trunk.layers.")
-        same = array.ndim == other.ndim and all(
-            a == b or (growing and axis == array.ndim - 2)
-            for axis, (a, b) in enumerate(zip(array.shape, other.shape, strict=True))
+    model = file.metadata.get("model")
+    if model is not None and model != session.checkpoint.fingerprint:
+        raise CheckpointError(
+            f"{path} was saved with another model than {session.checkpoint.files.source}, or with other weights of it (another precision)."
         )
-        if not same or array.dtype != other.dtype:
-            raise CheckpointError(
-                f"{path} was saved with another model: {name} is {list(other.shape)} {other.dtype}, "
-                f"this session's is {list(array.shape)} {array.dtype}."
-            )
+    try:
+        session.state = _tree(session.state, file)
+    except InputError as e:
+        raise CheckpointError(f"{path} cannot be continued by this session: {e}") from None
+    except RuntimeError as e:
+        raise CheckpointError(f"{path} cannot be read: {e}") from None
+    if model is None:
+        warnings.warn(
+            f"{path} does not say which model it was saved with; if it was another, what follows makes no sense. Save it again.",
+            stacklevel=2,
+        )
+
+
+def _tree(own: dict, file: WeightsFile) -> dict:
+    """The arrays of `file`, not yet read, in the containers of the state `own`: names are looked up, never followed."""
+    names = set(dict(tree_flatten(own)))
+    odd = sorted(names ^ set(file))
+    if odd:
+        packed = odd[0].startswith("lm.trunk.layers.")
+        hint = "; one of them packs its keys and values (kv_bits)" if packed else ""
+        raise InputError(f"it was saved with another model or other options: {odd[0][:80]} is not on both sides{hint}.")
+    return tree_map_with_path(lambda name, _: file.array(name), own)

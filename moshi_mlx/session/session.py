@@ -15,18 +15,22 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from .. import arguments
+from ..audio import samples
 from ..checkpoint import loader
 from ..checkpoint.files import Overrides
 from ..checkpoint.loader import Checkpoint
 from ..engine import prefill
 from ..engine.frame import FrameStep
-from ..engine.state import copy_containers, let_go
+from ..engine.state import copy_containers
+from ..engine.state_check import check_frame_state
 from ..engine.step import Guidance, Step, make_conditions
 from ..errors import InputError
+from ..machine.owner import Owner
 from ..modules.conditioner import ConditionAttributes
 from ..modules.sampling import Sampler
-from ..text import Detokenizer, pack_pending, unpack_pending
-from . import personaplex
+from ..text import Detokenizer, check_pending, pack_pending
+from . import options, personaplex
 from .reply import Frame
 from .thread import SessionThread
 from .voices import Voice
@@ -50,17 +54,29 @@ class Session:
         compile: bool = True,
         kv_bits: int | None = None,
     ):
-        """`voice` (a name such as NATF2, a file, or a `Voice`) and `text_prompt` are for PersonaPlex: who speaks, and as what.
+        """Everything that stepping needs is compiled here (a second or so), so that no frame of a conversation waits for it.
 
+        `voice` (a name such as NATF2, a file, or a `Voice`) and `text_prompt` are for PersonaPlex: who speaks, and as what.
         `kv_bits` (8 or 4) stores keys and values packed: less memory and traffic in long conversations, at a small loss.
         """
+        options.check_options(
+            batch=batch,
+            seed=seed,
+            text_sampler=text_sampler,
+            audio_sampler=audio_sampler,
+            cfg_coef=cfg_coef,
+            attributes=attributes,
+            voice=voice,
+            text_prompt=text_prompt,
+            compile=compile,
+            kv_bits=kv_bits,
+        )
+        options.check_loaded(loaded)
         if loaded.mimi is None:
             raise InputError("a session needs the checkpoint's codec.")
-        if loaded.config.tts is not None:
-            raise InputError(
-                f"{loaded.files.source} is a text-to-speech model, which nobody can talk to; python -m moshi_mlx.run_tts speaks with it."
-            )
-        self.checkpoint, self.batch = loaded, batch
+        self._owner = Owner("this session")
+        self.checkpoint, self.batch = loaded, int(batch)
+        self.seeds = arguments.seeds(seed, self.batch)
         self.lm, self.mimi = loaded.lm, loaded.mimi
         defaults = loaded.config.generation
         text_sampler = text_sampler or Sampler(temp=defaults.temp_text, top_p=0, top_k=defaults.top_k_text)
@@ -72,12 +88,9 @@ class Session:
         pause_at_end = not self.lm.cfg.is_hibiki_zero
         self._frame_step = FrameStep(self._step, self.mimi, conditions, compile, pause_at_end)
         self._prompt = personaplex.prompt_of(loaded, voice, text_prompt)
-        self.seeds = [seed + b for b in range(batch)] if isinstance(seed, int) else list(seed)
-        if len(self.seeds) != batch:
-            raise InputError(f"{batch} conversations need as many seeds, found {len(self.seeds)}.")
         self.reset()
         if compile:
-            self._frame_step.trace(batch)
+            self._frame_step.warm_up(batch, ends=self.lm.cfg.model_type == "hibiki")
 
     @classmethod
     def load(
@@ -90,13 +103,18 @@ class Session:
         context: int | None = None,
         lora: str | Path | None = None,
         lora_scale: float | None = None,
-        **options: Any,
+        **session_options: Any,
     ) -> Session:
         """Load a folder or short name `model`, or a Hub repository, and start a session; moshiko without either.
 
         `quantized` (4 or 8) chooses among the precisions of a short name; `context` bounds the attention window, in frames;
         `lora` is an adapter's file or folder. Other options are those of the constructor.
         """
+        options.check_options(**session_options)
+        if lora is not None:
+            arguments.kind("lora", lora, (str, Path), "a file or a folder")
+        if lora_scale is not None:
+            arguments.number("lora_scale", lora_scale)
         overrides = Overrides(lora=None if lora is None else str(lora), lora_scale=lora_scale)
         loaded = loader.load(
             model,
@@ -105,9 +123,9 @@ class Session:
             dtype=dtype,
             overrides=overrides,
             context=context,
-            batch=options.get("batch", 1),
+            batch=session_options.get("batch", 1),
         )
-        return cls(loaded, **options)
+        return cls(loaded, **session_options)
 
     @classmethod
     def spawn(
@@ -117,13 +135,13 @@ class Session:
         *,
         on_frame: Callable[[Frame], Any],
         on_error: Callable[[BaseException], Any] | None = None,
-        **options: Any,
+        **load_options: Any,
     ) -> SessionThread[Session]:
         """Load and run a session on a thread of its own (see `session_thread`); options are those of `load`.
 
         Returns when it is loaded. Feed it sound with `feed`; `on_frame` gets every reply on the session's thread.
         """
-        return SessionThread(lambda: cls.load(model, hf_repo, **options), on_frame, on_error)
+        return SessionThread(lambda: cls.load(model, hf_repo, **load_options), on_frame, on_error)
 
     @property
     def frame_step(self) -> FrameStep:
@@ -145,32 +163,45 @@ class Session:
 
         It is a value: later steps leave it alone (holding one costs one copy of the rings at the next step).
         """
-        return {**copy_containers(self._state), "text": pack_pending([t.pending for t in self._text])}
+        with self._owner:
+            return {**copy_containers(self._state), "text": pack_pending([t.pending for t in self._text])}
 
     @state.setter
     def state(self, state: dict) -> None:
-        state = copy_containers(state)
-        pending = state.pop("text", None)
-        self._state = state
-        self._steps = int(state["lm"]["offset"].item())
-        self._start_text()
-        if pending is not None:
-            for detokenizer, unfinished in zip(self._text, unpack_pending(pending), strict=False):
-                detokenizer.pending = unfinished
+        """Continue from there. What is no state of this model with these options is an `InputError`, and nothing changes."""
+        with self._owner:
+            whole, unfinished = self._checked(state)
+            self._state = whole
+            self._steps = int(whole["lm"]["offset"].item())
+            self._start_text()
+            for detokenizer, pending in zip(self._text, unfinished, strict=False):
+                detokenizer.pending = pending
+
+    def _checked(self, state: dict) -> tuple[dict, list[bytes]]:
+        """A state from outside, and its unfinished characters."""
+        parts = dict(arguments.kind("the state", state, dict, "a dict"))
+        pending = parts.pop("text", None)
+        whole = check_frame_state(self._frame_step, parts, self.batch)
+        if (steps := int(whole["lm"]["offset"].item())) < self._first:
+            raise InputError(
+                f"lm.offset should be at least {self._first} in a conversation that has begun, found {steps}."
+            )
+        return whole, [] if pending is None else check_pending(pending, self.batch)
 
     def reset(self, seed: int | None = None) -> None:
         """Begin a new conversation; `seed` replaces the seed of every row (row b gets seed + b)."""
-        if seed is not None:
-            self.seeds = [seed + b for b in range(self.batch)]
-        self._state = self._frame_step.init_state(self.seeds)
-        if self._prompt is not None:
-            self._state["lm"] = prefill.run(self._step, self._prompt, self.seeds)
-        else:
-            # The model's first input holds no audio: run it now, and every later step uses the frame it is given.
-            self._state = self._frame_step.first(self._state)
-        mx.eval(self._state)
-        self._first = self._steps = 1 if self._prompt is None else self._prompt.length
-        self._start_text()
+        with self._owner:
+            if seed is not None:
+                self.seeds = arguments.seeds(arguments.whole("seed", seed), self.batch)
+            self._state = self._frame_step.init_state(self.seeds)
+            if self._prompt is not None:
+                self._state["lm"] = prefill.run(self._step, self._prompt, self.seeds)
+            else:
+                # The model's first input holds no audio: run it now, and every later step uses the frame it is given.
+                self._state = self._frame_step.first(self._state)
+            mx.eval(self._state)
+            self._first = self._steps = 1 if self._prompt is None else self._prompt.length
+            self._start_text()
 
     def _start_text(self) -> None:
         tokenizer, cfg = self.checkpoint.tokenizer, self.lm.cfg
@@ -182,33 +213,37 @@ class Session:
         return self._steps - self._first
 
     def step(self, pcm: np.ndarray, ended: bool | Sequence[bool] = False) -> Any:
-        """The user's next 80 ms, float `[1920]` -> `Frame`; `[batch, 1920]` -> a list of `batch` frames.
+        """The user's next 80 ms `[1920]` -> `Frame`; `[batch, 1920]` -> a list of `batch` frames.
 
+        Sound is floats in -1..1 or whole numbers scaled by their type (see `audio.samples`); what is no number is refused, and the
+        conversation stays where it is.
         `ended` (for each row) tells a translation model that its source is over; this frame's audio is then not heard.
         """
-        pcm = np.asarray(pcm, np.float32)
-        single = pcm.ndim == 1
-        rows = pcm[None] if single else pcm
-        if rows.shape != (self.batch, self.frame_size):
-            raise InputError(
-                f"a step takes {self.frame_size} samples for each of {self.batch} conversations, found {list(pcm.shape)}."
-            )
-        old = self._state
-        self._state, out, tokens = self._frame_step(old, mx.array(rows), self._steps, self._marks(ended))
-        let_go(old)
-        mx.eval(self._state, out, tokens)
-        if self._frame_step.grown:
-            # The smaller rings will not be needed again.
-            mx.clear_cache()
-        self._steps += 1
-        index = self.frames - 1
-        sound, numbers = np.array(out), np.array(tokens)
-        frames = [self._frame(b, sound[b], numbers[b], index) for b in range(self.batch)]
+        with self._owner:
+            pcm = samples.as_samples(pcm)
+            single = pcm.ndim == 1
+            rows = pcm[None] if single else pcm
+            if rows.shape != (self.batch, self.frame_size):
+                raise InputError(
+                    f"a step takes {self.frame_size} samples for each of {self.batch} conversations, found {list(pcm.shape)}."
+                )
+            samples.refuse_nonsense(rows)
+            marks = self._marks(ended)
+            self._state, out, tokens = self._frame_step.evaluated(self._state, mx.array(rows), self._steps, marks)
+            self._steps += 1
+            index = self.frames - 1
+            sound, numbers = np.array(out), np.array(tokens)
+            frames = [self._frame(b, sound[b], numbers[b], index) for b in range(self.batch)]
         return frames[0] if single else frames
 
     def _marks(self, ended: bool | Sequence[bool]) -> mx.array | None:
         """Which rows end with this frame, None when none does."""
-        rows = np.broadcast_to(np.array(ended, bool), self.batch)
+        rows = np.asarray(ended)
+        if rows.dtype != bool or rows.shape not in ((), (self.batch,)):
+            raise InputError(
+                f"ended should be True or False, or one of them for each of {self.batch} conversations, found {ended!r}."
+            )
+        rows = np.broadcast_to(rows, self.batch)
         if not rows.any():
             return None
         if self.lm.cfg.model_type != "hibiki":

@@ -8,16 +8,23 @@ thread.close()
 
 from __future__ import annotations
 
+import gc
+import os
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
 
+import mlx.core as mx
 import numpy as np
 
+from ..arguments import number
 from ..audio.capture import MAX_LAG, Capture
+from ..audio.samples import as_samples, refuse_nonsense
 from ..errors import InputError
+from ..machine.owner import PATIENCE, Closer
 
 CALLS_WAITING = 64
 
@@ -45,7 +52,8 @@ class SessionThread(Generic[S]):
 
     `make()` makes the session there; `on_frame(frame)` gets every reply there, and should be quick. `on_error(exception)` is
     told on that thread when stepping or `on_frame` fails, which ends the thread. The user's sound waits at most `max_lag`
-    seconds behind the frame that is due; the oldest is dropped and counted. May be used as a context manager.
+    seconds behind the frame that is due; the oldest is dropped and counted. May be used as a context manager. What is still open
+    when the program ends is closed then.
     """
 
     def __init__(
@@ -55,25 +63,38 @@ class SessionThread(Generic[S]):
         on_error: Callable[[BaseException], Any] | None = None,
         max_lag: float = MAX_LAG,
     ):
+        for name, callback in (("on_frame", on_frame), ("on_error", on_error or print)):
+            if not callable(callback):
+                raise InputError(f"{name} should be a function, found {type(callback).__name__}.")
         self._make, self._on_frame, self._on_error = make, on_frame, on_error
         self._calls: queue.Queue[tuple[Callable[[S], Any], Future]] = queue.Queue(CALLS_WAITING)
         self._closing = threading.Event()
         self._loaded: Future[None] = Future()
-        self._max_lag = max_lag
+        self._max_lag, self._process = number("max_lag", max_lag, 0), os.getpid()
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="session", daemon=True)
         self._thread.start()
+        self._closer = Closer(self._end)
         # What loading raised is raised here.
         self._loaded.result()
 
     def feed(self, pcm: np.ndarray) -> None:
-        """The user's next samples, float `[n]`, 24 kHz mono, any n. From one thread at a time, which never waits."""
+        """The user's next samples `[n]`, 24 kHz mono, any n: floats in -1..1 or whole numbers scaled by their type.
+
+        From one thread at a time, which never waits. Samples that are not numbers are heard as silence and counted in `invalid`.
+        """
+        self._check_process()
         if np.ndim(pcm) != 1:
             raise InputError(f"samples should have shape [n], found {list(np.shape(pcm))}.")
-        self._capture.feed(np.asarray(pcm, np.float32))
+        sound = as_samples(pcm)
+        refuse_nonsense(sound[np.isfinite(sound)])
+        self._capture.feed(sound)
 
     def call(self, action: Callable[[S], T]) -> Future[T]:
         """Run `action(session)` on the model's thread before its next frame: read or set `state`, `reset`."""
+        self._check_process()
+        if not callable(action):
+            raise InputError(f"what is called should be a function of the session, found {type(action).__name__}.")
         future: Future[T] = Future()
         if not self._thread.is_alive():
             raise InputError("the session's thread has ended.")
@@ -84,10 +105,22 @@ class SessionThread(Generic[S]):
         self._capture.wake()
         return future
 
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise InputError(
+                "this session's thread is in the process that made it, and this is a forked child: make one in a process of its "
+                "own (multiprocessing.get_context('spawn'))."
+            )
+
     @property
     def dropped(self) -> int:
         """Frames of the user's sound lost because the model was late."""
         return self._capture.dropped
+
+    @property
+    def invalid(self) -> int:
+        """Samples of the user's sound that were not numbers, heard as silence."""
+        return self._capture.invalid
 
     @property
     def lag(self) -> float:
@@ -100,10 +133,18 @@ class SessionThread(Generic[S]):
 
     def close(self) -> None:
         """End the thread after the frame under way. Not to be called from `on_frame` with a wait: it returns at once there."""
+        self._end(None)
+
+    def _end(self, timeout: float | None = PATIENCE) -> None:
+        if os.getpid() != self._process:
+            # There is no such thread here.
+            return
         self._closing.set()
-        self._capture.wake()
+        capture = getattr(self, "_capture", None)
+        if capture is not None:
+            capture.wake()
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(timeout)
 
     def __enter__(self) -> SessionThread[S]:
         return self
@@ -115,12 +156,21 @@ class SessionThread(Generic[S]):
 
     def _run(self) -> None:
         try:
+            self._talk()
+        finally:
+            # Weights and compiled functions hold each other: all of it goes now and here, not some day on another thread.
+            gc.collect()
+            mx.clear_cache()
+
+    def _talk(self) -> None:
+        try:
             session = self._make()
             if session.batch != 1:
                 raise InputError(f"a session on its own thread holds one conversation, found {session.batch}.")
             self._capture = Capture(session.sample_rate, session.frame_size, session.sample_rate, max_lag=self._max_lag)
         except BaseException as e:
-            self._loaded.set_exception(e)
+            self._closing.set()
+            self._loaded.set_exception(_without_locals(e))
             return
         self._loaded.set_result(None)
         try:
@@ -134,8 +184,11 @@ class SessionThread(Generic[S]):
             if self._on_error is not None:
                 self._on_error(e)
         finally:
+            del session
             self._closing.set()
             self._refuse_calls()
+            if self.error is not None:
+                _without_locals(self.error)
 
     def _answer_calls(self, session: S) -> None:
         while not self._calls.empty():
@@ -150,3 +203,9 @@ class SessionThread(Generic[S]):
         while not self._calls.empty():
             _, future = self._calls.get()
             future.cancel()
+
+
+def _without_locals(error: BaseException) -> BaseException:
+    """`error`, whose traceback would keep the model in memory as long as somebody keeps it."""
+    traceback.clear_frames(error.__traceback__)
+    return error

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from ..audio.samples import as_samples, refuse_nonsense
 from ..engine.generate import LmGen
 from ..errors import InputError
+from ..machine.owner import Owner
 from ..models.lm_model import LmModel
 from ..models.mimi_model import MimiModel
 from ..modules.sampling import Sampler
@@ -58,6 +60,7 @@ class Listener:
     ):
         if lm.dep_q or not lm.n_q:
             raise InputError("this is not a speech-to-text model: it should listen to codebooks and generate none.")
+        self._owner = Owner("this listener")
         self.lm, self.mimi, self.batch, self.prompt = lm, mimi, batch, prompt
         self._gen = LmGen(
             lm,
@@ -99,10 +102,15 @@ class Listener:
         return Heard(text, mx.concatenate(pauses, axis=-1) if pauses else None)
 
     def listen(self, pcm: np.ndarray) -> HeardFrames:
-        """`pcm [B, F * 1920]` float32 -> F frames. Encoded at once, heard one after the other, read back together."""
-        encoder, self._encoder = self._encoder, {}
-        codes, self._encoder = self._encode_chunk(mx.array(pcm)[:, None], encoder)
-        return self.read([self.hear(codes[:, :, f]) for f in range(codes.shape[2])])
+        """`pcm [B, F * 1920]` -> F frames. Encoded at once, heard one after the other, read back together.
+
+        Sound is floats in -1..1 or whole numbers scaled by their type; what is no number is refused, and the streams stay where they are.
+        """
+        with self._owner:
+            pcm = refuse_nonsense(as_samples(pcm))
+            encoder, self._encoder = self._encoder, {}
+            codes, self._encoder = self._encode_chunk(mx.array(pcm)[:, None], encoder)
+            return self.read([self.hear(codes[:, :, f]) for f in range(codes.shape[2])])
 
     def warm_up(self) -> None:
         """Compile what a frame needs; the streams do not notice."""

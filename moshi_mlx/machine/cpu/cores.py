@@ -12,6 +12,8 @@ import threading
 
 import mlx.core as mx
 
+from ..streams import more
+
 # Pieces of fewer weights are not worth a second thread: a weight takes about a nanosecond.
 SMALLEST_PIECE = 1 << 19
 # The tenth reader of one memory adds nothing.
@@ -23,7 +25,7 @@ _local = threading.local()
 def streams() -> list[mx.Stream | None]:
     """Where operations of this thread may run: the default stream (None) and one more for each further core."""
     if not hasattr(_local, "more"):
-        _local.more = [mx.new_stream(mx.cpu) for _ in range(min(_cores(), MOST_STREAMS) - 1)]
+        _local.more = more(min(_cores(), MOST_STREAMS) - 1)
     return [None, *_local.more]
 
 
