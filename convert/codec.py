@@ -13,7 +13,7 @@ from moshi_mlx.checkpoint.layouts import mimi_files
 from moshi_mlx.checkpoint.layouts.expr import Expr, Stored, substitute
 from moshi_mlx.checkpoint.places import Place
 from moshi_mlx.config import MimiConfig, transformers_config
-from moshi_mlx.config.description import read_json
+from moshi_mlx.config.json_text import read_json
 from moshi_mlx.config.presets import MIMI_NAME, MIMI_V0_1
 from moshi_mlx.errors import CheckpointError
 from moshi_mlx.models.mimi_model import MimiModel

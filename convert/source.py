@@ -11,7 +11,7 @@ from moshi_mlx.checkpoint import lora as adapters
 from moshi_mlx.checkpoint import transformers_files
 from moshi_mlx.checkpoint.files import override
 from moshi_mlx.checkpoint.places import Place, fetch_shards
-from moshi_mlx.config.description import read_json
+from moshi_mlx.config.json_text import read_json
 from moshi_mlx.errors import CheckpointError, InputError
 
 from . import formats, language_model, tokenizers, voice_files

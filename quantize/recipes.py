@@ -13,8 +13,8 @@ from mlx.utils import tree_flatten
 
 from moshi_mlx.checkpoint.fill import Quantization
 from moshi_mlx.config import LmConfig
-from moshi_mlx.config.description import read_json
-from moshi_mlx.errors import ConfigError, InputError
+from moshi_mlx.config.json_text import read_json
+from moshi_mlx.errors import ConfigError, InputError, quoted
 from moshi_mlx.models.lm_model import LmModel
 
 BITS = (2, 3, 4, 5, 6, 8)
@@ -137,12 +137,12 @@ def _check_rule(path: Path, rule: Any) -> None:
     known = {"layers", "bits", "group_size", "mode", "dense"}
     if not isinstance(rule, dict) or not isinstance(rule.get("layers"), str) or not set(rule) <= known:
         raise ConfigError(
-            f"{path}: a rule should have 'layers' and of {', '.join(sorted(known - {'layers'}))}, found {rule!r}."
+            f"{path}: a rule should have 'layers' and of {', '.join(sorted(known - {'layers'}))}, found {quoted(rule)}."
         )
     try:
         re.compile(rule["layers"])
     except re.error as e:
-        raise ConfigError(f"{path}: {rule['layers']!r} is not a regular expression: {e}.") from None
+        raise ConfigError(f"{path}: {quoted(rule['layers'])} is not a regular expression: {e}.") from None
     wrong = (
         ("bits" in rule and rule["bits"] not in BITS)
         or ("group_size" in rule and (rule["group_size"] not in GROUP_SIZES or "bits" not in rule))
@@ -152,7 +152,7 @@ def _check_rule(path: Path, rule: Any) -> None:
     if wrong:
         raise ConfigError(
             f"{path}: bits should be one of {BITS}, 'group_size' (with 'bits') one of {GROUP_SIZES}, 'mode' affine, "
-            f"{', '.join(FLOAT_MODES)}, 'dense' true or false; found {rule!r}."
+            f"{', '.join(FLOAT_MODES)}, 'dense' true or false; found {quoted(rule)}."
         )
 
 

@@ -381,7 +381,7 @@ def header_file(path, header: dict, data: bytes = b"") -> None:
     [
         ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, "should take 8 bytes"),
         ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, "shape"),
-        ({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}}, "unknown type X9"),
+        ({"a": {"dtype": "X9", "shape": [1], "data_offsets": [0, 4]}}, "unknown type 'X9'"),
         ({"a": {"dtype": "F32", "shape": [1]}}, "damaged"),
         ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, "does not follow"),
         ({"a": 3}, "damaged"),

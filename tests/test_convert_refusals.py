@@ -134,7 +134,7 @@ BROKEN = {
     "index without files": (lambda s: (s / INDEX).write_text('{"weight_map": {}}'), "not an index"),
     "broken index": (lambda s: (s / INDEX).write_text("{"), "not valid JSON"),
     "name in two shards": (twice_in_two_shards, "stored twice"),
-    "name twice in a header": (twice_in_one_header, "out_norm.alpha is there twice"),
+    "name twice in a header": (twice_in_one_header, "'out_norm.alpha' is there twice"),
     "missing tensor": (lambda s: one_file(s, lambda t: t.pop("out_norm.alpha")), "lacks 1 tensor .*out_norm.alpha"),
     "surplus tensor": (lambda s: one_file(s, lambda t: t.update(more=mx.zeros(2))), "no place for: more"),
     "wrong shape": (lambda s: one_file(s, lambda t: t.update({"text_linear.weight": mx.zeros((60, 32), mx.bfloat16)})), r"should have the shape \[60, 64\].*found \[60, 32\]"),

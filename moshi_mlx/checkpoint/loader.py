@@ -18,7 +18,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..config.description import CheckpointConfig, as_personaplex, read_json
+from ..config.description import CheckpointConfig, as_personaplex
+from ..config.json_text import read_json
 from ..config.parts import MimiConfig
 from ..config.presets import MIMI_V0_1, PERSONAPLEX_7B
 from ..config.transformers_config import CODEC_PREFIXES

@@ -18,9 +18,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from ..config.description import read_json
+from ..config.json_text import read_json
 from ..config.parts import LmConfig
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError, quoted
 from ..models.lm_model import LmModel
 from ..modules.embedding import TokenEmbedding
 from ..modules.matrix import Matrix
@@ -258,5 +258,5 @@ def scaling_of(file: Path, default: float) -> float:
     config = file.with_name("config.json")
     value = read_json(config).get("lora_scaling", default) if config.exists() else default
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise CheckpointError(f"{config}: 'lora_scaling' should be a number, found {value!r}.")
+        raise CheckpointError(f"{config}: 'lora_scaling' should be a number, found {quoted(value)}.")
     return float(value)

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.description import read_json
+from ..config.json_text import LARGEST_TOKENIZER, read_json
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def processor_of(content: bytes) -> SentencePieceProcessor:
 
 def from_json(path: Path) -> bytes:
     """A sentencepiece model that cuts text as a `tokenizer.json` does. Raises `CheckpointError` where there is none."""
-    data = read_json(path)
+    data = read_json(path, LARGEST_TOKENIZER, CheckpointError)
     try:
         pieces, is_bpe, unknown = _pieces(data["model"])
         added = {int(t["id"]): bool(t.get("special", False)) for t in data.get("added_tokens") or []}

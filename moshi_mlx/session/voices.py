@@ -17,7 +17,8 @@ from ..checkpoint.places import Place
 from ..checkpoint.torch_reader import read_tensors, read_tensors_from
 from ..checkpoint.weights_file import WeightsFile
 from ..checkpoint.weights_writer import TYPE_NAMES, WeightsWriter
-from ..config.description import CheckpointConfig, read_json
+from ..config.description import CheckpointConfig
+from ..config.json_text import read_json
 from ..config.parts import MimiConfig
 from ..config.presets import MIMI_V0_1
 from ..errors import CheckpointError, InputError
