@@ -214,8 +214,18 @@ def _quantization(data: dict | None) -> dict[str, Any] | None:
         return None
     for key in ("group_size", "bits"):
         if not isinstance(data.get(key), int):
-            raise ConfigError(f"config: 'quantization' should say {key!r} as an integer, found {data.get(key)!r}.")
+            raise ConfigError(f"config: 'quantization' should say {key!r} as an integer, found {quoted(data.get(key))}.")
     for key, value in data.items():
         if key not in ("group_size", "bits", "mode") and not isinstance(value, (dict, bool)):
-            raise ConfigError(f"config: 'quantization' entry {key!r} should be an object or false, found {value!r}.")
+            raise ConfigError(f"config: 'quantization' entry {quoted(key)} should be an object or false, found {quoted(value)}.")
     return data
+
+
+def _from_config_dict(data: dict) -> LmConfig:
+    """Build from the content of a `config.json`, file names and options of other parts included."""
+    return CheckpointConfig.from_dict(data).lm
+
+
+# What scripts of the published package call on the dataclasses, which know nothing of JSON themselves.
+LmConfig.from_config_dict = staticmethod(_from_config_dict)
+MimiConfig.from_dict = staticmethod(read_mimi)
