@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config.input_files import read_bytes
 from ..config.json_text import LARGEST_TOKENIZER, read_json
 from ..errors import CheckpointError
 
@@ -32,6 +33,33 @@ def processor_of(content: bytes) -> SentencePieceProcessor:
     processor = SentencePieceProcessor()
     processor.LoadFromSerializedProto(content)
     return processor
+
+
+def read_tokenizer(path: Path) -> bytes:
+    """The bytes of the sentencepiece model at `path`, or of one made from the `tokenizer.json` there. Raises `CheckpointError`."""
+    content = from_json(path) if path.suffix == ".json" else read_bytes(path, LARGEST_TOKENIZER)
+    try:
+        processor_of(content)
+    except RuntimeError:
+        raise CheckpointError(f"{path} is not a sentencepiece model.") from None
+    return content
+
+
+def check_size(pieces: int, text_card: int, path: Path) -> str | None:
+    """What to say of a tokenizer with fewer pieces than the model has text tokens; one with more is refused.
+
+    Models have tokens that no piece stands for where their table was padded; those are never text.
+    """
+    if pieces > text_card:
+        raise CheckpointError(
+            f"the tokenizer {path} has {pieces} pieces, the model's 'text_card' is {text_card}: they do not belong together."
+        )
+    if pieces == text_card:
+        return None
+    return (
+        f"the tokenizer {path.name} has {pieces} pieces, the model {text_card} text tokens; "
+        f"the last {text_card - pieces} stand for nothing. If words come out wrong, it is another model's: see --tokenizer."
+    )
 
 
 def from_json(path: Path) -> bytes:

@@ -161,7 +161,7 @@ class WeightsFile(Mapping[str, TensorInfo]):
         if not self.tensors:
             raise CheckpointError(f"{self.path} holds no tensors.")
         # What the names of `tensors` lack in front of them in the files.
-        self._prefix = ""
+        self.prefix = ""
         self._open: dict[Path, dict[str, mx.array]] = {}
 
     def __getitem__(self, name: str) -> TensorInfo:
@@ -189,11 +189,11 @@ class WeightsFile(Mapping[str, TensorInfo]):
             )
         if info.file not in self._open:
             self._open[info.file] = dict(mx.load(str(info.file), format="safetensors"))  # type: ignore[arg-type]
-        return self._open[info.file][self._prefix + name]
+        return self._open[info.file][self.prefix + name]
 
     def forget(self, name: str) -> None:
         """Let go of a tensor that will not be asked for again."""
-        self._open.get(self.tensors[name].file, {}).pop(self._prefix + name, None)
+        self._open.get(self.tensors[name].file, {}).pop(self.prefix + name, None)
 
     def close(self) -> None:
         """Drop the open files and every array not yet handed out."""
@@ -210,7 +210,7 @@ class WeightsFile(Mapping[str, TensorInfo]):
 
     def _selected(self: _Self, tensors: dict[str, TensorInfo], prefix: str = "") -> _Self:
         selection = copy.copy(self)
-        selection.tensors, selection._prefix = tensors, self._prefix + prefix
+        selection.tensors, selection.prefix = tensors, self.prefix + prefix
         # Nothing read by one is kept by the other.
         selection.close()
         return selection

@@ -214,10 +214,14 @@ def _quantization(data: dict | None) -> dict[str, Any] | None:
         return None
     for key in ("group_size", "bits"):
         if not isinstance(data.get(key), int):
-            raise ConfigError(f"config: 'quantization' should say {key!r} as an integer, found {quoted(data.get(key))}.")
+            raise ConfigError(
+                f"config: 'quantization' should say {key!r} as an integer, found {quoted(data.get(key))}."
+            )
     for key, value in data.items():
         if key not in ("group_size", "bits", "mode") and not isinstance(value, (dict, bool)):
-            raise ConfigError(f"config: 'quantization' entry {quoted(key)} should be an object or false, found {quoted(value)}.")
+            raise ConfigError(
+                f"config: 'quantization' entry {quoted(key)} should be an object or false, found {quoted(value)}."
+            )
     return data
 
 

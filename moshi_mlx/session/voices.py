@@ -12,7 +12,7 @@ import numpy as np
 
 from ..audio.files import read_audio
 from ..audio.loudness import with_loudness
-from ..checkpoint import loader
+from ..checkpoint import model_files
 from ..checkpoint.places import Place
 from ..checkpoint.torch_reader import read_tensors, read_tensors_from
 from ..checkpoint.weights_file import WeightsFile
@@ -197,5 +197,5 @@ def load_codec(place: Place) -> MimiModel:
     weights = place.named(described.mimi_name)
     assert weights is not None
     mimi = MimiModel(replace(cfg, num_codebooks=CODEBOOKS))
-    loader.load_mimi_file(mimi, weights)
+    model_files.load_mimi_file(mimi, weights)
     return mimi
