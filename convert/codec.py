@@ -8,12 +8,12 @@ from typing import Any
 
 from moshi_mlx.checkpoint import fill
 from moshi_mlx.checkpoint.files import override
+from moshi_mlx.checkpoint.layouts import kinds, mimi_files
 from moshi_mlx.checkpoint.layouts import mimi as layouts
-from moshi_mlx.checkpoint.layouts import mimi_files
 from moshi_mlx.checkpoint.layouts.expr import Expr, Stored, substitute
 from moshi_mlx.checkpoint.places import Place
 from moshi_mlx.config import MimiConfig, transformers_config
-from moshi_mlx.config.description import read_json
+from moshi_mlx.config.json_text import read_json
 from moshi_mlx.config.presets import MIMI_NAME, MIMI_V0_1
 from moshi_mlx.errors import CheckpointError
 from moshi_mlx.models.mimi_model import MimiModel
@@ -93,7 +93,7 @@ def _beside(place: Place, data: dict[str, Any]) -> Path | None:
     if not isinstance(place, CheckedFolder):
         return None
     found = [
-        p for p in place.weights() if p.suffix == ".safetensors" and formats.kind_of(formats.open_weights(p)) == "codec"
+        p for p in place.weights() if p.suffix == ".safetensors" and kinds.kind_of(formats.open_weights(p)) == "codec"
     ]
     if len(found) > 1:
         names = ", ".join(p.name for p in found)
@@ -103,7 +103,7 @@ def _beside(place: Place, data: dict[str, Any]) -> Path | None:
 
 def open_codec(tensors: StoredTensors, raw: dict[str, Any] | None, name: str) -> Codec:
     """Recognise the layout of a codec and check it against its description."""
-    if not formats.is_codec(tensors):
+    if not kinds.is_codec(tensors):
         raise CheckpointError(f"{tensors.path} is not a codec: it has no quantizer.")
     if any(n.endswith(".scales") for n in tensors):
         raise CheckpointError(f"{tensors.path} is a quantised codec; convert the one it was made from.")
@@ -123,7 +123,7 @@ def open_codec(tensors: StoredTensors, raw: dict[str, Any] | None, name: str) ->
     else:
         file = mimi_files.kyutai_from_transformers(cfg, parameters, transposed, tensors)
     whole = {i.file for i in tensors.values()}
-    unchanged = file == {n: Stored(n) for n in tensors} and tensors.path.suffix == ".safetensors"
+    unchanged = file == {n: Stored(n) for n in tensors} and tensors.path.suffix == ".safetensors" and not tensors.prefix
     path = tensors.path if unchanged and whole == {tensors.path} else None
     name = name if path is not None and name.endswith(".safetensors") else MIMI_NAME
     return Codec(tensors, cfg, None if cfg == MimiConfig.from_dict(MIMI_V0_1) else raw, file, name, path)

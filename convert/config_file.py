@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moshi_mlx.checkpoint.fill import Quantization
+from moshi_mlx.checkpoint.packing import Quantization
 from moshi_mlx.config import LmConfig
 from moshi_mlx.config.description import CheckpointConfig
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
 from pathlib import Path
 
-from moshi_mlx.checkpoint.layouts import transformers_lm
-from moshi_mlx.checkpoint.layouts.lm import detect
+from moshi_mlx.checkpoint.layouts.kinds import wrapper
+from moshi_mlx.checkpoint.packing import is_int8
 from moshi_mlx.checkpoint.weights_file import WeightsFile, is_pickle
+from moshi_mlx.config.input_files import file_size, reason
 from moshi_mlx.errors import CheckpointError
 
 from .gguf_file import read_gguf
@@ -24,17 +23,27 @@ WORDS = {
 }  # fmt: skip
 
 
-def open_weights(path: Path) -> StoredTensors:
-    """The header of a weights file of any supported format; no tensor is read."""
+def open_weights(path: Path, notes: list[str] | None = None) -> StoredTensors:
+    """The header of a weights file of any supported format; no tensor is read.
+
+    A prefix that all names share, as wrappers of torch leave it, is taken off, which `notes` are told.
+    """
+    tensors = _open(path)
+    prefix = wrapper(tensors)
+    if not prefix:
+        return tensors
+    if notes is not None:
+        notes.append(f"every tensor of {path.name} is called {prefix}...; the prefix is taken off.")
+    return tensors.part(prefix)
+
+
+def _open(path: Path) -> StoredTensors:
+    file_size(path)
     try:
-        if path.is_dir():
-            raise CheckpointError(f"{path} is a folder where a weights file is expected.")
         with path.open("rb") as f:
             start = f.read(8)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist.") from None
     except OSError as e:
-        raise CheckpointError(f"{path} cannot be read: {e.strerror or e}.") from None
+        raise CheckpointError(f"{path} cannot be read: {reason(e)}.") from None
     if path.name.endswith(".index.json") or len(start) < 8:
         return StoredTensors.of(WeightsFile(path))
     if start[:4] == b"GGUF":
@@ -44,28 +53,9 @@ def open_weights(path: Path) -> StoredTensors:
     return StoredTensors.of(WeightsFile(path))
 
 
-def kind_of(names: Collection[str]) -> str | None:
-    """What the tensors of a file are: a key of `WORDS`, or None."""
-    if any(".lora_A." in n for n in names):
-        return "adapter"
-    if set(names) in ({"embeddings", "cache"}, {"codes"}):
-        return "voice"
-    if (architecture := transformers_lm.detect(names)) is not None:
-        return architecture
-    if "text_emb.weight" in names:
-        return detect(names)
-    if is_codec(names):
-        return "codec"
-    return None
-
-
-def is_codec(names: Collection[str]) -> bool:
-    return any(re.match(r"quantizer\.(rvq_first|rvq_rest|semantic_|acoustic_)", n) for n in names)
-
-
 def precision_words(tensors: StoredTensors) -> str:
     """How the numbers of a file are stored."""
-    if any(n.endswith("_scb") for n in tensors):
+    if is_int8(tensors):
         return "int8"
     if any(n.endswith(".scales") for n in tensors):
         return "packed"

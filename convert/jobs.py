@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 
-from moshi_mlx.checkpoint.fill import Quantization
+from moshi_mlx.checkpoint.fill import CONDITIONS
 from moshi_mlx.checkpoint.layouts.expr import Expr
-from moshi_mlx.checkpoint.weights_file import FLOATS, MX_DTYPES
+from moshi_mlx.checkpoint.packing import Quantization, kept_type, pack, packed_specs
+from moshi_mlx.checkpoint.weights_file import FLOATS
 from moshi_mlx.checkpoint.weights_writer import TYPE_NAMES
 
 from .stream import Job
 from .tensors import StoredTensors
-
-# Conditioners are computed in float32 (lm.md 10) and stay what they are.
-_KEPT = "condition_provider."
 
 
 def dense_jobs(plan: Mapping[str, Expr], tensors: StoredTensors, dtype: mx.Dtype | None, prefix: str = "") -> list[Job]:
@@ -28,14 +26,9 @@ def _dense(name: str, expr: Expr, tensors: StoredTensors, dtype: mx.Dtype | None
     if kind not in FLOATS:
         return Job(expr, tensors, ((name, kind, expr.shape(tensors.shape)),), lambda x: (mx.contiguous(x),))
     packed_part = name.endswith((".scales", ".biases"))
-    target = kept_type(kind) if dtype is None or packed_part or name.startswith(_KEPT) else dtype
+    target = kept_type(kind) if dtype is None or packed_part or name.startswith(CONDITIONS) else dtype
     spec = (name, TYPE_NAMES[target], expr.shape(tensors.shape))
     return Job(expr, tensors, (spec,), lambda x: (mx.contiguous(x.astype(target)),))
-
-
-def kept_type(kind: str) -> mx.Dtype:
-    """Type of a stored floating-point tensor in MLX, which has no float64."""
-    return MX_DTYPES.get(kind, mx.float32)
 
 
 def packed_jobs(
@@ -54,16 +47,11 @@ def packed_jobs(
 
 
 def _packed(path: str, dense: Job, q: Quantization) -> Job:
-    ((name, kind, (rows, columns)),) = dense.specs
-    groups = columns // q.group_size
-    specs = [(name, "U32", (rows, columns * q.bits // 32))]
-    if q.mode == "affine":
-        specs += [(f"{path}.{part}", kind, (rows, groups)) for part in ("scales", "biases")]
-    else:
-        specs += [(f"{path}.scales", "U8", (rows, groups))]
+    ((_, kind, shape),) = dense.specs
+    specs = packed_specs(path, shape, kind, q)
 
     def finish(x: mx.array) -> Sequence[mx.array]:
         (weight,) = dense.finish(x)
-        return mx.quantize(weight, q.group_size, q.bits, mode=q.mode)
+        return pack(weight, q)
 
     return Job(dense.expr, dense.tensors, tuple(specs), finish)

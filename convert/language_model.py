@@ -10,10 +10,10 @@ import mlx.core as mx
 from moshi_mlx.checkpoint import fill, hub, lm_plan
 from moshi_mlx.checkpoint import lora as adapters
 from moshi_mlx.checkpoint.files import override
-from moshi_mlx.checkpoint.fill import Quantization
+from moshi_mlx.checkpoint.layouts import kinds, transformers_lm
 from moshi_mlx.checkpoint.layouts import lm as kyutai
-from moshi_mlx.checkpoint.layouts import transformers_lm
 from moshi_mlx.checkpoint.layouts.expr import Expr, LowRank, Packed, Stored, substitute
+from moshi_mlx.checkpoint.packing import Quantization
 from moshi_mlx.checkpoint.transformers_files import check_description, text_rows
 from moshi_mlx.config import LmConfig, presets, transformers_config
 from moshi_mlx.config.description import CheckpointConfig, as_personaplex
@@ -167,7 +167,7 @@ def _merge(
     assert request.lora is not None
     path = override(request.lora) if hub.is_hub_name(request.lora) else adapters.find_file(request.lora)
     stored = formats.open_weights(path)
-    if formats.kind_of(stored) != "adapter":
+    if kinds.kind_of(stored) != "adapter":
         raise CheckpointError(f"{path} is not a LoRA adapter: it has no tensor named *.lora_A.weight.")
     scale = request.lora_scale
     if scale is None:

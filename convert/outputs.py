@@ -9,9 +9,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from moshi_mlx.checkpoint.fill import Quantization
 from moshi_mlx.checkpoint.layouts import inverse
 from moshi_mlx.checkpoint.layouts.expr import substitute
+from moshi_mlx.checkpoint.packing import Quantization
 from moshi_mlx.checkpoint.weights_writer import TYPE_NAMES
 from moshi_mlx.config import LmConfig
 from moshi_mlx.config.transformers_config import CODEC_PREFIXES

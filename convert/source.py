@@ -10,9 +10,12 @@ from typing import Any
 from moshi_mlx.checkpoint import lora as adapters
 from moshi_mlx.checkpoint import transformers_files
 from moshi_mlx.checkpoint.files import override
+from moshi_mlx.checkpoint.layouts import kinds
+from moshi_mlx.checkpoint.layouts.transformers_lm import FAMILIES
 from moshi_mlx.checkpoint.places import Place, fetch_shards
-from moshi_mlx.config.description import read_json
-from moshi_mlx.errors import CheckpointError, InputError
+from moshi_mlx.config.input_files import check_name
+from moshi_mlx.config.json_text import read_json
+from moshi_mlx.errors import CheckpointError, ConfigError, InputError, quoted
 
 from . import formats, language_model, tokenizers, voice_files
 from .codec import Codec, find_codec
@@ -44,12 +47,14 @@ def open_source(request: Request) -> Source:
     if given is not None and voice_files.is_archive(given):
         return _voices_alone(request, voice_files.in_archive(given))
     data = _read_config(request, place)
-    path, tensors, kind = _find_weights(place, given, data, request.source)
+    notes: list[str] = []
+    path, tensors, kind = _find_weights(place, given, data, request.source, notes)
     source = Source(
         name=str(place) if given is None or isinstance(place, CheckedFolder) is False else str(given),
         kind=f"{formats.WORDS[kind]}, {formats.precision_words(tensors)}",
         licence=place.licence(),
         revision=revision_of(path),
+        notes=notes,
     )
     if kind == "voice":
         alone = given is not None or not isinstance(place, CheckedFolder)
@@ -72,7 +77,7 @@ def open_source(request: Request) -> Source:
             return source
     source.codec = find_codec(place, data, request, tensors if kind == "codec" else inner, source.model)
     if source.model is not None:
-        source.tokenizer = tokenizers.find_tokenizer(place, data, request, source.model.config)
+        source.tokenizer = tokenizers.find_tokenizer(place, data, request, source.model.config, source.notes)
         source.voices = _voices(place, source.model)
         source.notes += _missing(source)
     return source
@@ -111,25 +116,37 @@ def _read_config(request: Request, place: Place) -> dict[str, Any]:
 
 
 def _find_weights(
-    place: Place, given: Path | None, data: dict[str, Any], source: str
+    place: Place, given: Path | None, data: dict[str, Any], source: str, notes: list[str]
 ) -> tuple[Path, StoredTensors, str]:
-    """The file with the language model, or whatever is there instead, and what it is."""
+    """The file with the language model, or whatever is there instead, and what it is. `notes` are told what was changed."""
     found: list[tuple[Path, StoredTensors, str]] = []
+    unknown: list[tuple[Path, StoredTensors]] = []
     for path in [given] if given is not None else _candidates(place, data):
-        tensors = formats.open_weights(path)
+        said: list[str] = []
+        tensors = formats.open_weights(path, said)
         if isinstance(place, CheckedFolder) and given is None:
             place.check(tensors)
-        kind = formats.kind_of(tensors)
-        if kind is None and given is not None:
-            some = ", ".join(list(tensors)[:3])
-            raise CheckpointError(f"{path} is of no known format: its tensors are called {some}, ...")
+        kind = kinds.kind_of(tensors)
         if kind is None:
+            unknown.append((path, tensors))
             continue
         if kind not in ("codec", "adapter", "voice"):
+            notes += said
             return path, tensors, kind
         found.append((path, tensors, kind))
-    if found:
+    # A codec alone is one; beside a description of a language model it is what is left of more.
+    described = given is None and ("dim" in data or "moshi_name" in data or data.get("model_type") in FAMILIES)
+    if found and not described:
         return found[0]
+    if unknown:
+        path, tensors = unknown[0]
+        some = ", ".join(map(quoted, list(tensors)[:3]))
+        raise CheckpointError(f"{path} is of no known format: its tensors are called {some}, ...")
+    if found:
+        raise CheckpointError(
+            f"{source}: config.json describes a language model, but the only weights there are {found[0][0].name} "
+            f"({formats.WORDS[found[0][2]]}). Put the model's file beside it, or name the file to convert alone."
+        )
     raise CheckpointError(
         f"{source} holds no weights of a known format; expected {WEIGHT_NAMES[0]} or a file named by its config.json."
     )
@@ -138,7 +155,13 @@ def _find_weights(
 def _candidates(place: Place, data: dict[str, Any]) -> Iterator[Path]:
     """Files to look at, the one that the configuration names first."""
     named = data.get("moshi_name")
-    if isinstance(named, str) and (path := place.named(named, optional=True)) is not None:
+    if named is not None:
+        check_name(
+            named.removeprefix("hf://") if isinstance(named, str) else named, "config: 'moshi_name'", ConfigError
+        )
+        path = place.named(named, optional=True)
+        if path is None:
+            raise CheckpointError(f"config.json names the weights {quoted(named)}, which {place} does not have.")
         yield path
     if isinstance(place, CheckedFolder):
         yield from place.weights()

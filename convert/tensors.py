@@ -38,7 +38,7 @@ class StoredTensors(WeightsFile):
         self.path = path
         self.tensors = dict(tensors)
         self.metadata = dict(metadata or {})
-        self._prefix = ""
+        self.prefix = ""
         self._last: tuple[str, mx.array] | None = None
 
     @classmethod

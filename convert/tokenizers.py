@@ -16,11 +16,10 @@ from sentencepiece import SentencePieceProcessor
 
 from moshi_mlx.checkpoint.files import override
 from moshi_mlx.checkpoint.places import Place
-from moshi_mlx.checkpoint.tokenizer_json import encode, encode_json, from_json, processor_of
+from moshi_mlx.checkpoint.tokenizer_json import check_size, encode, encode_json, processor_of, read_tokenizer
 from moshi_mlx.checkpoint.transformers_files import TOKENIZER_NAMES
 from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.config.presets import TOKENIZER_NAME
-from moshi_mlx.errors import CheckpointError
 
 from .place import CheckedFolder, published
 
@@ -41,17 +40,20 @@ class Tokenizer:
         return processor_of(self.content)
 
 
-def find_tokenizer(place: Place, data: dict[str, Any], request: Request, config: CheckpointConfig) -> Tokenizer | None:
-    """The tokenizer given by hand, by the name in the configuration, by its usual name, or the only one in a folder."""
+def find_tokenizer(
+    place: Place, data: dict[str, Any], request: Request, config: CheckpointConfig, notes: list[str]
+) -> Tokenizer | None:
+    """The tokenizer given by hand, by the name in the configuration, by its usual name, or the only one in a folder.
+
+    `notes` are told what is odd about it.
+    """
     path = _path(place, data, request)
     if path is None:
         return None
-    tokenizer = _read(path)
-    size, expected = tokenizer.processor().vocab_size(), config.lm.text_card
-    if size != expected:
-        raise CheckpointError(
-            f"the tokenizer {path} has {size} pieces, the model's 'text_card' is {expected}: they do not belong together."
-        )
+    tokenizer = Tokenizer("tokenizer.model" if path.suffix == ".json" else path.name, read_tokenizer(path))
+    note = check_size(tokenizer.processor().vocab_size(), config.lm.text_card, path)
+    if note:
+        notes.append(note)
     return tokenizer
 
 
@@ -70,17 +72,6 @@ def _path(place: Place, data: dict[str, Any], request: Request) -> Path | None:
     known = published(place)
     names = [*([known.tokenizer] if known else []), *TOKENIZER_NAMES]
     return next((path for name in names if (path := place.find(name, optional=True)) is not None), None)
-
-
-def _read(path: Path) -> Tokenizer:
-    if path.suffix == ".json":
-        return Tokenizer("tokenizer.model", from_json(path))
-    content = path.read_bytes()
-    try:
-        processor_of(content)
-    except RuntimeError:
-        raise CheckpointError(f"{path} is not a sentencepiece model.") from None
-    return Tokenizer(path.name, content)
 
 
 # ----------------------------------------------------------------------------------------------------------------

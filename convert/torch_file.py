@@ -19,7 +19,7 @@ import numpy as np
 
 from moshi_mlx.checkpoint import torch_reader
 from moshi_mlx.checkpoint.weights_file import TensorInfo
-from moshi_mlx.errors import CheckpointError
+from moshi_mlx.errors import CheckpointError, quoted
 
 from .tensors import NUMPY_TYPES, EncodedInfo, StoredTensors, to_array
 
@@ -171,7 +171,7 @@ def _tensors(state: Mapping[str, Any], path: Path, locate: _Locate) -> dict[str,
         if not isinstance(tensor, torch_reader._Tensor):
             continue
         if not isinstance(name, str):
-            raise torch_reader._Refused(f"a tensor under {name!r}")
+            raise torch_reader._Refused(f"a tensor under {quoted(name)}")
         kind = _KINDS[tensor.storage.kind]
         item = _ITEM_BYTES[kind]
         base = locate(tensor.storage.key, tensor.storage.count * item)

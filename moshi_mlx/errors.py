@@ -1,12 +1,59 @@
-"""Errors a user can cause, each told in one sentence.
+"""Errors a user can cause, each told in one sentence, and the cleaning of what sentences quote.
 
 Commands catch `MoshiError`, print its text and exit with status 1; anything else is a defect of ours and keeps its
 traceback. A message says what was found, what was expected and what to do next.
+
+What a file says (names, licences, values, decoded text) may hold escape sequences that a terminal would obey. Every text from a file
+goes through `clean` before it is shown: errors do so themselves, `commands.say` does it for the rest.
 """
+
+from __future__ import annotations
+
+import reprlib
+import unicodedata
+from typing import Any
+
+# Characters of a message. Longer ones lose their middle: the end says what to do next.
+LONGEST_MESSAGE = 1600
+# Control characters, halves of surrogate pairs, separators of lines and paragraphs.
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+# These would turn the direction of everything that follows.
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 100
+_short.maxlong = 40
+_short.maxlist = _short.maxtuple = 40
+_short.maxdict = 8
+_short.maxlevel = 3
+
+
+def clean(text: str, longest: int | None = None, keep: str = "") -> str:
+    """`text` without what a terminal would obey: line ends become spaces, other control characters are left out.
+
+    Characters of `keep` stay as they are. What is longer than `longest` characters loses its middle.
+    """
+    if longest is not None and len(text) > longest:
+        text = f"{text[: longest // 2]} [...] {text[-(longest // 2) :]}"
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c in keep else " " if c in "\n\t\r" else c for c in text if c in keep or _is_shown(c))
+
+
+def _is_shown(c: str) -> bool:
+    return c in "\n\t\r" or (unicodedata.category(c) not in _UNPRINTABLE and c not in _TURNING)
+
+
+def quoted(value: Any) -> str:
+    """A value of a file as a message shows it: as Python writes it, long ones with dots in the middle."""
+    return _short.repr(value)
 
 
 class MoshiError(Exception):
     """Base of all errors that are explained to the user rather than traced."""
+
+    def __init__(self, message: str = "", *rest: object):
+        super().__init__(clean(message, LONGEST_MESSAGE), *rest)
 
 
 class ConfigError(MoshiError, ValueError):

@@ -14,12 +14,11 @@ from moshi_mlx.convert.stream import Job
 from moshi_mlx.convert.verify import load_codec
 
 from moshi_mlx.checkpoint import load_mimi_file
-from moshi_mlx.checkpoint.fill import Quantization, parameter_shapes
+from moshi_mlx.checkpoint.fill import parameter_shapes
 from moshi_mlx.checkpoint.layouts import mimi as layouts
 from moshi_mlx.checkpoint.layouts.expr import Expr, substitute
+from moshi_mlx.checkpoint.packing import Quantization
 from moshi_mlx.models.mimi_model import MimiModel
-
-from .recipes import fits
 
 _LINEAR = re.compile(r"(encoder|decoder)_transformer\.transformer\.layers\.\d+\..*(_proj|linear[12])\.weight$")
 
@@ -31,7 +30,7 @@ def packed_codec(codec: Codec, q: Quantization) -> list[Job]:
     layers: dict[str, Expr] = {}
     published: set[str] = set()
     for name, shape in parameter_shapes(mimi).items():
-        if _LINEAR.match(name) and fits(shape[1], q):
+        if _LINEAR.match(name) and shape[1] % q.group_size == 0:
             layers[name] = substitute(ours[name], codec.plan)
             published.update(ours[name].sources())
     rest: Mapping[str, Expr] = {n: e for n, e in codec.plan.items() if n not in published}

@@ -29,16 +29,16 @@ from moshi_mlx.convert.verify import open_result
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moshi_mlx.audio.files import read_audio
-from moshi_mlx.checkpoint import DTYPES, Loader
+from moshi_mlx.checkpoint import DTYPES, Loader, recipes
 from moshi_mlx.checkpoint.files import locate
-from moshi_mlx.checkpoint.fill import Quantization
+from moshi_mlx.checkpoint.packing import Quantization, packed_bytes
+from moshi_mlx.checkpoint.recipes import Packing
 from moshi_mlx.commands import console, say
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine.memory import gigabytes
 from moshi_mlx.version import __version__
 
-from . import codec, codes, mixed, picture, quality, recipes, report
-from .recipes import Packing
+from . import codec, codes, mixed, picture, quality, recipe_files, report
 from .trial import Trial
 
 PROG = "python -m moshi_mlx.quantize"
@@ -66,8 +66,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--recipe",
         metavar="NAME",
-        default="uniform",
-        help=f"which layers: {', '.join(recipes.RECIPES)}, or a JSON file of rules (default: %(default)s)",
+        help=f"which layers: {', '.join(recipes.RECIPES)}, or a JSON file of rules (default: what suits the kind of model)",
     )
     group.add_argument("--budget", metavar="SIZE", help="mixed: size of the packed layers, as 5.2GB, 900MB or 5bpw")
     group.add_argument(
@@ -101,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
     _check(args)
     check_destination(args.destination)
     usual = recipes.base(args.bits, args.group_size, args.mode)
-    rules = recipes.read_recipe(args.recipe)
+    if args.recipe is not None:
+        recipe_files.read_recipe(args.recipe)
     say_before_download(args.source)
     source = open_source(request_of(args))
     if source.model is None:
@@ -109,9 +109,14 @@ def main(argv: list[str] | None = None) -> int:
     if source.model.quantizations:
         raise InputError(f"{source.name} is quantised already; quantise the model it was made from.")
     cfg = source.model.config.lm
+    asked, args.recipe = args.recipe, args.recipe or recipes.default_recipe(source.model.config)
+    if asked is None and args.recipe != recipes.UNIFORM:
+        source.notes.append(
+            f"packed by the recipe {args.recipe}: {recipes.WORDS[args.recipe]} (--recipe uniform packs all alike)."
+        )
     layers = recipes.layers_of(cfg)
-    packing = recipes.by_rules(layers, rules, usual)
-    recipes.check_shared(packing, cfg)
+    packing = recipes.by_rules(layers, recipe_files.read_recipe(args.recipe), usual)
+    recipe_files.check_shared(packing, cfg)
     held_out = None
     if args.report or args.recipe == recipes.MIXED:
         held_out = codes.held_out(source, args.codes, args.audio, args.frames)
@@ -120,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         fitted, judged = codes.halves(held_out[0])
         held_out = judged, f"the second half of {held_out[1]}"
         packing = _mixed(args, source, packing, layers, usual, fitted)
-    name = recipes.file_name(packing, args.recipe)
+    name = recipe_files.file_name(packing, args.recipe)
     planned = _plan(args, source, packing, name, usual)
     announce(source, planned, args.destination)
     job = {
@@ -135,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     def finish(folder: Path) -> None:
         if args.report:
             made.append(_report(work, folder))
-        facts = {"size": gigabytes(planned.nbytes), "packing": _words(packing), "recipe": args.recipe}
+        facts = {"size": gigabytes(planned.nbytes), "packing": _words(packing), "recipe": _recipe_words(args.recipe)}
         text = card.write(source, "mlx", command_line(PROG, argv), facts, args.destination.name)
         write_text(folder / "README.md", text)
         # The check that every command makes before it loads a checkpoint.
@@ -190,7 +195,7 @@ def _mixed(
     if args.budget is not None:
         budget = mixed.parse_budget(args.budget, packed)
     else:
-        budget = int(mixed.DEFAULT_BUDGET * sum(recipes.packed_bytes(s, usual) for s in packed.values()))
+        budget = int(mixed.DEFAULT_BUDGET * sum(packed_bytes(s, usual) for s in packed.values()))
     trial = Trial(source.model, fitted)
     if trial.streamed:
         say("note: the model does not fit into memory and is read again for every trial; this takes long.")
@@ -218,6 +223,11 @@ def _plan(args: argparse.Namespace, source: Source, packing: Packing, name: str,
     outputs.weights[packed_name] = codec.packed_codec(source.codec, q)
     outputs.texts["config.json"]["mimi_name"] = packed_name
     return outputs
+
+
+def _recipe_words(recipe: str) -> str:
+    """A recipe as the card tells it: its name and what it keeps, or the name of its file."""
+    return f"{recipe} ({recipes.WORDS[recipe]})" if recipe in recipes.WORDS else Path(recipe).name
 
 
 def _words(packing: Packing) -> str:

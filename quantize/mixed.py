@@ -11,13 +11,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from moshi_mlx.checkpoint.fill import Quantization
+from moshi_mlx.checkpoint.packing import Quantization, packed_bytes
+from moshi_mlx.checkpoint.recipes import BITS, DEFAULT_GROUP_SIZES, Packing
 from moshi_mlx.config import LmConfig
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine.memory import gigabytes
 
 from .quality import loss
-from .recipes import BITS, DEFAULT_GROUP_SIZES, Packing, fits, packed_bytes
 from .trial import Trial
 
 Progress = Callable[[int, int], None]
@@ -78,7 +78,7 @@ def measure(
     for group in groups.values():
         # Wider groups of weights may not fit a narrow layer.
         inputs = [shape[1] for shape in group.layers.values()]
-        group.options = [q for q in options if all(fits(n, q) for n in inputs)]
+        group.options = [q for q in options if all(n % q.group_size == 0 for n in inputs)]
         for q in group.options:
             group.losses.append(loss(reference, trial.logits(dict.fromkeys(group.layers, q))))
             done += 1

@@ -14,7 +14,8 @@ import mlx.nn as nn
 from moshi_mlx.convert.language_model import LanguageModel
 from rich.table import Column, Table
 
-from moshi_mlx.checkpoint.fill import Quantization
+from moshi_mlx.checkpoint.packing import Quantization
+from moshi_mlx.checkpoint.recipes import Packing
 from moshi_mlx.config import LmConfig
 from moshi_mlx.machine import memory
 from moshi_mlx.machine.chips import BANDWIDTH
@@ -23,7 +24,6 @@ from moshi_mlx.models.lm_model import LmModel
 from moshi_mlx.models.traffic import frame_traffic
 
 from .quality import Stream
-from .recipes import Packing
 
 FRAME_MS = 80.0
 LABEL = "lower bound, arithmetic: bytes per frame / nominal bandwidth; nobody measured this"

@@ -14,13 +14,12 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from moshi_mlx.convert.jobs import kept_type
 from moshi_mlx.convert.language_model import LanguageModel
 from moshi_mlx.convert.verify import logits
 
 from moshi_mlx.checkpoint import fill
-from moshi_mlx.checkpoint.fill import Quantization
 from moshi_mlx.checkpoint.layouts.expr import Expr
+from moshi_mlx.checkpoint.packing import Quantization, kept_type, pack
 from moshi_mlx.machine import memory
 from moshi_mlx.models.lm_model import LmModel
 
@@ -30,7 +29,7 @@ ACTIVATION_BYTES = 1_000_000_000
 
 def rounded(weight: mx.array, q: Quantization) -> mx.array:
     """What is left of a weight when it has been packed; the type of `weight` is that of the scales."""
-    parts = mx.quantize(weight, q.group_size, q.bits, mode=q.mode)
+    parts = pack(weight, q)
     wide = [p if p.dtype in (mx.uint32, mx.uint8) else p.astype(mx.float32) for p in parts]
     biases = wide[2] if len(wide) > 2 else None
     return mx.dequantize(wide[0], wide[1], biases, q.group_size, q.bits, q.mode).astype(mx.float32)

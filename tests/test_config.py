@@ -6,7 +6,8 @@ import pytest
 from toy import LM
 
 from moshi_mlx.config import presets
-from moshi_mlx.config.description import CheckpointConfig, read_json
+from moshi_mlx.config.description import CheckpointConfig
+from moshi_mlx.config.json_text import read_json
 from moshi_mlx.errors import ConfigError
 from moshi_mlx.models import LmConfig, config1b_202412, config1b_202412_16rvq, config_helium_1_preview_2b, config_v0_1
 
@@ -141,12 +142,12 @@ def test_a_config_without_a_model_is_moshi_7b():
 
 
 def test_unreadable_files(tmp_path):
-    for content, message in ((b"{", "not valid JSON"), (b"[1]", "JSON object"), (b"\xff\xfe", "not a text file")):
+    for content, message in ((b"{", "not valid JSON"), (b"[1]", "JSON object"), (b"\xff\xff", "it is not text")):
         path = tmp_path / "config.json"
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=message):
             read_json(path)
     with pytest.raises(ConfigError, match="does not exist"):
         read_json(tmp_path / "nothing.json")
-    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory\.$"):
+    with pytest.raises(ConfigError, match="is a folder; a file is expected"):
         read_json(tmp_path)

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from golden_convert import assert_same, convert, load
 from mlx.utils import tree_flatten
-from moshi_mlx.quantize import codec, mixed, recipes
+from moshi_mlx.quantize import codec, mixed, recipe_files
 from moshi_mlx.quantize.command import main
-from moshi_mlx.quantize.recipes import Packing
 
 from moshi_mlx import run_inference
-from moshi_mlx.checkpoint import Loader, fill, load_lm_file, load_mimi_file
+from moshi_mlx.checkpoint import Loader, fill, load_lm_file, load_mimi_file, packing, recipes
 from moshi_mlx.checkpoint.files import locate
-from moshi_mlx.checkpoint.fill import Quantization
+from moshi_mlx.checkpoint.packing import Quantization
+from moshi_mlx.checkpoint.recipes import Packing
 from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.config import MimiConfig
 from moshi_mlx.config.description import CheckpointConfig
@@ -214,7 +214,7 @@ def groups(*entries: tuple[str, list[float]]) -> list[mixed.Group]:
 
 
 def test_bits_go_where_they_save_most():
-    sizes = [recipes.packed_bytes((64, 64), q) for q in groups(("x", [0, 0, 0]))[0].options]
+    sizes = [packing.packed_bytes((64, 64), q) for q in groups(("x", [0, 0, 0]))[0].options]
     table = (("a", [1.0, 0.5, 0.1]), ("b", [10.0, 1.0, 0.9]), ("c", [0.1, 0.09, 0.0]))
     none = mixed.allocate(groups(*table), 3 * sizes[0])
     assert {q.bits for q in none.layers.values()} == {4}
@@ -320,7 +320,7 @@ REFUSED = {
     "no bits": ([], "say how many bits"),
     "bits of another mode": (["-q", "8", "--mode", "mxfp4"], "--mode mxfp4 is 4 bits in groups of 32"),
     "groups of another mode": (["--group-size", "64", "--mode", "nvfp4"], "--mode nvfp4 is 4 bits in groups of 16"),
-    "unknown recipe": (["-q", "4", "--recipe", "best"], "there is no recipe 'best'; known: uniform, heads-bf16, mixed"),
+    "unknown recipe": (["-q", "4", "--recipe", "best"], "there is no recipe 'best'; known: uniform, heads-bf16, depth-8bit, depth-dense, mixed"),
     "recipe file that is not there": (["-q", "4", "--recipe", "none.json"], "none.json does not exist"),
     "budget without mixed": (["-q", "4", "--budget", "5GB"], "--budget is the size of the recipe mixed"),
     "mixed floats": (["--mode", "mxfp4", "--recipe", "mixed"], "the recipe mixed lifts affine layers"),
@@ -376,7 +376,7 @@ def test_a_packed_folder_is_converted_as_it_is_or_unpacked(tiny_checkpoint, tmp_
 def test_recipes_that_say_nothing(tmp_path, rules):
     (tmp_path / "r.json").write_text(json.dumps(rules))
     with pytest.raises(MoshiError, match=r"r\.json"):
-        recipes.read_recipe(str(tmp_path / "r.json"))
+        recipe_files.read_recipe(str(tmp_path / "r.json"))
 
 
 def test_a_failed_run_leaves_nothing(tiny_copy, tmp_path):

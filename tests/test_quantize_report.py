@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from moshi_mlx.convert.source import Request, open_source
 from moshi_mlx.convert.verify import seeded_codes
-from moshi_mlx.quantize import codes, quality, recipes, report, trial
+from moshi_mlx.quantize import codes, quality, report, trial
 from moshi_mlx.quantize.command import main
 from moshi_mlx.quantize.trial import Trial
 from test_quantize import config_of, quantize
 
-from moshi_mlx.checkpoint.fill import Quantization
+from moshi_mlx.checkpoint import recipes
+from moshi_mlx.checkpoint.packing import Quantization
 from moshi_mlx.errors import InputError, MoshiError
 from moshi_mlx.machine import memory
 from moshi_mlx.machine.chips import BANDWIDTH

@@ -282,9 +282,10 @@ def test_a_tokenizer_that_is_missing(hf, hf_stt, question, tmp_path):
     assert not (tmp_path / "o.wav").exists()
 
 
-def test_a_flag_that_contradicts_the_file_is_refused(talker):
-    with pytest.raises(InputError, match="-q 4 was given, but .* is not quantised"):
-        Loader(locate(talker, quantized=4), quantized=4)
+def test_a_flag_packs_it_while_it_loads(talker):
+    loaded = Loader(locate(talker, quantized=4), quantized=4).load()
+    assert loaded.precision.startswith("affine 4 bit, group 32")
+    assert any("to keep it: python -m moshi_mlx.quantize" in note for note in loaded.notes)
 
 
 def test_models_that_only_listen_and_models_that_talk(talker, listeners, question):

@@ -10,15 +10,14 @@ if TYPE_CHECKING:
     from .loader import Estimate as Estimate
     from .loader import Loader as Loader
     from .loader import default_dtype as default_dtype
-    from .loader import lm_plan as lm_plan
     from .loader import load as load
-    from .loader import load_lm_file as load_lm_file
-    from .loader import load_mimi_file as load_mimi_file
     from .loader import load_tokenizer as load_tokenizer
-    from .loader import read_eos_as_pad as read_eos_as_pad
+    from .model_files import lm_plan as lm_plan
+    from .model_files import load_lm_file as load_lm_file
+    from .model_files import load_mimi_file as load_mimi_file
+    from .model_files import read_eos_as_pad as read_eos_as_pad
 
-_NAMES = (
-    "DTYPES", "Checkpoint", "Estimate", "Loader", "default_dtype", "lm_plan", "load", "load_lm_file", "load_mimi_file",
-    "load_tokenizer", "read_eos_as_pad",
-)  # fmt: skip
-__getattr__ = hand_on(__name__, __package__, dict.fromkeys(_NAMES, ".loader"))
+_LOADER = ("DTYPES", "Checkpoint", "Estimate", "Loader", "default_dtype", "load", "load_tokenizer")
+_MODEL_FILES = ("lm_plan", "load_lm_file", "load_mimi_file", "read_eos_as_pad")
+_HOMES = {**dict.fromkeys(_LOADER, ".loader"), **dict.fromkeys(_MODEL_FILES, ".model_files")}
+__getattr__ = hand_on(__name__, __package__, _HOMES)

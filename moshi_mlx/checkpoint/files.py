@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config.description import CheckpointConfig, is_foreign, read_json
+from ..config.description import CheckpointConfig, is_foreign
+from ..config.json_text import read_json
 from ..config.presets import MOSHI_NAME
 from ..errors import CheckpointError, InputError
 from . import hub, transformers_files

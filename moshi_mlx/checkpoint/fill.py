@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, clean
 from ..machine import device
+from .layouts import kinds
 from .layouts.expr import Expr
+from .packing import Quantization, is_int8, kept_type, pack
 from .weights_file import FLOATS, MX_DTYPES, WeightsFile
 
 # Evaluated together while loading: large enough to keep the disk busy, small enough that casts stay small.
 GROUP_BYTES = 256 << 20
+
+# Conditioners are computed in float32 (lm.md 10) and stay what they are.
+CONDITIONS = "condition_provider."
 
 Progress = Callable[[int, int], None]
 # Unsigned and signed integers of the same size, and positive infinity as one.
@@ -26,18 +30,6 @@ _AS_INTEGERS = {
     mx.bfloat16: (mx.uint16, mx.int16, 0x7F80),
 }
 _FLOAT_TYPES = tuple(_AS_INTEGERS)
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How one weight is packed."""
-
-    group_size: int
-    bits: int
-    mode: str = "affine"
-
-    def __str__(self) -> str:
-        return f"{self.mode} {self.bits} bit, group {self.group_size}"
 
 
 def stored_quantization(file: WeightsFile, path: str, in_features: int) -> Quantization | None:
@@ -82,6 +74,16 @@ def quantize_like(module: nn.Module, file: WeightsFile) -> dict[str, Quantizatio
     return found
 
 
+def quantize_as(module: nn.Module, packing: Mapping[str, Quantization]) -> None:
+    """Turn the layers of `packing` into quantised ones, which hold nothing yet."""
+
+    def predicate(path: str, layer: nn.Module):
+        q = packing.get(path)
+        return False if q is None else {"group_size": q.group_size, "bits": q.bits, "mode": q.mode}
+
+    nn.quantize(module, class_predicate=predicate)
+
+
 def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in dict(tree_flatten(module.parameters())).items()}
 
@@ -120,7 +122,9 @@ def check_plan(
 
 def _missing(file: WeightsFile, names: list[str]) -> str:
     names = sorted(set(names))
-    return f"{file.path} lacks {_count(len(names), 'tensor')} that the configuration asks for: {_some(names)}."
+    prefix = kinds.hidden_below(file, names)
+    where = "" if prefix is None else f" They are there under {prefix}..., which not all of its tensors have."
+    return f"{file.path} lacks {_count(len(names), 'tensor')} that the configuration asks for: {_some(names)}.{where}"
 
 
 def _count(n: int, noun: str) -> str:
@@ -128,7 +132,7 @@ def _count(n: int, noun: str) -> str:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return ", ".join(clean(n, 100) for n in names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def fill(
@@ -138,11 +142,14 @@ def fill(
     dtype_of: Callable[[str, mx.Dtype], mx.Dtype],
     progress: Progress | None = None,
     strict: bool = True,
+    packing: Mapping[str, Quantization] | None = None,
 ) -> None:
     """Read all parameters of a checked plan into `module`, cast, evaluated and looked through for NaN.
 
-    `dtype_of(parameter, stored type)` says what a floating-point parameter becomes.
+    `dtype_of(parameter, stored type)` says what a floating-point parameter becomes. The weights of layers in `packing`, which are
+    dense in the file and quantised in `module`, are packed one after the other, so that only one of them is ever there dense.
     """
+    packing = packing or {}
     # Slices of one depth weight set share their arrays: one expression, one array.
     names: dict[Expr, list[str]] = {}
     for name, expr in plan.items():
@@ -157,22 +164,33 @@ def fill(
             file.forget(source)
         return x
 
-    group: list[tuple[str, mx.array]] = []
+    group: list[_Made] = []
     total, done, pending = sum(_cost(e, file) for e in names), 0, 0
-    parameters = []
+    parameters: list[tuple[str, mx.array]] = []
     for expr in sorted(names, key=lambda e: _position(e, file)):
         x = expr.build(get)
-        if x.dtype in _FLOAT_TYPES:
-            kind = expr.kind(lambda s: file[s].dtype)
-            x = x.astype(dtype_of(names[expr][0], MX_DTYPES.get(kind, x.dtype)))
-        # A transposed view would be copied anew at every use.
-        x = mx.contiguous(x)
-        group.append((names[expr][0], x))
-        parameters += [(name, x) for name in names[expr]]
+        kind = expr.kind(lambda s: file[s].dtype)
+        q = packing.get(names[expr][0].removesuffix(".weight"))
+        if q is not None:
+            x = x.astype(_packed_from(names[expr][0], kind, file))
+            parts = dict(zip(("weight", "scales", "biases"), pack(x, q), strict=False))
+            parameters += [(f"{n.removesuffix('weight')}{part}", a) for n in names[expr] for part, a in parts.items()]
+            group.append((names[expr][0], x, list(parts.values())))
+        else:
+            if x.dtype in _FLOAT_TYPES:
+                x = x.astype(dtype_of(names[expr][0], MX_DTYPES.get(kind, x.dtype)))
+            # A transposed view would be copied anew at every use.
+            x = mx.contiguous(x)
+            parameters += [(name, x) for name in names[expr]]
+            group.append((names[expr][0], x, [x]))
+        del x
         pending += _cost(expr, file)
-        if pending >= GROUP_BYTES:
+        if pending >= GROUP_BYTES or q is not None:
             _finish_group(group, file)
             group, done, pending = [], done + pending, 0
+            if q is not None:
+                # Freed buffers of one dense weight seldom fit the next.
+                mx.clear_cache()
             if progress:
                 progress(done, total)
     _finish_group(group, file)
@@ -182,10 +200,19 @@ def fill(
     nn.Module.load_weights(module, parameters, strict=strict)
 
 
-def _finish_group(group: list[tuple[str, mx.array]], file: WeightsFile) -> None:
-    finite = {name: _is_finite(x) for name, x in group if x.dtype in _FLOAT_TYPES and x.size}
+# Parameter, its values before any packing, and what is kept of them.
+_Made = tuple[str, mx.array, list[mx.array]]
+
+
+def _packed_from(name: str, kind: str, file: WeightsFile) -> mx.Dtype:
+    """The type a dense weight is packed from, that of its scales: as stored; bfloat16 where a file holds less."""
+    return mx.bfloat16 if is_int8(file) and not name.startswith(CONDITIONS) else kept_type(kind)
+
+
+def _finish_group(group: list[_Made], file: WeightsFile) -> None:
+    finite = {name: _is_finite(x) for name, x, _ in group if x.dtype in _FLOAT_TYPES and x.size}
     try:
-        mx.eval([x for _, x in group], list(finite.values()))
+        mx.eval([kept for *_, kept in group], list(finite.values()))
     except RuntimeError as e:
         raise CheckpointError(f"{file.path} cannot be read: {e}") from None
     bad = [name for name, ok in finite.items() if not ok.item()]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..config.input_files import check_name
+from ..errors import CheckpointError, quoted
 
 
 def is_hub_name(name: str) -> bool:
@@ -14,8 +15,9 @@ def is_hub_name(name: str) -> bool:
 def split_hub_name(name: str) -> tuple[str, str]:
     """`hf://owner/repo/path/file` -> (`owner/repo`, `path/file`)."""
     parts = name.removeprefix("hf://").split("/")
-    if len(parts) < 3 or not all(parts):
-        raise CheckpointError(f"{name!r} should be hf://owner/repository/file.")
+    if len(parts) < 3:
+        raise CheckpointError(f"{quoted(name)} should be hf://owner/repository/file.")
+    check_name(name.removeprefix("hf://"), "a file of the Hub")
     return "/".join(parts[:2]), "/".join(parts[2:])
 
 

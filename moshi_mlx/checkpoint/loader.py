@@ -1,14 +1,12 @@
 """The files of a checkpoint made into models: checking them, loading them.
 
-Precision is read from the files, never from a flag. Loading is lazy: nothing of a file is read before its header, the
-configuration and the memory have been checked.
+How weights are packed is read from the files, or dense ones are packed while they load. Loading is lazy: nothing of a file is
+read before its header, the configuration and the memory have been checked.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,27 +14,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from ..arguments import kind, one_of, whole
-from ..config.description import CheckpointConfig, as_personaplex, read_json
+from ..config.description import CheckpointConfig, as_personaplex
+from ..config.json_text import read_json
 from ..config.parts import MimiConfig
 from ..config.presets import MIMI_V0_1, PERSONAPLEX_7B
 from ..config.reader import LARGEST, MOST
 from ..config.transformers_config import CODEC_PREFIXES
-from ..errors import CheckpointError, ConfigError, InputError
-from ..machine import device, memory, streams
+from ..errors import CheckpointError, ConfigError, InputError, quoted
+from ..machine import memory, streams
+from ..machine.capacity import default_dtype
 from ..models.lm_model import LmModel
 from ..models.mimi_model import MimiModel
-from . import fill, tokenizer_json, transformers_files
+from . import fill, recipes, tokenizer_json, transformers_files
 from .files import Files, Overrides, locate, require_tokenizer
-from .fill import Progress, Quantization
+from .fill import Progress
 from .fingerprint import fingerprint, without_names
 from .layouts import lm as lm_layouts
-from .layouts import mimi as mimi_layouts
-from .layouts import transformers_lm
+from .layouts.kinds import wrapper
 from .lora import Adapter
+from .model_files import load_lm_file, load_mimi_file, read_eos_as_pad
+from .packing import Quantization, packed_bytes
 from .weights_file import WeightsFile
 
 if TYPE_CHECKING:
@@ -48,136 +47,6 @@ DTYPES = {"bf16": mx.bfloat16, "f16": mx.float16, "f32": mx.float32}
 OVERHEAD_BYTES = 250_000_000
 
 
-def default_dtype() -> mx.Dtype:
-    """bfloat16 on a GPU. The CPU backend multiplies quantised weights by bfloat16 slowly and inexactly: float32 there."""
-    return mx.bfloat16 if device.on_gpu() else mx.float32
-
-
-# ----------------------------------------------------------------------------------------------------------------
-# Single files into single modules
-# ----------------------------------------------------------------------------------------------------------------
-
-
-def lm_plan(lm: LmModel, file: WeightsFile, architecture: str | None = None) -> dict:
-    """Expressions of all parameters of `lm` over `file`: in the layout of an architecture of transformers, else in the one
-    of Kyutai's that is recognised. Packed layers are made packed.
-    """
-    if architecture is not None:
-        return transformers_lm.sources(fill.parameter_shapes(lm), lm.cfg, file.tensors, architecture)
-    layout = lm_layouts.detect(file.tensors)
-    _take_extra_heads(lm, file)
-    fill.quantize_like(lm, file)
-    return lm_layouts.sources(fill.parameter_shapes(lm), lm.cfg, file.tensors, layout)
-
-
-def _take_extra_heads(lm: LmModel, file: WeightsFile) -> None:
-    """Extra heads are those the file has: of the files of one model some carry them and some do not (family.md 1.4)."""
-    names = itertools.takewhile(file.__contains__, (f"extra_heads.{h}.weight" for h in itertools.count()))
-    rows = [file.shape(name)[0] for name in names]
-    if len(rows) != len(lm.extra_heads):
-        lm.extra_heads = [nn.Linear(lm.cfg.transformer.d_model, n, bias=False) for n in rows]
-        lm.cfg.extra_heads_num_heads = len(rows)
-
-
-def load_lm_file(
-    lm: LmModel,
-    path: str | Path | WeightsFile,
-    *,
-    dtype: mx.Dtype | None = None,
-    strict: bool = True,
-    progress: Progress | None = None,
-    adapter: Adapter | None = None,
-    architecture: str | None = None,
-) -> None:
-    """Fill `lm` from a file in the MLX, PyTorch or Candle layout, packed or not, or in that of an `architecture` of transformers.
-
-    `dtype` is the type of activations and of dense weights; None leaves weights as stored. With `strict` false,
-    parameters the file lacks keep their values and unknown tensors are ignored. `adapter` is applied on the way.
-    """
-    file = _opened(path)
-    plan = lm_plan(lm, file, architecture)
-    if not strict:
-        plan = {name: e for name, e in plan.items() if all(s in file for s in e.sources())}
-    if adapter is not None:
-        plan = adapter.plan(plan)
-
-    def unused_ok(name: str) -> bool:
-        return not strict or lm_layouts.left_out(name, lm.cfg) or transformers_lm.unused_ok(name)
-
-    fill.check_plan(lm, plan, file, unused_ok)
-
-    def dtype_of(name: str, stored: mx.Dtype) -> mx.Dtype:
-        if name.startswith("condition_provider."):
-            return mx.float32
-        return stored if dtype is None or name.endswith((".scales", ".biases")) else dtype
-
-    fill.fill(lm, plan, file, dtype_of, progress, strict=strict)
-    _share_depth_sets(lm)
-    if adapter is not None:
-        adapter.attach(lm, dtype or lm.dtype)
-    lm.set_compute_dtype(dtype)
-
-
-def _opened(file: str | Path | WeightsFile) -> WeightsFile:
-    return file if isinstance(file, WeightsFile) else WeightsFile(file)
-
-
-def load_mimi_file(
-    mimi: MimiModel, path: str | Path | WeightsFile, *, strict: bool = True, progress: Progress | None = None
-) -> None:
-    """Fill `mimi` (float32) from a Kyutai or transformers file. Codebooks beyond those it holds are left unread."""
-    file = _opened(path)
-    fill.quantize_like(mimi, file)
-    parameters = fill.parameter_shapes(mimi)
-    layout = mimi_layouts.detect(file.tensors)
-    plan = mimi_layouts.sources(parameters, mimi.cfg, file.tensors, layout, mimi.transposed_parameters())
-    if not strict:
-        plan = {name: e for name, e in plan.items() if all(s in file for s in e.sources())}
-
-    def unused_ok(name: str) -> bool:
-        level = re.search(r"quantizer\..*\.layers\.(\d+)\.", name)
-        return not strict or mimi_layouts.unused_ok(name) or level is not None
-
-    fill.check_plan(mimi, plan, file, unused_ok)
-    fill.fill(mimi, plan, file, lambda name, stored: mx.float32, progress, strict=strict)
-    device.lay_out(mimi)
-
-
-def _share_depth_sets(lm: LmModel) -> None:
-    """Files of the MLX layout repeat the weights of a depth set in every slice that uses it: keep them once."""
-    dep = lm.cfg.depformer
-    for sets, pick in ((dep.weight_sets, lambda s: s.transformer), (dep.input_sets, lambda s: s.linear_in)):
-        first: dict[int, nn.Module] = {}
-        for k, w in enumerate(sets):
-            part = pick(lm.depformer.slices[k])
-            if w not in first:
-                first[w] = part
-                continue
-            shared = dict(tree_flatten(first[w].parameters()))
-            own = dict(tree_flatten(part.parameters()))
-            same = [mx.array_equal(own[n], shared[n]) for n in own if own[n] is not shared[n]]
-            if same and not all(x.item() for x in same):
-                raise CheckpointError(
-                    f"depth slice {k} should repeat the weights of slice {sets.index(w)} by "
-                    "'depformer_weights_per_step_schedule', but holds others."
-                )
-            part.update(first[w].parameters())
-
-
-def read_eos_as_pad(lm: LmModel) -> None:
-    """Hibiki reads an early end of sequence (row 2) as padding (row 3); the depth embedding is left alone (lm.md 1.1)."""
-    for name in ("weight", "scales", "biases"):
-        table = lm.text_emb.get(name)
-        if table is not None:
-            lm.text_emb[name] = mx.concatenate([table[:2], table[3:4], table[3:]])
-    mx.eval(lm.text_emb.parameters())
-
-
-# ----------------------------------------------------------------------------------------------------------------
-# Whole checkpoints
-# ----------------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Checkpoint:
     """Loaded parts of a checkpoint, evaluated and ready to step on the thread that loaded them."""
@@ -187,6 +56,8 @@ class Checkpoint:
     mimi: MimiModel | None = None
     tokenizer: SentencePieceProcessor | None = None
     quantizations: dict[str, Quantization] = field(default_factory=dict)
+    # What was found and done that the user may want to know.
+    notes: list[str] = field(default_factory=list)
 
     @property
     def config(self) -> CheckpointConfig:
@@ -216,14 +87,19 @@ class Estimate:
     weights: int
     rings: int
     codec: int
+    # The largest tensor, which is there dense while it is packed.
+    passing: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.rings + self.codec + OVERHEAD_BYTES
+        return self.weights + self.rings + self.codec + self.passing + OVERHEAD_BYTES
 
 
 class Loader:
-    """Loads a located checkpoint. `plan` checks everything that can be checked without reading weights."""
+    """Loads a located checkpoint; everything that can be checked without reading weights is checked when it is made.
+
+    `quantized` (4 or 8) packs dense weights while they load, by the recipe of their kind. `notes` are sentences for the user.
+    """
 
     def __init__(
         self,
@@ -241,7 +117,8 @@ class Loader:
         if dtype is not None:
             one_of("dtype", dtype, list(DTYPES.values()))
         streams.use()
-        weights = WeightsFile(files.moshi)
+        self.notes: list[str] = []
+        weights = self._unwrapped(WeightsFile(files.moshi))
         transformers_files.check_description(weights, files.config.architecture)
         self.weights, inner = transformers_files.codec_inside(weights, files.config.architecture)
         self.files = files = replace(files, config=_run_as(files.config, self.weights))
@@ -260,16 +137,40 @@ class Loader:
                 "config: its sizes make matrices larger than can be; check 'dim' and 'hidden_scale'."
             ) from None
         self.quantizations = fill.quantize_like(self.lm, self.weights)
-        self._check_quantization(quantized)
+        self._check_quantization()
+        self.packing = self._packing(quantized)
         self.mimi_cfg = self._mimi_config() if with_codec else None
 
-    def _check_quantization(self, quantized: int | None) -> None:
-        """The file decides; a flag or a config that says otherwise is refused."""
-        bits = sorted({q.bits for q in self.quantizations.values()})
-        if quantized is not None and quantized not in bits:
-            stored = f"{' and '.join(map(str, bits))} bit" if bits else "not quantised"
-            other = "name the other file" if bits else f"pack it: python -m moshi_mlx.quantize SRC DST -q {quantized}"
-            raise InputError(f"-q {quantized} was given, but {self.files.moshi} is {stored}. Leave out -q, or {other}.")
+    def _unwrapped(self, weights: WeightsFile) -> WeightsFile:
+        """Without a prefix that all names share, as wrappers of torch leave it."""
+        prefix = wrapper(weights)
+        if not prefix:
+            return weights
+        self.notes.append(f"every tensor of {weights.path.name} is called {prefix}...; it is read without the prefix.")
+        return weights.part(prefix)
+
+    def _packing(self, quantized: int | None) -> dict[str, Quantization]:
+        """How layers are packed while they load: as asked for where the file is dense, else not at all."""
+        bits = {q.bits for q in self.quantizations.values()}
+        if quantized is None or quantized in bits:
+            return {}
+        if bits:
+            stored = " and ".join(f"{b} bit" for b in sorted(bits))
+            raise InputError(
+                f"-q {quantized} was given, but {self.files.moshi} is packed already, in {stored}. "
+                "Leave out -q, or name the checkpoint it was made from."
+            )
+        recipe = recipes.default_recipe(self.files.config)
+        packing = recipes.by_rules(recipes.layers_of(self.lm.cfg), recipes.RECIPES[recipe], recipes.base(quantized))
+        self.quantizations = packing.layers
+        self.notes.append(
+            f"packed to {quantized} bits while loading (recipe {recipe}: {recipes.WORDS[recipe]}); to keep it: "
+            f"python -m moshi_mlx.quantize {self.files.source} FOLDER -q {quantized}"
+        )
+        return packing.layers
+
+    def _check_quantization(self) -> None:
+        """What a config says of the packing has to be what the file holds."""
         said = self.files.config.quantization
         if said is None:
             return
@@ -278,11 +179,11 @@ class Loader:
             expected = own if isinstance(own, dict) else said
             if own is False or (expected.get("bits"), expected.get("group_size")) != (q.bits, q.group_size):
                 raise ConfigError(
-                    f"config: 'quantization' says {expected if own is not False else 'dense'} for {path}, but the weights are {q}."
+                    f"config: 'quantization' says {quoted(expected) if own is not False else 'dense'} for {path}, but the weights are {q}."
                 )
         if not self.quantizations:
             raise ConfigError(
-                f"config: 'quantization' says {said.get('bits')} bits, but {self.files.moshi} is not quantised."
+                f"config: 'quantization' says {quoted(said.get('bits'))} bits, but {self.files.moshi} is not quantised."
             )
 
     def _mimi_config(self) -> MimiConfig:
@@ -301,14 +202,8 @@ class Loader:
         return replace(cfg, num_codebooks=max(levels, cfg.n_semantic))
 
     def estimate(self) -> Estimate:
-        def stored(name: str, nbytes: int, count: int) -> int:
-            dense = self.weights[name].dtype in ("F32", "F16", "BF16") and not name.endswith((".scales", ".biases"))
-            return count * self.dtype.size if dense else nbytes
-
-        total = 0
-        for name, info in self.weights.items():
-            count = math.prod(info.shape)
-            total += 0 if lm_layouts.left_out(name, self.lm.cfg) else stored(name, info.nbytes, count)
+        total = self._packed_bytes() if self.packing else self._stored_bytes()
+        passing = max(info.nbytes for info in self.weights.values()) if self.packing else 0
         if self.adapter is not None:
             total += self.adapter.nbytes
         codec = 0
@@ -318,23 +213,42 @@ class Loader:
             else:
                 # It runs in float32, whatever the model around it is stored in.
                 codec = 4 * sum(math.prod(t.shape) for t in self.codec.values())
-        return Estimate(total, memory.ring_bytes(self.lm.cfg.transformer, self.batch, self.dtype), codec)
+        return Estimate(total, memory.ring_bytes(self.lm.cfg.transformer, self.batch, self.dtype), codec, passing)
+
+    def _stored_bytes(self) -> int:
+        """Of the weights as the file holds them, dense ones in the type they get."""
+        total = 0
+        for name, info in self.weights.items():
+            if lm_layouts.left_out(name, self.lm.cfg):
+                continue
+            dense = info.dtype in ("F32", "F16", "BF16") and not name.endswith((".scales", ".biases"))
+            total += math.prod(info.shape) * self.dtype.size if dense else info.nbytes
+        return total
+
+    def _packed_bytes(self) -> int:
+        """Of the parameters when they are packed while they load."""
+        shapes = fill.parameter_shapes(self.lm)
+        packed = {f"{path}.weight": q for path, q in self.packing.items()}
+        return sum(
+            packed_bytes(shape, packed[name]) if name in packed else math.prod(shape) * self.dtype.size
+            for name, shape in shapes.items()
+        )
 
     def load(self, progress: Progress | None = None) -> Checkpoint:
         """Read everything. Raises before reading if the memory cannot be had."""
         memory.refuse_if_too_large(self.estimate().total, str(self.files.moshi))
-        tokenizer = load_tokenizer(self.files) if self.files.tokenizer else None
+        tokenizer = load_tokenizer(self.files, self.notes) if self.files.tokenizer else None
         mimi = None
         if self.mimi_cfg is not None and self.codec is not None:
             mimi = MimiModel(self.mimi_cfg)
             load_mimi_file(mimi, self.codec)
         load_lm_file(
             self.lm, self.weights, dtype=self.dtype, progress=progress, adapter=self.adapter,
-            architecture=self.files.config.architecture,
+            architecture=self.files.config.architecture, packing=self.packing,
         )  # fmt: skip
         if self.files.config.model_type == "hibiki":
             read_eos_as_pad(self.lm)
-        return Checkpoint(self.files, self.lm, mimi, tokenizer, self.quantizations)
+        return Checkpoint(self.files, self.lm, mimi, tokenizer, self.quantizations, self.notes)
 
 
 def _run_as(config: CheckpointConfig, weights: WeightsFile) -> CheckpointConfig:
@@ -349,24 +263,13 @@ def _run_as(config: CheckpointConfig, weights: WeightsFile) -> CheckpointConfig:
     return replace(config, lm=as_personaplex(config.lm), model_type="personaplex")
 
 
-def load_tokenizer(files: Files) -> SentencePieceProcessor:
-    """The sentencepiece model of a checkpoint, checked against its configuration."""
-    from sentencepiece import SentencePieceProcessor
-
+def load_tokenizer(files: Files, notes: list[str] | None = None) -> SentencePieceProcessor:
+    """The sentencepiece model of a checkpoint, checked against its configuration. `notes` are told what is odd about it."""
     path = require_tokenizer(files)
-    processor = SentencePieceProcessor()
-    try:
-        if path.suffix == ".json":
-            processor.LoadFromSerializedProto(tokenizer_json.from_json(path))
-        else:
-            processor.Load(str(path))
-    except (OSError, RuntimeError):
-        raise CheckpointError(f"{path} is not a sentencepiece model.") from None
-    size, expected = processor.vocab_size(), files.config.lm.text_card
-    if size != expected:
-        raise CheckpointError(
-            f"the tokenizer {path} has {size} pieces, the model's 'text_card' is {expected}: they do not belong together."
-        )
+    processor = tokenizer_json.processor_of(tokenizer_json.read_tokenizer(path))
+    note = tokenizer_json.check_size(processor.vocab_size(), files.config.lm.text_card, path)
+    if note and notes is not None:
+        notes.append(note)
     return processor
 
 

@@ -18,9 +18,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from ..config.description import read_json
+from ..config.json_text import read_json
 from ..config.parts import LmConfig
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError, quoted
 from ..models.lm_model import LmModel
 from ..modules.embedding import TokenEmbedding
 from ..modules.matrix import Matrix
@@ -107,6 +107,8 @@ class Adapter:
         self.path, self.scaling = Path(path), scaling
         self.file = WeightsFile(self.path)
         self.pairs, self.replacements = self._find(cfg)
+        # Dense weights of the last plan: what is packed of them later has the adapter in it.
+        self._merged: set[str] = set()
 
     def _find(self, cfg: LmConfig) -> tuple[dict[str, Pair], dict[str, Expr]]:
         """Pairs and replacements by our parameter names; every tensor of the file has to belong to one."""
@@ -175,6 +177,7 @@ class Adapter:
     def plan(self, plan: Mapping[str, Expr]) -> dict[str, Expr]:
         """A loading plan with everything dense adapted; packed weights are left for `attach`."""
         out = dict(plan)
+        self._merged.clear()
         for parameter, expr in plan.items():
             if f"{parameter.removesuffix('weight')}scales" in plan:
                 continue
@@ -182,6 +185,7 @@ class Adapter:
                 expr = out[parameter] = Replaced(expr, self.replacements[parameter], self)
             if parameter in self.pairs:
                 out[parameter] = Merged(expr, self.pairs[parameter], self)
+            self._merged.add(parameter)
         return out
 
     def attach(self, lm: nn.Module, dtype: mx.Dtype) -> None:
@@ -193,7 +197,7 @@ class Adapter:
         for parameter in sorted(self.pairs.keys() | self.replacements.keys()):
             path, _, leaf = parameter.rpartition(".")
             module = modules[path]
-            if leaf != "weight" or module.get("scales") is None:
+            if leaf != "weight" or module.get("scales") is None or parameter in self._merged:
                 continue
             by, pair = self.replacements.get(parameter), self.pairs.get(parameter)
             key = (id(module.weight), by, pair)
@@ -258,5 +262,5 @@ def scaling_of(file: Path, default: float) -> float:
     config = file.with_name("config.json")
     value = read_json(config).get("lora_scaling", default) if config.exists() else default
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise CheckpointError(f"{config}: 'lora_scaling' should be a number, found {value!r}.")
+        raise CheckpointError(f"{config}: 'lora_scaling' should be a number, found {quoted(value)}.")
     return float(value)

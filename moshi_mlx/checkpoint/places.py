@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
-from ..errors import CheckpointError, ConfigError, InputError
+from ..config.input_files import check_name, file_size
+from ..errors import CheckpointError, ConfigError, InputError, clean, quoted
 from . import hub, registry
 from .weights_file import shard_names
+
+_HEADER_BYTES = 16_000
 
 
 class Place:
@@ -20,16 +24,18 @@ class Place:
     def licence(self) -> str | None:
         """What the model card's header says."""
         readme = self.find("README.md", optional=True)
-        text = readme.read_text(encoding="utf-8", errors="replace")[:4000] if readme else ""
+        text = ""
+        if readme is not None:
+            with readme.open("rb") as file:
+                text = file.read(_HEADER_BYTES).decode("utf-8", "replace")
         match = re.search(r"^license:\s*(\S+)", text, re.MULTILINE) if text.startswith("---") else None
-        return match[1].strip("\"'") if match else None
+        return clean(match[1].strip("\"'"), 80) if match else None
 
     def named(self, name: str, optional: bool = False) -> Path | None:
         """A file named by the configuration: beside it, or anywhere on the Hub."""
         if hub.is_hub_name(name):
             return hub.download(*hub.split_hub_name(name))
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ConfigError(f"config: the file name {name!r} points outside the checkpoint, which is refused.")
+        check_name(name, "config", ConfigError)
         return self.find(name, optional)
 
 
@@ -43,11 +49,12 @@ class Folder(Place):
 
     def find(self, name: str, optional: bool = False) -> Path | None:
         path = self.path / name
-        if path.exists():
+        if os.path.exists(path):
+            file_size(path)
             return path
         if optional:
             return None
-        raise CheckpointError(f"the checkpoint {self.path} lacks the file {name!r}.")
+        raise CheckpointError(f"the checkpoint {self.path} lacks the file {quoted(name)}.")
 
     def __str__(self) -> str:
         return str(self.path)

@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.description import read_json
+from ..config.input_files import read_bytes
+from ..config.json_text import LARGEST_TOKENIZER, read_json
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -34,9 +35,36 @@ def processor_of(content: bytes) -> SentencePieceProcessor:
     return processor
 
 
+def read_tokenizer(path: Path) -> bytes:
+    """The bytes of the sentencepiece model at `path`, or of one made from the `tokenizer.json` there. Raises `CheckpointError`."""
+    content = from_json(path) if path.suffix == ".json" else read_bytes(path, LARGEST_TOKENIZER)
+    try:
+        processor_of(content)
+    except RuntimeError:
+        raise CheckpointError(f"{path} is not a sentencepiece model.") from None
+    return content
+
+
+def check_size(pieces: int, text_card: int, path: Path) -> str | None:
+    """What to say of a tokenizer with fewer pieces than the model has text tokens; one with more is refused.
+
+    Models have tokens that no piece stands for where their table was padded; those are never text.
+    """
+    if pieces > text_card:
+        raise CheckpointError(
+            f"the tokenizer {path} has {pieces} pieces, the model's 'text_card' is {text_card}: they do not belong together."
+        )
+    if pieces == text_card:
+        return None
+    return (
+        f"the tokenizer {path.name} has {pieces} pieces, the model {text_card} text tokens; "
+        f"the last {text_card - pieces} stand for nothing. If words come out wrong, it is another model's: see --tokenizer."
+    )
+
+
 def from_json(path: Path) -> bytes:
     """A sentencepiece model that cuts text as a `tokenizer.json` does. Raises `CheckpointError` where there is none."""
-    data = read_json(path)
+    data = read_json(path, LARGEST_TOKENIZER, CheckpointError)
     try:
         pieces, is_bpe, unknown = _pieces(data["model"])
         added = {int(t["id"]): bool(t.get("special", False)) for t in data.get("added_tokens") or []}

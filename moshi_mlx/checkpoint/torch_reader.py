@@ -16,7 +16,7 @@ from typing import IO, Any
 import mlx.core as mx
 import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, quoted
 
 # Storage class -> how its items are read; bfloat16, which numpy lacks, as 16-bit integers.
 _STORAGES: dict[str, np.dtype] = {
@@ -84,10 +84,10 @@ class _TensorUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage" or not isinstance(pid[1], _StorageType):
-            raise _Refused(f"the reference {pid!r}")
+            raise _Refused(f"the reference {quoted(pid)}")
         _, kind, key, _, count = pid
         if not isinstance(key, str) or not isinstance(count, int) or count < 0:
-            raise _Refused(f"the reference {pid!r}")
+            raise _Refused(f"the reference {quoted(pid)}")
         return _Storage(kind.name, key, count)
 
 

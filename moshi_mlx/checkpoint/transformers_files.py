@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
-from ..config.description import read_json
+from ..config.json_text import read_json
 from ..config.transformers_config import CODEC_PREFIXES
-from ..errors import ConfigError
+from ..errors import ConfigError, quoted
 from .layouts.transformers_lm import FAMILIES, detect
 from .places import Place
 from .weights_file import WeightsFile
@@ -44,7 +44,7 @@ def check_description(file: WeightsFile, said: Any) -> None:
         return
     expected = ("helium", "llama") if found == "text" else (found,)
     if said not in expected:
-        words = f"says {said!r}" if said else "is missing or says nothing of it"
+        words = f"says {quoted(said)}" if said else "is missing or says nothing of it"
         raise ConfigError(
             f"{file.path} has the layout of transformers' {' or '.join(expected)}, but config.json {words}; "
             "name the right one with --lm-config."

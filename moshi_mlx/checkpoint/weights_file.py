@@ -6,7 +6,6 @@ Nothing is ever unpickled. A header is checked against the file's length, so tha
 from __future__ import annotations
 
 import copy
-import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
-from ..config.description import read_json
-from ..errors import CheckpointError
+from ..config.input_files import check_name, file_size, reason
+from ..config.json_text import LARGEST, parse_json, read_json
+from ..errors import CheckpointError, quoted
 
 _ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
@@ -24,6 +24,8 @@ _ITEM_BYTES = {
 }  # fmt: skip
 FLOATS = ("F64", "F32", "F16", "BF16")
 MX_DTYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
+# Bounds of one tensor: MLX counts axes and items in small integers.
+MOST_AXES, LARGEST_SIZE = 8, 1 << 60
 _LOADABLE = ("F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 
 
@@ -44,8 +46,8 @@ class TensorInfo:
 
 def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Tensors and metadata of a safetensors file, the header checked against the file."""
+    size = file_size(path)
     try:
-        size = path.stat().st_size
         with path.open("rb") as f:
             start = f.read(8)
             _refuse_other_formats(path, start, size)
@@ -55,20 +57,20 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
                     f"{path} is not a safetensors file or is cut short: its header should be {length} bytes, the file has {size}. "
                     "Download it again."
                 )
+            if length > LARGEST:
+                raise CheckpointError(f"{path} has a header of {length} bytes; at most {LARGEST} are expected.")
             text = f.read(length)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist.") from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{path} is a folder where a weights file is expected.") from None
     except OSError as e:
-        raise CheckpointError(f"{path} cannot be read: {e.strerror or e}.") from None
+        raise CheckpointError(f"{path} cannot be read: {reason(e)}.") from None
     try:
-        header = json.loads(text, object_pairs_hook=_without_repetition)
+        header = parse_json(text)
+        if not isinstance(header, dict):
+            raise ValueError(f"it is a {type(header).__name__}")
         metadata = header.pop("__metadata__", None) or {}
         if not isinstance(metadata, dict) or any(not isinstance(v, str) for v in metadata.values()):
             raise ValueError("its __metadata__ is no object of texts")
         tensors = {name: _tensor_info(name, entry, path, 8 + length) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError) as e:
         raise CheckpointError(f"{path} has a damaged safetensors header ({e}). Download it again.") from None
     end = 8 + length
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
@@ -85,31 +87,31 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     return tensors, metadata
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a name that is there twice nobody could say which is meant."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)} is there twice")
-    return found
-
-
-def _tensor_info(name: str, entry: dict, path: Path, data_start: int) -> TensorInfo:
-    shape = tuple(entry["shape"])
-    start, stop = entry["data_offsets"]
-    dtype = entry["dtype"]
+def _tensor_info(name: str, entry: Any, path: Path, data_start: int) -> TensorInfo:
+    known = {"dtype", "shape", "data_offsets"}
+    if not isinstance(entry, dict) or set(entry) != known:
+        raise ValueError(f"{quoted(name)} is not described by {', '.join(sorted(known))}")
+    shape, dtype, offsets = entry["shape"], entry["dtype"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise ValueError(f"{quoted(name)} has the unknown type {quoted(dtype)}")
     count = 1
+    if not isinstance(shape, list) or len(shape) > MOST_AXES or not all(map(_is_size, shape)):
+        raise ValueError(f"{quoted(name)} has the shape {quoted(shape)}")
     for n in shape:
-        if not isinstance(n, int) or n < 0:
-            raise ValueError(f"{name} has the shape {list(shape)}")
         count *= n
-    if dtype not in _ITEM_BYTES:
-        raise ValueError(f"{name} has the unknown type {dtype}")
-    if not 0 <= start <= stop or stop - start != count * _ITEM_BYTES[dtype]:
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
+        raise ValueError(f"{quoted(name)} lies at {quoted(offsets)}")
+    start, stop = offsets
+    if stop - start != count * _ITEM_BYTES[dtype]:
         raise ValueError(
-            f"{name} of shape {list(shape)} and type {dtype} should take {count * _ITEM_BYTES[dtype]} bytes"
+            f"{quoted(name)} of shape {quoted(shape)} and type {dtype} should take {count * _ITEM_BYTES[dtype]} bytes"
         )
+    shape = tuple(shape)
     return TensorInfo(dtype, shape, path, data_start + start, data_start + stop)
+
+
+def _is_size(n: Any) -> bool:
+    return isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= LARGEST_SIZE
 
 
 def is_pickle(start: bytes) -> bool:
@@ -159,7 +161,7 @@ class WeightsFile(Mapping[str, TensorInfo]):
         if not self.tensors:
             raise CheckpointError(f"{self.path} holds no tensors.")
         # What the names of `tensors` lack in front of them in the files.
-        self._prefix = ""
+        self.prefix = ""
         self._open: dict[Path, dict[str, mx.array]] = {}
 
     def __getitem__(self, name: str) -> TensorInfo:
@@ -187,11 +189,11 @@ class WeightsFile(Mapping[str, TensorInfo]):
             )
         if info.file not in self._open:
             self._open[info.file] = dict(mx.load(str(info.file), format="safetensors"))  # type: ignore[arg-type]
-        return self._open[info.file][self._prefix + name]
+        return self._open[info.file][self.prefix + name]
 
     def forget(self, name: str) -> None:
         """Let go of a tensor that will not be asked for again."""
-        self._open.get(self.tensors[name].file, {}).pop(self._prefix + name, None)
+        self._open.get(self.tensors[name].file, {}).pop(self.prefix + name, None)
 
     def close(self) -> None:
         """Drop the open files and every array not yet handed out."""
@@ -208,7 +210,7 @@ class WeightsFile(Mapping[str, TensorInfo]):
 
     def _selected(self: _Self, tensors: dict[str, TensorInfo], prefix: str = "") -> _Self:
         selection = copy.copy(self)
-        selection.tensors, selection._prefix = tensors, self._prefix + prefix
+        selection.tensors, selection.prefix = tensors, self.prefix + prefix
         # Nothing read by one is kept by the other.
         selection.close()
         return selection
@@ -219,11 +221,11 @@ def shard_names(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} is not an index of shards: it has no 'weight_map'.")
-    names = {tensor: str(name) for tensor, name in weight_map.items()}
-    for name in sorted(set(names.values())):
-        if Path(name).name != name:
-            raise CheckpointError(f"{index} names the file {name!r} outside its folder, which is refused.")
-    return names
+    for name in weight_map.values():
+        if isinstance(name, str) and "/" in name:
+            raise CheckpointError(f"{index} names the file {quoted(name)} outside its folder, which is refused.")
+        check_name(name, str(index))
+    return weight_map
 
 
 def _shards(index: Path) -> list[Path]:
@@ -236,6 +238,6 @@ def _shards(index: Path) -> list[Path]:
     for tensor, name in weight_map.items():
         if stored.get(tensor) != name:
             raise CheckpointError(
-                f"{index} says {tensor} is in {name}, but it is {'in ' + stored[tensor] if tensor in stored else 'missing'}."
+                f"{index} says {quoted(tensor)} is in {name}, but it is {'in ' + stored[tensor] if tensor in stored else 'missing'}."
             )
     return files

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..checkpoint.loader import load_lm_file
+from ..checkpoint.model_files import load_lm_file
 from ..config import LmConfig
 from ..engine.generate import LmGen
 from ..models.lm_model import LmModel

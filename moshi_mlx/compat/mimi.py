@@ -8,7 +8,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..checkpoint.loader import load_mimi_file
+from ..checkpoint.model_files import load_mimi_file
 from ..config import MimiConfig
 from ..models.mimi_model import MimiModel
 

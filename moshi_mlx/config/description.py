@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, quoted
 from . import transformers_config
 from .json_objects import read_lm, read_mimi
 from .parts import MODEL_TYPES, LmConfig, MimiConfig
@@ -176,7 +174,7 @@ def _of_transformers(data: dict) -> CheckpointConfig:
     if kind not in [*CODEC_PREFIXES]:
         how = ": text models run with python -m moshi_mlx.run_helium" if kind in TEXT_ARCHITECTURES else ""
         raise ConfigError(
-            f"config: this is a transformers configuration of the model_type {kind!r}, expected {' or '.join(CODEC_PREFIXES)}{how}."
+            f"config: this is a transformers configuration of the model_type {quoted(kind)}, expected {' or '.join(CODEC_PREFIXES)}{how}."
         )
     codec = transformers_config.codec_config(data)
     config = CheckpointConfig.from_dict({**transformers_config.lm_config(data), "tokenizer_name": "tokenizer.json"})
@@ -216,28 +214,14 @@ def _quantization(data: dict | None) -> dict[str, Any] | None:
         return None
     for key in ("group_size", "bits"):
         if not isinstance(data.get(key), int):
-            raise ConfigError(f"config: 'quantization' should say {key!r} as an integer, found {data.get(key)!r}.")
+            raise ConfigError(
+                f"config: 'quantization' should say {key!r} as an integer, found {quoted(data.get(key))}."
+            )
     for key, value in data.items():
         if key not in ("group_size", "bits", "mode") and not isinstance(value, (dict, bool)):
-            raise ConfigError(f"config: 'quantization' entry {key!r} should be an object or false, found {value!r}.")
-    return data
-
-
-def read_json(path: str | Path) -> dict:
-    """A JSON object from `path`; every way this fails is one sentence."""
-    path = Path(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist.") from None
-    except OSError as e:
-        raise ConfigError(f"{path} cannot be read: {e.strerror or e}.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not a text file; expected JSON.") from None
-    except json.JSONDecodeError as e:
-        raise ConfigError(f"{path} is not valid JSON: {e}.") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} should hold a JSON object, found {type(data).__name__}.")
+            raise ConfigError(
+                f"config: 'quantization' entry {quoted(key)} should be an object or false, found {quoted(value)}."
+            )
     return data
 
 

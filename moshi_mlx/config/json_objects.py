@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import ConfigError
+from ..errors import ConfigError, quoted
 from .parts import (
     GATINGS,
     NORMS,
@@ -22,7 +22,7 @@ from .reader import MOST, NUMBER, OPTIONAL_NUMBER, REQUIRED, Reader
 def _conditioners(data: dict) -> dict[str, LutConditionerConfig | TensorConditionerConfig]:
     out: dict[str, LutConditionerConfig | TensorConditionerConfig] = {}
     for name, entry in data.items():
-        where = f"config: conditioner {name!r}"
+        where = f"config: conditioner {quoted(name)}"
         outer = Reader(entry, where)
         kind = outer.take("type", str, one_of=("lut", "tensor"))
         inner = Reader(outer.take(kind, dict), where)
@@ -38,7 +38,9 @@ def _conditioners(data: dict) -> dict[str, LutConditionerConfig | TensorConditio
             n_bins = inner.take("n_bins", int, low=1)
             values = inner.take("possible_values", (list, type(None)), None)
             if values is not None and (len(values) > n_bins or any(not isinstance(v, str) for v in values)):
-                raise ConfigError(f"{where}: 'possible_values' should be at most {n_bins} strings, found {values!r}.")
+                raise ConfigError(
+                    f"{where}: 'possible_values' should be at most {n_bins} strings, found {quoted(values)}."
+                )
             out[name] = LutConditionerConfig(
                 n_bins=n_bins,
                 dim=inner.take("dim", int, low=1),
@@ -146,11 +148,11 @@ def _read_depformer(
         bad = any(not isinstance(w, int) or isinstance(w, bool) or w < 0 for w in schedule)
         if bad or len(schedule) != dep_q:
             raise ConfigError(
-                f"config: 'depformer_weights_per_step_schedule' should list dep_q = {dep_q} weight sets, found {schedule!r}."
+                f"config: 'depformer_weights_per_step_schedule' should list dep_q = {dep_q} weight sets, found {quoted(schedule)}."
             )
         if set(schedule) != set(range(max(schedule, default=-1) + 1)):
             raise ConfigError(
-                f"config: 'depformer_weights_per_step_schedule' should use every weight set from 0 up, found {schedule!r}."
+                f"config: 'depformer_weights_per_step_schedule' should use every weight set from 0 up, found {quoted(schedule)}."
             )
     identity = list(range(dep_q))
     weight_sets = (schedule or identity) if per_step else [0] * dep_q

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..errors import ConfigError
+from ..errors import ConfigError, quoted
 
 NORMS = ("layer_norm", "layer_norm_f32", "rms_norm", "rms_norm_f32")
 POSITIONS = ("rope", "rope_concat", "sin", "sin_rope", "none")
@@ -255,7 +255,7 @@ def _check_lm(cfg: LmConfig) -> None:
         for name in getattr(cfg.fuser, kind):
             if name not in cfg.conditioners:
                 raise ConfigError(
-                    f"config: 'fuser' lists the conditioner {name!r} under {kind!r}, but 'conditioners' does not define it."
+                    f"config: 'fuser' lists the conditioner {quoted(name)} under {kind!r}, but 'conditioners' does not define it."
                 )
     if cfg.fuser.cross and not cfg.transformer.cross_attention:
         raise ConfigError("config: 'fuser' lists cross conditioners, but 'cross_attention' is false.")

@@ -6,7 +6,7 @@ import difflib
 import math
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, quoted
 
 REQUIRED = object()
 # Sizes and counts of parts above these are mistakes: building such a model would take the machine with it.
@@ -48,21 +48,23 @@ class Reader:
         bool_as_number = isinstance(value, bool) and bool not in kinds
         if not isinstance(value, kinds) or bool_as_number:
             names = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
-            raise ConfigError(f"{self.where}: {key!r} should be {names}, found {value!r}.")
+            raise ConfigError(f"{self.where}: {key!r} should be {names}, found {quoted(value)}.")
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{self.where}: {key!r} should be a finite number, found {value!r}.")
+            raise ConfigError(f"{self.where}: {key!r} should be a finite number, found {quoted(value)}.")
         if low is not None and isinstance(value, NUMBER) and not isinstance(value, bool) and value < low:
-            raise ConfigError(f"{self.where}: {key!r} should be at least {low}, found {value!r}.")
+            raise ConfigError(f"{self.where}: {key!r} should be at least {low}, found {quoted(value)}.")
         if isinstance(value, int) and float not in kinds and value > high:
-            raise ConfigError(f"{self.where}: {key!r} should be at most {high}, found {value!r}.")
+            raise ConfigError(f"{self.where}: {key!r} should be at most {high}, found {quoted(value)}.")
         if one_of is not None and value not in one_of:
-            raise ConfigError(f"{self.where}: {key!r} should be one of {', '.join(one_of)}, found {value!r}.")
+            raise ConfigError(f"{self.where}: {key!r} should be one of {', '.join(one_of)}, found {quoted(value)}.")
         return value
 
     def take_ints(self, key: str, default: Any = REQUIRED, *, low: int = 0) -> list[int]:
         value = self.take(key, list, default)
         if any(not isinstance(v, int) or isinstance(v, bool) or v < low for v in value):
-            raise ConfigError(f"{self.where}: {key!r} should be a list of integers of at least {low}, found {value!r}.")
+            raise ConfigError(
+                f"{self.where}: {key!r} should be a list of integers of at least {low}, found {quoted(value)}."
+            )
         return list(value)
 
     def ignore(self, *keys: str) -> None:
@@ -79,4 +81,4 @@ class Reader:
         hint = (
             f" Did you mean {close[0]!r}?" if close else " Remove it, or update moshi_mlx if the checkpoint is newer."
         )
-        raise ConfigError(f"{self.where} has the unknown key {key!r} (value {self.data[key]!r}).{hint}")
+        raise ConfigError(f"{self.where} has the unknown key {quoted(key)} (value {quoted(self.data[key])}).{hint}")

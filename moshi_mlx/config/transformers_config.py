@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, quoted
 from . import presets
 from .parts import gated_hidden
 from .reader import NUMBER, REQUIRED, Reader
@@ -159,7 +159,9 @@ def _text(reader: _DefaultReader, kind: str) -> dict[str, Any]:
 def _require(reader: Reader, key: str, value: Any) -> None:
     found = reader.take(key, type(value), value)
     if found != value:
-        raise ConfigError(f"{reader.where}: {key!r} should be {value!r} for a model of this family, found {found!r}.")
+        raise ConfigError(
+            f"{reader.where}: {key!r} should be {value!r} for a model of this family, found {quoted(found)}."
+        )
 
 
 def _norm(reader: _DefaultReader) -> str:
@@ -184,7 +186,7 @@ def _rotary_base(reader: _DefaultReader) -> float:
     parameters = reader.take("rope_parameters", dict, {})
     kind = {**scaling, **parameters}.get("rope_type", scaling.get("type", "default"))
     if kind != "default":
-        raise ConfigError(f"{reader.where}: rotary positions of the type {kind!r} are not supported.")
+        raise ConfigError(f"{reader.where}: rotary positions of the type {quoted(kind)} are not supported.")
     base = reader.number("rope_theta", NUMBER, parameters.get("rope_theta", REQUIRED))
     base = parameters.get("rope_theta", base)
     return int(base) if float(base).is_integer() else base

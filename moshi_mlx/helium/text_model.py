@@ -20,10 +20,11 @@ from ..checkpoint.files import Files
 from ..checkpoint.loader import Loader
 from ..checkpoint.places import Folder, Place, open_place
 from ..checkpoint.weights_file import WeightsFile
-from ..config.description import CheckpointConfig, is_foreign, read_json
+from ..config.description import CheckpointConfig, is_foreign
+from ..config.json_text import read_json
 from ..config.presets import HELIUM_1_PREVIEW_2B
 from ..engine.step import Step
-from ..errors import CheckpointError, ConfigError, InputError
+from ..errors import CheckpointError, ConfigError, InputError, quoted
 from ..machine import memory
 from ..modules import transformer
 from ..text import Detokenizer
@@ -262,7 +263,7 @@ def _load_transformers(place: Place, folder: Path, config: dict) -> TextModel:
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
         raise ConfigError(
-            f"{place} holds a {kind!r} model; run_helium runs {' and '.join(ARCHITECTURES)} (Helium-1 2B is a llama)."
+            f"{place} holds a {quoted(kind)} model; run_helium runs {' and '.join(ARCHITECTURES)} (Helium-1 2B is a llama)."
         )
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
         place.find(name, optional=name != "tokenizer.json")

@@ -12,12 +12,13 @@ import numpy as np
 
 from ..audio.files import read_audio
 from ..audio.loudness import with_loudness
-from ..checkpoint import loader
+from ..checkpoint import model_files
 from ..checkpoint.places import Place
 from ..checkpoint.torch_reader import read_tensors, read_tensors_from
 from ..checkpoint.weights_file import WeightsFile
 from ..checkpoint.weights_writer import TYPE_NAMES, WeightsWriter
-from ..config.description import CheckpointConfig, read_json
+from ..config.description import CheckpointConfig
+from ..config.json_text import read_json
 from ..config.parts import MimiConfig
 from ..config.presets import MIMI_V0_1
 from ..errors import CheckpointError, InputError
@@ -196,5 +197,5 @@ def load_codec(place: Place) -> MimiModel:
     weights = place.named(described.mimi_name)
     assert weights is not None
     mimi = MimiModel(replace(cfg, num_codebooks=CODEBOOKS))
-    loader.load_mimi_file(mimi, weights)
+    model_files.load_mimi_file(mimi, weights)
     return mimi

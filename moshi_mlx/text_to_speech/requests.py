@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..config.input_files import check_name
+from ..config.json_text import parse_json
+from ..errors import InputError, quoted
 from .text_sources import read_text
 
 
@@ -29,25 +30,26 @@ def read_requests(path: Path) -> list[Request]:
     seen: set[str] = set()
     for r in requests:
         if r.id in seen:
-            raise InputError(f"{path} uses the id {r.id!r} twice; their outputs would overwrite each other.")
+            raise InputError(f"{path} uses the id {quoted(r.id)} twice; their outputs would overwrite each other.")
         seen.add(r.id)
     return requests
 
 
 def _request(where: str, line: str) -> Request:
     try:
-        data: Any = json.loads(line)
-    except json.JSONDecodeError as e:
+        data: Any = parse_json(line.encode())
+    except ValueError as e:
         raise InputError(f"{where} is not valid JSON: {e}.") from None
     if not isinstance(data, dict) or set(data) != {"turns", "voices", "id"}:
-        found = sorted(data) if isinstance(data, dict) else type(data).__name__
+        found = quoted(sorted(data)) if isinstance(data, dict) else type(data).__name__
         raise InputError(f"{where} should be an object with turns, voices and id, found {found}.")
     for key in ("turns", "voices"):
         if not isinstance(data[key], list) or any(not isinstance(v, str) for v in data[key]):
-            raise InputError(f"{where}: {key!r} should be a list of texts, found {data[key]!r}.")
+            raise InputError(f"{where}: {key!r} should be a list of texts, found {quoted(data[key])}.")
     name = data["id"]
-    if not isinstance(name, str) or not name.strip() or Path(name).name != name or name.startswith("."):
-        raise InputError(f"{where}: 'id' should be a plain file name, found {name!r}.")
+    if not isinstance(name, str) or not name.strip() or "/" in name or name.startswith("."):
+        raise InputError(f"{where}: 'id' should be a plain file name, found {quoted(name)}.")
+    check_name(name, f"{where}: 'id'", InputError)
     if not any(t.strip() for t in data["turns"]):
         raise InputError(f"{where}: the turns are empty, there is nothing to say.")
     return Request(data["turns"], data["voices"], name)
