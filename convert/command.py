@@ -15,10 +15,11 @@ from moshi_mlx.checkpoint.weights_writer import refuse_if_disk_is_full
 from moshi_mlx.commands import console, say
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine.memory import gigabytes
+from moshi_mlx.output import check_new_folder, write_bytes, write_text
 from moshi_mlx.version import __version__
 
 from . import card, hub_upload, outputs, verify
-from .folder import building, check_destination, copy_file, write_bytes, write_json, write_text, written
+from .folder import building, copy, write_json, written
 from .outputs import Outputs
 from .request import Request
 from .source import Source, open_source
@@ -78,7 +79,7 @@ def request_of(args: argparse.Namespace) -> Request:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    check_destination(args.destination)
+    check_new_folder(args.destination)
     say_before_download(args.source)
     source = open_source(request_of(args))
     if args.verify and source.model is None:
@@ -151,7 +152,7 @@ def make(planned: Outputs, destination: Path, job: Any, finish: Callable[[Path],
             task = bar.add_task("convert", total=planned.cost)
             for name, path in planned.copies.items():
                 check_finite(path)
-                copy_file(path, folder / name)
+                copy(path, folder / name)
             for name, jobs in planned.weights.items():
                 write_file(folder / name, jobs, {"format": "pt"}, lambda count: bar.advance(task, count))
         for name, data in planned.texts.items():

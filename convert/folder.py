@@ -15,20 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from moshi_mlx.errors import CheckpointError, InputError, MoshiError
+from moshi_mlx.errors import InputError, MoshiError, OutputError
+from moshi_mlx.output import check_new_folder, copy_file, open_lock, reason, rename, write_text
 
 _JOB, _LOCK = ".job.json", ".lock"
-
-
-def check_destination(path: Path) -> None:
-    """Refuse to write over anything that is there."""
-    if path.is_symlink():
-        raise InputError(f"{path} is a symbolic link; name the folder to make itself.")
-    if path.is_dir():
-        if any(path.iterdir()):
-            raise InputError(f"{path} exists and is not empty. Remove it or name another folder.")
-    elif path.exists():
-        raise InputError(f"{path} is a file; expected the name of a folder to make.")
 
 
 @contextlib.contextmanager
@@ -37,34 +27,36 @@ def building(destination: Path, job: Any) -> Iterator[Path]:
 
     `job` (plain data) says everything the result depends on: what an earlier run with another job left is thrown away.
     """
-    check_destination(destination)
+    check_new_folder(destination)
     part = destination.with_name(f".{destination.name}.part")
     if part.is_symlink() or (part.exists() and not part.is_dir()):
         raise InputError(f"{part} is in the way; remove it.")
     try:
         part.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise CheckpointError(f"{destination} cannot be made: {e.strerror or e}.") from None
+        raise OutputError(f"{destination} cannot be made: {reason(e)}.") from None
     with _locked(part, destination):
         _keep_only_same_job(part, job)
         try:
             yield part
             _finish(part, destination)
-        except MoshiError:
+        except MoshiError as e:
             shutil.rmtree(part, ignore_errors=True)
-            raise
+            # The name that was asked for, not the one it had until now.
+            told = str(e).replace(str(part), str(destination))
+            raise (e if told == str(e) else type(e)(told)) from None
         except BrokenPipeError:
             # Nobody reads what is said any more; the folder can be finished another time.
             raise
         except OSError as e:
             # A full disk can show itself in any write.
             shutil.rmtree(part, ignore_errors=True)
-            raise CheckpointError(f"{e.filename or destination} cannot be written: {e.strerror or e}.") from None
+            raise OutputError(f"{destination} cannot be written: {reason(e)}.") from None
 
 
 @contextlib.contextmanager
 def _locked(part: Path, destination: Path) -> Iterator[None]:
-    handle = os.open(part / _LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
+    handle = open_lock(part / _LOCK)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -86,16 +78,16 @@ def _keep_only_same_job(part: Path, job: Any) -> None:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-        record.write_text(digest)
+        write_text(record, digest)
 
 
 def _finish(part: Path, destination: Path) -> None:
     for entry in (part / _JOB, part / _LOCK):
         entry.unlink(missing_ok=True)
-    try:
-        os.rename(part, destination)
-    except OSError as e:
-        raise CheckpointError(f"{destination} cannot be made: {e.strerror or e}.") from None
+    for stray in part.rglob(".*.part"):
+        # Of a run that was ended by force.
+        stray.unlink(missing_ok=True)
+    rename(part, destination)
     # Not every file system can do this.
     with contextlib.suppress(OSError):
         folder = os.open(destination.parent, os.O_RDONLY)
@@ -105,42 +97,15 @@ def _finish(part: Path, destination: Path) -> None:
             os.close(folder)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """A small file, whole or not at all."""
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        # A symbolic link in its place would be followed.
-        fresh.unlink(missing_ok=True)
-        with fresh.open("xb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(fresh, path)
-    except OSError as e:
-        raise CheckpointError(f"{path} cannot be written: {e.strerror or e}.") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
-
-
 def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
-def copy_file(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path) -> None:
     """The bytes of a file, unless an earlier run copied them."""
     if target.is_file() and not target.is_symlink() and target.stat().st_size == source.stat().st_size:
         return
-    fresh = target.with_name(f".{target.name}.copy")
-    try:
-        fresh.unlink(missing_ok=True)
-        shutil.copyfile(source, fresh)
-        with fresh.open("rb") as f:
-            os.fsync(f.fileno())
-        os.replace(fresh, target)
-    except OSError as e:
-        raise CheckpointError(f"{target} cannot be written: {e.strerror or e}.") from None
+    copy_file(source, target)
 
 
 def written(folder: Path) -> int:

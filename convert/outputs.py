@@ -16,6 +16,7 @@ from moshi_mlx.checkpoint.weights_writer import TYPE_NAMES
 from moshi_mlx.config import LmConfig
 from moshi_mlx.config.transformers_config import CODEC_PREFIXES
 from moshi_mlx.errors import ConfigError, InputError
+from moshi_mlx.output import make_folder, write_bytes
 
 from . import tokenizers, transformers_export
 from .codec import Codec
@@ -131,7 +132,7 @@ def add_voices(outputs: Outputs, source: Source, folder: str) -> None:
 
         def save(path: Path, name=name, read=read) -> None:
             target = path / f"{folder}{name}.safetensors"
-            target.parent.mkdir(exist_ok=True)
+            make_folder(target.parent)
             read().save(target)
 
         outputs.steps.append(save)
@@ -184,7 +185,7 @@ def _add_fast_tokenizer(outputs: Outputs, tokenizer: tokenizers.Tokenizer) -> No
         if tokenizers.to_json(tokenizer, folder / "tokenizer.json"):
             return
         # Still there for programs that read sentencepiece models themselves.
-        (folder / "tokenizer.model").write_bytes(tokenizer.content)
+        write_bytes(folder / "tokenizer.model", tokenizer.content)
 
     processor = tokenizer.processor()
     named = {"unk": processor.unk_id(), "bos": processor.bos_id(), "eos": processor.eos_id(), "pad": processor.pad_id()}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from moshi_mlx.checkpoint.weights_writer import WeightsWriter, refuse_if_disk_is_full
+from moshi_mlx.errors import OutputError
+from moshi_mlx.output import PartOutput, write_text
 
 # Written tensors are made safe on the disk, and counted as done, this often.
 CHECKPOINT_BYTES = 512 << 20
@@ -31,25 +32,21 @@ class PartFile(WeightsWriter):
         super().__init__(path, tensors, metadata)
 
     def _begin(self, header: bytes) -> None:
+        self._file: PartOutput | None = None  # type: ignore[assignment]
         if self._is_whole(header):
             self.done, self._waiting = list(self._sizes), iter(())
             return
         part = self.path.with_name(f".{self.path.name}.part")
         self._digest = hashlib.sha256(header).hexdigest()
-        self._temporary = str(part)
         self._count = self._recorded(part, len(header))
         sizes = list(self._sizes.items())
-        stop = len(header) + sum(size for _, size in sizes[: self._count])
         # What an earlier run wrote is written over, or kept: its bytes need no room either way.
         refuse_if_disk_is_full(self.path.parent, self.total_bytes - (part.stat().st_size if part.is_file() else 0))
-        # A symbolic link in its place would be followed.
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        self._file = os.fdopen(os.open(part, flags, 0o644), "r+b")
+        self._file = PartOutput(self.path, part)
         if not self._count:
-            self._file.truncate(0)
+            self._file.go_on_at(0)
             self._file.write(header)
-        self._file.truncate(stop)
-        self._file.seek(stop)
+        self._file.go_on_at(len(header) + sum(size for _, size in sizes[: self._count]))
         self.done = [name for name, _ in sizes[: self._count]]
         self._waiting = iter([name for name, _ in sizes[self._count :]])
 
@@ -79,27 +76,22 @@ class PartFile(WeightsWriter):
 
     def checkpoint(self) -> None:
         """Count what was written as done."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        fresh = self._record.with_name(self._record.name + ".new")
-        fresh.write_text(json.dumps({"header": self._digest, "tensors": self._count}))
-        os.replace(fresh, self._record)
+        assert self._file is not None
+        self._file.sync()
+        write_text(self._record, json.dumps({"header": self._digest, "tensors": self._count}))
         self._since = 0
 
     def commit(self) -> None:
-        if self._temporary is not None:
+        if self._file is not None:
             super().commit()
+            self._file = None
         self._record.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Leave the part for the next run. Whoever owns the folder removes it when there shall be none."""
-        if self._temporary is None:
-            return
-        file = getattr(self, "_file", None)
-        if file is not None:
+        if self._file is not None:
             # The disk may be full: then the last record stands.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OutputError):
                 self.checkpoint()
-            with contextlib.suppress(OSError):
-                file.close()
-        self._temporary = None
+            self._file.discard()
+            self._file = None

@@ -20,6 +20,7 @@ from moshi_mlx.checkpoint.tokenizer_json import check_size, encode, encode_json,
 from moshi_mlx.checkpoint.transformers_files import TOKENIZER_NAMES
 from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.config.presets import TOKENIZER_NAME
+from moshi_mlx.output import write_text
 
 from .place import CheckedFolder, published
 
@@ -110,7 +111,7 @@ def to_json(tokenizer: Tokenizer, path: Path) -> bool:
         },
         "model": _json_model(proto, pb),
     }
-    path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    write_text(path, json.dumps(data, ensure_ascii=False))
     if encode_json(path) in (None, encode(tokenizer.processor())):
         return True
     path.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import json
 import platform
 import time
@@ -19,12 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import bench_peer, commands
-from .audio.files import check_writable
 from .commands import console, say
 from .errors import InputError
 from .machine import chips, footprint
 from .machine.memory import gigabytes, total_bytes
 from .models.traffic import frame_traffic
+from .output import check_writable, write_bytes
 from .session.session import Session
 from .version import __version__
 
@@ -105,7 +106,8 @@ def check(args: argparse.Namespace) -> None:
     if args.steps < 1 or args.warmup < 1 or args.batch < 1:
         raise InputError("--steps, --warmup and --batch should be at least 1.")
     if args.plot:
-        check_writable(Path(args.plot))
+        check_writable(args.plot)
+        commands.refuse_overwriting(args, [args.plot])
         _matplotlib()
 
 
@@ -267,9 +269,9 @@ def draw(wall: list[float], path: Path, figures: dict[str, Any]) -> None:
     axes.set(xlabel="minutes of talk", ylabel="ms per frame", yscale="log")
     axes.set_title(f"{Path(figures['checkpoint']).name}, {figures['precision']}, {figures['chip']}", fontsize=9)
     figure.tight_layout()
-    temporary = path.with_name(f".{path.name}.part")
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
+    write_bytes(path, drawn.getvalue())
     plt.close(figure)
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NoReturn
 
 import mlx.core as mx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .audio.pcm import RAW_FORMATS
 from .checkpoint import files as checkpoint_files
 from .checkpoint import registry
 from .checkpoint.files import Files, Overrides
@@ -24,22 +27,30 @@ from .config.description import Generation
 from .errors import MoshiError
 from .machine import memory
 from .modules.sampling import Sampler
+from .output import open_nowhere, refuse_inputs, remove_unfinished
 
 # Results go to standard output, everything about them to standard error.
 console = Console(stderr=True, highlight=False)
+# Signals that end a command, and how that is told.
+_ENDS = {"SIGTERM": "terminated", "SIGHUP": "the terminal was closed"}
+_CHECKPOINT_FILES = (".safetensors", ".json", ".model", ".gguf", ".pt", ".bin", ".npz")
 
 
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> NoReturn:
-    """Call a command's `main` and exit: 0, 1 for a `MoshiError` or what the system refuses, 130 when interrupted, 143 when asked to terminate."""
+    """Call a command's `main` and exit: 0, 1 for a `MoshiError` or what the system refuses, 130 when interrupted, 143 when asked to terminate,
+    129 when the terminal is closed. Nothing unfinished is left.
+    """
+    ended_by = None
 
-    terminated = False
-
-    def terminate(signum, frame):
-        nonlocal terminated
-        terminated = True
+    def end(signum, frame):
+        nonlocal ended_by
+        ended_by = _ENDS[signal.Signals(signum).name]
         raise SystemExit(128 + signum)
 
-    signal.signal(signal.SIGTERM, terminate)
+    for name in _ENDS:
+        # What was started to be deaf for it (`nohup`) stays so.
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+            signal.signal(getattr(signal, name), end)
     try:
         code = main(argv) or 0
         if sys.stdout is not None:
@@ -51,8 +62,10 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
         print("\ninterrupted", file=sys.stderr)
         code = 130
     except SystemExit:
-        if terminated:
-            print("\nterminated", file=sys.stderr)
+        if ended_by is not None:
+            # The terminal may be gone.
+            with contextlib.suppress(OSError):
+                print(f"\n{ended_by}", file=sys.stderr)
         raise
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does.
@@ -69,13 +82,30 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
     except MemoryError:
         print("error: out of memory. Choose a quantised checkpoint (-q 4) or close other programs.", file=sys.stderr)
         code = 1
+    finally:
+        remove_unfinished()
     sys.exit(code)
 
 
 def _drop_output() -> None:
     """What is still buffered for standard output would fail again at exit."""
     if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError, MoshiError):
+            os.dup2(open_nowhere(), sys.stdout.fileno())
+
+
+def refuse_overwriting(args: argparse.Namespace, outputs: Iterable[str | Path | None]) -> None:
+    """Refuse an output that is also another one, or a file that any other argument names: a recording, a voice, part of a checkpoint."""
+    wanted = [str(path) for path in outputs if path is not None]
+    named = [str(v) for value in vars(args).values() for v in (value if isinstance(value, list) else [value])]
+    for path in wanted:
+        # Once each: whoever names it again means an input.
+        if path in named:
+            named.remove(path)
+    inputs = [name for name in named if os.path.isfile(name)]
+    for folder in filter(os.path.isdir, named):
+        inputs += [entry.path for entry in os.scandir(folder) if entry.name.endswith(_CHECKPOINT_FILES)]
+    refuse_inputs(wanted, inputs)
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, demo: bool = False) -> None:
@@ -179,6 +209,23 @@ def _count(text: str) -> int:
     if value < 0 or value != int(value):
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
     return int(value)
+
+
+def sample_rate(text: str) -> int:
+    """Samples a second, of `--raw RATE`."""
+    value = _count(text)
+    if not 1000 <= value <= 768_000:
+        raise argparse.ArgumentTypeError(f"{text} is not a rate of 1000 to 768000 samples a second")
+    return value
+
+
+def add_raw_format(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--raw-format",
+        choices=sorted(RAW_FORMATS),
+        default="s16le",
+        help="samples of sound without a header: 16-bit integers or 32-bit floats (default: %(default)s)",
+    )
 
 
 def _seconds(text: str) -> float:

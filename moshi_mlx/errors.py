@@ -70,3 +70,7 @@ class AudioError(MoshiError, ValueError):
 
 class InputError(MoshiError, ValueError):
     """An argument given to a command or to the library is not usable."""
+
+
+class OutputError(MoshiError, ValueError):
+    """A file or folder that was asked for cannot be written."""

@@ -8,10 +8,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 
 from . import commands
 from .audio import devices, echo
+from .audio.files import Raw
 from .audio.streams import Speaker
 from .commands import console, say
 from .errors import InputError
@@ -21,14 +22,16 @@ from .live.file_sides import FileSource, PacedFileSource
 from .live.keys import KeyReader
 from .live.lines import JsonView, PlainView, summary
 from .live.loop import LiveLoop
-from .live.recording import Recorder, check_folder
+from .live.recording import Recorder
 from .live.reporter import Reporter, View
 from .live.sides import Talker
 from .live.terminal import TerminalView
 from .live.trace import NoTrace, Trace
 from .live.translation import LiveTranslation
 from .live.warmup import warm_up
+from .output import check_new_folder, is_standard_output
 from .session import hibiki
+from .session.answer import FRAME_RATE, MOST_SECONDS, QUIET_SECONDS, Answer, rest_of_answer
 from .session.codec_rust import RustSession
 from .session.session import Frame, Session
 
@@ -46,13 +49,20 @@ def parser() -> argparse.ArgumentParser:
     )
     sound.add_argument("--input", metavar="FILE", help="a recording in place of the microphone")
     sound.add_argument("--output", metavar="FILE", help="a file in place of the loudspeaker")
+    sound.add_argument(
+        "--raw",
+        type=commands.sample_rate,
+        metavar="RATE",
+        help="the sound of --input has no header: RATE samples a second, mono",
+    )
+    commands.add_raw_format(sound)
     sound.add_argument("--fast", action="store_true", help="take the file of --input as fast as the model goes")
     sound.add_argument(
         "--tail",
         type=float,
         metavar="SECONDS",
-        help="listen to silence after the file of --input (default: 0; translations: up to "
-        f"{hibiki.TAIL_SECONDS:.0f} until the model ends it)",
+        help="listen to exactly so much silence after the file of --input (default: until the model has been silent for "
+        f"{QUIET_SECONDS:.0f}, at most {MOST_SECONDS:.0f}; translations: up to {hibiki.TAIL_SECONDS:.0f} until the model ends it)",
     )
     sound.add_argument(
         "--echo-cancel",
@@ -109,6 +119,8 @@ def main(argv: list[str] | None = None, make_talker: Callable[[argparse.Namespac
         output_device=args.output_device,
         input_channel=args.input_channel,
         fast=args.fast,
+        raw=None if args.raw is None else Raw(args.raw, args.raw_format),
+        tell=say,
         tail=args.tail or 0.0,
         max_lag=args.max_lag / 1000,
         device_latency=args.device_latency / 1000,
@@ -134,8 +146,13 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--steps should be 1 or more frames, found {args.steps}.")
     if args.codec == "rust" and (args.voice is not None or args.text_prompt is not None):
         raise InputError("--voice and --text-prompt need --codec mlx.")
+    if args.raw is not None and args.input is None:
+        raise InputError("--raw is what the sound of --input FILE is like; name one.")
+    if args.output is not None and is_standard_output(args.output):
+        raise InputError("the words of the talk go to standard output; give --output a file or a named pipe.")
+    commands.refuse_overwriting(args, [args.output, args.trace])
     if args.record:
-        check_folder(Path(args.record))
+        check_new_folder(args.record)
 
 
 def make_canceller(args: argparse.Namespace, sides: Sides) -> echo.Canceller | None:
@@ -185,7 +202,8 @@ def talk(
 ) -> int:
     """Run the loop with everything around it; returns the exit code."""
     controls = Controls()
-    recorder = Recorder(args.record, patient=not sides.real_time) if args.record else None
+    recorder = Recorder(args.record, patient=sides.lossless) if args.record else None
+    answer = Answer(FRAME_RATE)
     loop = LiveLoop(
         talker,
         sides.source,
@@ -197,7 +215,7 @@ def talk(
         restart_audio=sides.restart_audio,
         steps=args.steps,
         seed=args.seed,
-        rest=what_follows(talker, sides, args.tail),
+        rest=what_follows(talker, sides, args.tail, answer),
     )
     reporter = Reporter(make_view(args), loop.status, lambda: controls.stop(1, "a reader that went away"))
     loop.tell = reporter.emit
@@ -218,15 +236,22 @@ def talk(
         say(f"ended by {controls.reason}; {summary(loop.status)}" if controls.reason else summary(loop.status))
         if recorder is not None:
             say(recorder.outcome())
+    if recorder is not None and recorder.broken and not controls.exit_code:
+        return 1
     return controls.exit_code or 0
 
 
-def what_follows(talker: Talker, sides: Sides, tail: float | None) -> Callable[[], Iterator[Frame]] | None:
-    """What a translation still says when its source is over; the silence it hears meanwhile is its own."""
+def what_follows(
+    talker: Talker, sides: Sides, tail: float | None, answer: Answer
+) -> Callable[[], Iterator[Frame]] | None:
+    """What is still said when a recording is over: an answer, to its end unless --tail says how long, or the rest of a translation,
+    which hears silence of its own meanwhile.
+    """
+    from_file = isinstance(sides.source, (FileSource, PacedFileSource))
     if not isinstance(talker, LiveTranslation):
-        return None
-    if isinstance(sides.source, (FileSource, PacedFileSource)):
-        sides.source.tail = 0.0
+        return partial(rest_of_answer, talker, answer) if from_file and tail is None else None
+    if from_file:
+        sides.source.tail = 0.0  # type: ignore[union-attr]
     return lambda: talker.rest(commands.first(tail, hibiki.TAIL_SECONDS))
 
 

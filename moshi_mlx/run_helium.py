@@ -10,12 +10,12 @@ from pathlib import Path
 import mlx.core as mx
 from rich.progress import BarColumn, Progress, TextColumn
 
-from .audio.files import check_writable
 from .checkpoint import registry
-from .commands import console, first, run, say
+from .commands import console, first, refuse_overwriting, run, say
 from .errors import InputError
 from .helium import text_model
 from .machine import memory
+from .output import check_writable
 
 DEFAULT_PROMPT = "Aujourd'hui, il est temps"
 
@@ -119,6 +119,7 @@ def _check_save(args: argparse.Namespace) -> None:
     if path.suffix != ".safetensors":
         raise InputError(f"--save-quantized: {path} should end in .safetensors.")
     check_writable(path)
+    refuse_overwriting(args, [path])
 
 
 def _sampler(args: argparse.Namespace):

@@ -5,22 +5,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TextIO
 
 import mlx.core as mx
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import commands
-from .audio.files import AudioReader, AudioWriter, check_writable, write_text
+from .audio.files import AudioReader, AudioWriter, Raw
 from .checkpoint import files as checkpoint_files
 from .checkpoint import registry
 from .commands import console, say
 from .errors import AudioError, InputError
+from .output import check_writable, is_standard_output, make_folder, refuse_terminal, write_text
 from .session import hibiki
+from .session.answer import MOST_SECONDS, QUIET_SECONDS, Answer
 from .session.hibiki import Ending
 from .session.session import Frame, Session
 from .text import Word, WordTimer
@@ -32,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "files",
         nargs="*",
         metavar="IN [OUT]",
-        help="input audio (- for standard input) and output audio; --demo alone answers a question of its own",
+        help="input audio (- for standard input) and output audio (- for standard output); --demo alone answers a question of its own",
     )
     p.add_argument(
         "--batch", metavar="DIR", help="answer all given files at once; replies go to DIR under the same names"
@@ -46,9 +50,18 @@ def parser() -> argparse.ArgumentParser:
         "--tail",
         type=float,
         metavar="SECONDS",
-        help="listen to silence after the input (default: 0; for a translation, at most "
-        f"{hibiki.TAIL_SECONDS:.0f} until the model ends it)",
+        help="listen to exactly so much silence after the input, 0 for none (default: until the model has been silent for "
+        f"{QUIET_SECONDS:.0f}, at most {MOST_SECONDS:.0f}; for a translation, at most {hibiki.TAIL_SECONDS:.0f} until the model ends it)",
     )
+    p.add_argument(
+        "--raw",
+        nargs="?",
+        type=commands.sample_rate,
+        const=0,
+        metavar="RATE",
+        help="sound without a header: what goes to standard output (24000 samples a second), and with RATE the input too",
+    )
+    commands.add_raw_format(p)
     p.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
     p.add_argument("--verbose", action="store_true", help=argparse.SUPPRESS)
     commands.add_checkpoint_arguments(p, demo=True)
@@ -70,8 +83,11 @@ class Job:
     samples: int = 0
     length: int | None = None
     heard: bool = False
-    # Of a translation: how it ends, and what was said since its last word.
+    # Of a translation: how it ends; below, what was said since its last word.
     ending: Ending | None = None
+    # Of a dialogue without --tail: when its answer is over.
+    answer: Answer | None = None
+    error: AudioError | None = None
     held: list[np.ndarray] = field(default_factory=list)
 
     def close(self) -> None:
@@ -93,7 +109,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     new_folder = args.batch is not None and not Path(args.batch).exists()
-    jobs = open_jobs(args)
+    check_outputs(args)
+    jobs, unread = open_jobs(args)
+    if not jobs:
+        return 1
     try:
         loaded = commands.load(args, batch=len(jobs), check=checkpoint_files.require_tokenizer)
         text_sampler, audio_sampler = commands.samplers(args, loaded.config.generation)
@@ -109,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
             compile=args.compile,
             kv_bits=args.kv_bits,
         )
-        live = not args.json and len(jobs) == 1
+        live = None if args.json or len(jobs) > 1 else sys.stderr if sound_goes_out(args) else sys.stdout
         times = converse(session, jobs, args.tail, args.stereo, live)
         for job in jobs:
             finish(job, live)
@@ -120,57 +139,81 @@ def main(argv: list[str] | None = None) -> int:
             # Goes only if nothing was written into it.
             with contextlib.suppress(OSError):
                 Path(args.batch).rmdir()
-    report(args, session, jobs, times)
-    return 0
+    report(args, session, jobs, unread, times)
+    return 1 if unread or any(job.error for job in jobs) else 0
 
 
-def open_jobs(args: argparse.Namespace) -> list[Job]:
-    """Open every input and output before anything is loaded."""
-    channels = 2 if args.stereo else 1
+def sound_goes_out(args: argparse.Namespace) -> bool:
+    """Whether standard output is taken by the reply's sound."""
+    return args.batch is None and len(args.files) > 1 and args.files[1] != "" and is_standard_output(args.files[1])
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """What can be refused before anything is opened."""
     if args.batch is None and len(args.files) > 2:
         raise InputError(f"expected IN [OUT], found {len(args.files)} names. Use --batch DIR for several inputs.")
     if args.tail is not None and not 0 <= args.tail < float("inf"):
         raise InputError(f"--tail should be 0 or more seconds, found {args.tail}.")
-    jobs: list[Job] = []
-    try:
-        if args.batch is None:
-            infile, *rest = args.files
-            text_file = None if args.text is None else Path(args.text)
-            if text_file is not None:
-                check_writable(text_file)
-            reader = open_input(infile)
-            jobs.append(Job(infile, reader, None, text_file))
-            if rest and rest[0]:
-                jobs[0].writer = AudioWriter(rest[0], channels)
-            return jobs
-        folder = Path(args.batch)
+    if args.batch is not None:
         stems = [Path(f).stem for f in args.files]
         if len(set(stems)) != len(stems):
             raise InputError(
                 "the inputs of --batch should have different names, or their replies would overwrite each other."
             )
-        for name, stem in zip(args.files, stems, strict=True):
-            jobs.append(Job(name, open_input(name), None, folder / f"{stem}.txt"))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise AudioError(f"the folder {folder} cannot be made: {e.strerror or e}.") from None
-        for job, stem in zip(jobs, stems, strict=True):
-            job.writer = AudioWriter(folder / f"{stem}.wav", channels)
+        folder = Path(args.batch)
+        commands.refuse_overwriting(args, [folder / f"{stem}.{kind}" for stem in stems for kind in ("wav", "txt")])
+        return
+    out = args.files[1] if len(args.files) > 1 and args.files[1] else None
+    commands.refuse_overwriting(args, [out, args.text])
+    if args.text is not None:
+        check_writable(args.text)
+    if sound_goes_out(args):
+        if args.json:
+            raise InputError("--json and the sound cannot both go to standard output; name a file for the sound.")
+        refuse_terminal(args.files[1])
+    elif args.raw == 0:
+        raise InputError(
+            "--raw alone is for sound on standard output: name - as OUT. Of an input, say its rate: --raw RATE."
+        )
+
+
+def open_jobs(args: argparse.Namespace) -> tuple[list[Job], dict[str, AudioError]]:
+    """Open every input and output before anything is loaded. Of several inputs, those that cannot be read are told and left out."""
+    channels = 2 if args.stereo else 1
+    raw = Raw(args.raw, args.raw_format) if args.raw else None
+    jobs: list[Job] = []
+    unread: dict[str, AudioError] = {}
+    try:
+        if args.batch is None:
+            infile, *rest = args.files
+            text_file = None if args.text is None else Path(args.text)
+            jobs.append(Job(infile, open_input(infile, raw), None, text_file))
+            if rest and rest[0]:
+                form = args.raw_format if args.raw is not None and sound_goes_out(args) else None
+                jobs[0].writer = AudioWriter(rest[0], channels, raw=form)
+            return jobs, unread
+        folder = Path(args.batch)
+        for name in args.files:
+            try:
+                jobs.append(Job(name, open_input(name, raw), None, folder / f"{Path(name).stem}.txt"))
+            except AudioError as e:
+                if len(args.files) == 1:
+                    raise
+                unread[name] = e
+                print(f"error: {e}", file=sys.stderr)
+        make_folder(folder)
+        for job in jobs:
+            job.writer = AudioWriter(folder / f"{Path(job.source).stem}.wav", channels)
     except BaseException:
-        _close_all(jobs)
+        for job in jobs:
+            job.close()
         raise
-    return jobs
+    return jobs, unread
 
 
-def _close_all(jobs: list[Job]) -> None:
-    for job in jobs:
-        job.close()
-
-
-def open_input(name: str) -> AudioReader:
+def open_input(name: str, raw: Raw | None = None) -> AudioReader:
     """A recording long enough to be heard. Whether it is silent is known only once it has been read."""
-    reader = AudioReader(name)
+    reader = AudioReader(name, raw=raw, tell=say)
     if reader.duration is not None and reader.duration < 0.08:
         duration = 1000 * reader.duration
         reader.close()
@@ -178,8 +221,18 @@ def open_input(name: str) -> AudioReader:
     return reader
 
 
+def frames_of_many(job: Job, session: Session, tail: float) -> Iterator[tuple[np.ndarray, bool]]:
+    """As `conversation_frames`; one recording that cannot be read to its end does not stop the others."""
+    try:
+        yield from conversation_frames(job, session, tail)
+    except AudioError as e:
+        job.error = e
+
+
 def conversation_frames(job: Job, session: Session, tail: float) -> Iterator[tuple[np.ndarray, bool]]:
-    """The input's frames, then `tail` seconds of silence, or what a translation ends with; true marks its source's end."""
+    """The input's frames, then what its end needs: `tail` seconds of silence, silence while the answer goes on, or what a translation
+    ends with; true marks its source's end.
+    """
     size = session.frame_size
     # One frame behind the reader: the last one is known to be last when it is stepped.
     pending: np.ndarray | None = None
@@ -196,6 +249,11 @@ def conversation_frames(job: Job, session: Session, tail: float) -> Iterator[tup
         yield pending, False
         yield from job.ending.frames(size)
         return
+    if job.answer is not None:
+        yield pending, False
+        for silence in job.answer.frames(size):
+            yield silence, False
+        return
     # The reply lasts as long as input and tail, to the sample.
     job.length = job.reader.samples + round(tail * session.sample_rate)
     yield pending, False
@@ -203,21 +261,25 @@ def conversation_frames(job: Job, session: Session, tail: float) -> Iterator[tup
         yield np.zeros(size, np.float32), False
 
 
-def converse(session: Session, jobs: list[Job], tail: float | None, stereo: bool, live: bool) -> list[float]:
+def converse(session: Session, jobs: list[Job], tail: float | None, stereo: bool, live: TextIO | None) -> list[float]:
     """Step all conversations to the end of the longest; returns the seconds each step took."""
     rate = session.mimi.frame_rate
     if hibiki.is_translation(session.checkpoint):
         wait = round(commands.first(tail, hibiki.TAIL_SECONDS) * rate)
         for job in jobs:
             job.ending = Ending(wait, without_last=session.lm.cfg.is_hibiki_zero)
-    sources = [conversation_frames(job, session, tail or 0.0) for job in jobs]
+    elif tail is None:
+        for job in jobs:
+            job.answer = Answer(rate)
+    frames_of = conversation_frames if len(jobs) == 1 else frames_of_many
+    sources = [frames_of(job, session, tail or 0.0) for job in jobs]
     timers = [WordTimer(rate) for _ in jobs]
     nothing = np.zeros(session.frame_size, np.float32), False
     times: list[float] = []
     durations = [j.reader.duration for j in jobs]
     total = None if None in durations else max(d for d in durations if d is not None) + (tail or 0.0)
     columns = (TextColumn("{task.completed:.0f} s"), BarColumn(), TimeRemainingColumn())
-    shown = console.is_terminal and not live
+    shown = console.is_terminal and live is None
     left_out = hibiki.lead_in(session)
     with Progress(*columns, console=console, disable=not shown, transient=True) as bar:
         task = bar.add_task("talk", total=total)
@@ -238,15 +300,17 @@ def converse(session: Session, jobs: list[Job], tail: float | None, stereo: bool
     return times
 
 
-def keep(job: Job, heard: np.ndarray, frame: Frame, timer: WordTimer, stereo: bool, live: bool) -> None:
+def keep(job: Job, heard: np.ndarray, frame: Frame, timer: WordTimer, stereo: bool, live: TextIO | None) -> None:
     """Store one frame of reply."""
     pcm = frame.pcm if job.length is None else frame.pcm[: job.length - job.samples]
     heard = heard[: len(pcm)]
     job.words += timer.feed(frame.text, frame.index)
     if frame.text:
-        if live:
-            print(frame.text if job.text else frame.text.lstrip(), end="", flush=True)
+        if live is not None:
+            print(frame.text if job.text else frame.text.lstrip(), end="", flush=True, file=live)
         job.text.append(frame.text)
+    if job.answer is not None:
+        job.answer.see(frame.text, frame.pcm)
     job.held.append(np.stack([heard, pcm], axis=1) if stereo else pcm)
     if job.ending is None or job.ending.wants(frame.text_token, job.held):
         release(job)
@@ -261,11 +325,18 @@ def release(job: Job) -> None:
     job.held.clear()
 
 
-def finish(job: Job, live: bool) -> None:
-    if live:
-        print(flush=True)
+def finish(job: Job, live: TextIO | None) -> None:
+    if live is not None:
+        print(flush=True, file=live)
+    if job.error is not None:
+        print(f"error: {job.error}", file=sys.stderr)
+        return
     if job.ending is not None and not job.ending.complete:
         say(f"{job.source}: the model did not end its translation in time; cut after the last word")
+    if job.answer is not None and not job.answer.complete:
+        say(
+            f"{job.source}: cut after {MOST_SECONDS:.0f} s, the model was still speaking; --tail SECONDS listens longer"
+        )
     if job.writer is not None:
         job.writer.commit()
     if job.text_file is not None:
@@ -276,7 +347,9 @@ def reply_text(job: Job) -> str:
     return "".join(job.text).strip()
 
 
-def report(args: argparse.Namespace, session: Session, jobs: list[Job], times: list[float]) -> None:
+def report(
+    args: argparse.Namespace, session: Session, jobs: list[Job], unread: dict[str, AudioError], times: list[float]
+) -> None:
     """Figures of the run; the first step compiles kernels and is not one of them."""
     rate = session.mimi.frame_rate
     counted = np.array(times[1:] or times) * 1000
@@ -288,7 +361,7 @@ def report(args: argparse.Namespace, session: Session, jobs: list[Job], times: l
         "peak_memory_gb": round(mx.get_peak_memory() / 1e9, 3),
     }
     if args.json:
-        replies = [
+        replies: list[dict[str, Any]] = [
             {
                 "input": job.source,
                 "output": None if job.writer is None else str(job.writer.path),
@@ -297,15 +370,18 @@ def report(args: argparse.Namespace, session: Session, jobs: list[Job], times: l
                 "duration": round(job.samples / session.sample_rate, 3),
                 **({} if job.ending is None else {"complete": job.ending.complete}),
             }
+            if job.error is None
+            else {"input": job.source, "error": str(job.error)}
             for job in jobs
         ]
+        replies += [{"input": name, "error": str(e)} for name, e in unread.items()]
         print(json.dumps({"replies": replies, **figures}, ensure_ascii=False, indent=1))
     say(
         f"{figures['steps']} steps, {figures['ms_per_step_p50']} ms per step (p95 {figures['ms_per_step_p95']}), "
         f"real-time factor {figures['real_time_factor']}, peak memory {figures['peak_memory_gb']} GB"
     )
     for job in jobs:
-        if job.writer is not None:
+        if job.writer is not None and job.error is None and not sound_goes_out(args):
             say(f"wrote {job.writer.path}")
 
 

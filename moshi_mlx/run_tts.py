@@ -2,7 +2,8 @@
 
     python -m moshi_mlx.run_tts speech.txt speech.wav
     python -m moshi_mlx.run_tts --text "Hello there." hello.wav --voice expresso/ex03-ex01_happy_001_channel1_334s.wav
-    some-language-model | python -m moshi_mlx.run_tts - -        # spoken on the loudspeaker while it is written
+    some-language-model | python -m moshi_mlx.run_tts -          # spoken on the loudspeaker while it is written
+    python -m moshi_mlx.run_tts speech.txt - | player            # wav sound on standard output while it is made
     python -m moshi_mlx.run_tts scene.txt scene.flac --dialogue --voice A --voice B     # one line, one turn
     python -m moshi_mlx.run_tts requests.jsonl --out-folder out  # lines {"turns": [...], "voices": [...], "id": "..."}
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,9 +24,10 @@ import mlx.core as mx
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import commands
-from .audio.files import AudioWriter, check_writable, write_text
+from .audio.files import AudioWriter
 from .commands import console, say
 from .errors import InputError
+from .output import check_writable, is_standard_output, make_folder, write_text
 from .speech_to_text.transcribe import Transcript
 from .speech_to_text.writers import FORMATS, format_of, json_object
 from .text_to_speech import archive, setup
@@ -47,10 +50,12 @@ def parser() -> argparse.ArgumentParser:
         "files",
         nargs="*",
         metavar="TEXT_FILE [OUT]",
-        help="text (- for standard input) or requests (.jsonl), then a sound file; - or nothing: the loudspeaker",
+        help="text (- for standard input) or requests (.jsonl), then a sound file; nothing: the loudspeaker; -: standard output",
     )
     p.add_argument("--text", help="say this instead of TEXT_FILE")
     p.add_argument("-o", "--output", metavar="FILE", help="the same as OUT")
+    p.add_argument("--raw", action="store_true", help="standard output without a header: mono, 24000 samples a second")
+    commands.add_raw_format(p)
     p.add_argument("--dialogue", action="store_true", help="every line is a turn, two speakers alternate")
     p.add_argument(
         "--voice",
@@ -121,6 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         print(devices.table(devices.devices(devices.portaudio())))
         return 0
     text_file, out = names(args)
+    check_outputs(args, out)
     if not (args.model or args.hf_repo or (args.moshi_weights and args.lm_config)):
         args.hf_repo = DEFAULT_DSM_TTS_REPO
     check_arguments(args)
@@ -129,8 +135,8 @@ def main(argv: list[str] | None = None) -> int:
     return say_text(args, text_file, out)
 
 
-def names(args: argparse.Namespace) -> tuple[str | None, str]:
-    """The text file (None: --text) and the output (-: loudspeaker)."""
+def names(args: argparse.Namespace) -> tuple[str | None, str | None]:
+    """The text file (None: --text) and the output (None: loudspeaker)."""
     most = 1 if args.text is not None else 2
     if len(args.files) > most or (args.text is None and not args.files):
         expected = "[OUT] beside --text" if args.text is not None else "TEXT_FILE [OUT]"
@@ -141,7 +147,23 @@ def names(args: argparse.Namespace) -> tuple[str | None, str]:
         raise InputError("requests are written to --out-folder DIR; leave out the name of a sound file.")
     if rest and args.output:
         raise InputError(f"two outputs were named, {rest[0]} and {args.output}.")
-    return text_file, rest[0] if rest else args.output or "-"
+    out = rest[0] if rest else args.output or None
+    # Sound on a screen helps nobody: there, `-` is what it used to be.
+    shown = out == "-" and sys.stdout is not None and sys.stdout.isatty()
+    return text_file, None if shown else out
+
+
+def check_outputs(args: argparse.Namespace, out: str | None) -> None:
+    """What is written, and what must not be written over."""
+    if args.subtitles:
+        format_of(args.subtitles)
+        check_writable(args.subtitles)
+    commands.refuse_overwriting(args, [out, args.subtitles])
+    goes_out = out is not None and is_standard_output(out)
+    if goes_out and args.json:
+        raise InputError("--json and the sound cannot both go to standard output; name a file for the sound.")
+    if args.raw and not goes_out:
+        raise InputError("--raw is for sound on standard output; name - as OUT.")
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -153,9 +175,6 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} should be 0 or more steps, found {getattr(args, name)}.")
     if not -20 <= args.padding_bonus <= 20:
         raise InputError(f"--padding-bonus should lie between -2 and 2, found {args.padding_bonus}.")
-    if args.subtitles:
-        format_of(args.subtitles)
-        check_writable(Path(args.subtitles))
 
 
 # One text -------------------------------------------------------------------------------------------------------------
@@ -169,7 +188,7 @@ def _model(args: argparse.Namespace, voices: Sequence[setup.Voices], batch: int 
     return setup.configure(args, loaded)
 
 
-def say_text(args: argparse.Namespace, text_file: str | None, out: str) -> int:
+def say_text(args: argparse.Namespace, text_file: str | None, out: str | None) -> int:
     text = None
     if text_file != "-":
         text = args.text if text_file is None else read_text(Path(text_file))
@@ -196,10 +215,10 @@ def say_text(args: argparse.Namespace, text_file: str | None, out: str) -> int:
         if line:
             say(line)
     if args.subtitles:
-        write_text(Path(args.subtitles), FORMATS[format_of(args.subtitles)](said))
+        write_text(args.subtitles, FORMATS[format_of(args.subtitles)](said))
         say(f"wrote {args.subtitles}")
     report(args, said, outlet, speech, begin)
-    say(f"{'played on' if out == '-' else 'wrote'} {sink.name}")
+    say(f"{'played on' if out is None else 'wrote'} {sink.name}")
     return 0
 
 
@@ -213,8 +232,9 @@ def feed_all(feed: TextFeed, pieces: Iterable[str]) -> Iterator[None]:
 class FileSink:
     """A sound file, which gets its name when it is finished."""
 
-    def __init__(self, path: str):
-        self.name, self._writer = path, AudioWriter(path)
+    def __init__(self, path: str, raw: str | None = None):
+        self.name = "to standard output" if is_standard_output(path) else path
+        self._writer = AudioWriter(path, raw=raw)
         self.write = self._writer.write
 
     def finish(self) -> None:
@@ -227,9 +247,9 @@ class FileSink:
         self._writer.discard()
 
 
-def open_sink(args: argparse.Namespace, out: str):
-    if out != "-":
-        return FileSink(out)
+def open_sink(args: argparse.Namespace, out: str | None):
+    if out is not None:
+        return FileSink(out, args.raw_format if args.raw else None)
     from .text_to_speech.loudspeaker import Loudspeaker
 
     return Loudspeaker(args.output_device)
@@ -274,7 +294,10 @@ def report(args: argparse.Namespace, said: Transcript, outlet: Outlet, speech: S
 
 def answer_requests(args: argparse.Namespace, path: Path) -> int:
     requests = read_requests(path)
-    folder = archive.make_folder(Path(args.out_folder))
+    commands.refuse_overwriting(
+        args, [Path(args.out_folder) / f"{r.id}.{kind}" for r in requests for kind in ("wav", "json", "safetensors")]
+    )
+    folder = make_folder(args.out_folder)
     tts = _model(args, [r.voices for r in requests], args.batch)
     for i in range(0, len(requests), args.batch):
         answer(args, tts, requests[i : i + args.batch], folder)

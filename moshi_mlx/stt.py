@@ -4,6 +4,7 @@ python -m moshi_mlx.stt talk.mp3                            # the text, while it
 python -m moshi_mlx.stt talk.mp3 -o talk.srt                # subtitles; also .vtt, .json (words with times), .txt
 python -m moshi_mlx.stt *.wav --output-dir texts -f txt -f json --batch 8
 python -m moshi_mlx.stt                                     # the microphone, until Ctrl-C
+ffmpeg -i URL -f s16le -ar 16000 -ac 1 - | python -m moshi_mlx.stt --raw 16000 -     # a pipe, while it comes
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ import mlx.core as mx
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import commands
-from .audio.files import AudioReader, check_writable, read_audio, write_text
+from .audio.files import AudioReader, Raw, read_audio
 from .checkpoint.files import Files
 from .checkpoint.loader import Checkpoint
 from .commands import console, say
 from .config.description import SttConfig
 from .config.parts import LmConfig
-from .errors import ConfigError, InputError
+from .errors import AudioError, ConfigError, InputError
 from .modules.sampling import Sampler
+from .output import check_writable, make_folder, write_text
 from .speech_to_text.delays import delays_of
 from .speech_to_text.listener import Listener
 from .speech_to_text.live import LiveTranscriber
@@ -47,7 +49,11 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m moshi_mlx.stt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("files", nargs="*", metavar="FILE", help="recordings (- for standard input); none: the microphone")
+    p.add_argument(
+        "files", nargs="*", metavar="FILE", help="recordings (-: standard input, live); none: the microphone"
+    )
+    p.add_argument("--raw", type=commands.sample_rate, metavar="RATE", help="sound without a header, at RATE, mono")
+    commands.add_raw_format(p)
     out = p.add_argument_group("output")
     out.add_argument("-o", "--output", metavar="FILE", help="write to FILE, in the format its ending says")
     out.add_argument("--output-dir", metavar="DIR", help="write one file per recording and format to DIR")
@@ -98,18 +104,32 @@ def main(argv: list[str] | None = None) -> int:
 
         print(devices.table(devices.devices(devices.portaudio())))
         return 0
+    if args.files == ["-"] and not wants_recordings(args):
+        args.files, args.input = [], "-"
     listens = not args.files
     check_arguments(args, listens)
+    failed = 0 if listens else leave_out_unreadable(args)
+    if failed and not args.files:
+        return 1
     with ExitStack() as stack:
         source = None
         if listens:
-            source = stack.enter_context(open_source(args.input, args.input_device))
+            source = stack.enter_context(open_source(args.input, args.input_device, raw_of(args), say))
         if not (args.model or args.hf_repo or (args.moshi_weights and args.lm_config)):
             args.hf_repo = DEFAULT_REPO
         loaded = commands.load(args, batch=args.batch, check=check_kind)
         if source is not None:
             return listen(args, loaded, source)
-        return transcribe(args, loaded)
+        return transcribe(args, loaded, failed)
+
+
+def raw_of(args: argparse.Namespace) -> Raw | None:
+    return None if args.raw is None else Raw(args.raw, args.raw_format)
+
+
+def wants_recordings(args: argparse.Namespace) -> bool:
+    """Whether something is asked for that is made of a whole recording, not of words while they come."""
+    return bool(args.output or args.output_dir or args.formats or args.prompt_audio)
 
 
 def check_arguments(args: argparse.Namespace, listens: bool) -> None:
@@ -127,7 +147,7 @@ def check_arguments(args: argparse.Namespace, listens: bool) -> None:
             "give recordings to transcribe, or --input FILE to be heard as if it was the microphone, not both."
         )
     if listens:
-        if args.output or args.output_dir or args.formats or args.prompt_audio:
+        if wants_recordings(args):
             raise InputError(
                 "live words go to standard output: --output, --output-dir, --format and --prompt-audio are for recordings."
             )
@@ -136,15 +156,33 @@ def check_arguments(args: argparse.Namespace, listens: bool) -> None:
         if len(args.files) > 1:
             raise InputError("several recordings need --output-dir DIR instead of --output.")
         format_of(args.output)
-        check_writable(Path(args.output))
+        check_writable(args.output)
+        commands.refuse_overwriting(args, [args.output])
     if len(args.formats or ()) > 1 and not args.output_dir:
         raise InputError("several formats need --output-dir DIR.")
     stems = [Path(f).stem for f in args.files]
     if args.output_dir and len(set(stems)) < len(stems):
         raise InputError("the recordings should have different names, or their transcripts would overwrite each other.")
+    if args.output_dir:
+        outputs = [transcript_path(args, name, kind) for name in args.files for kind in args.formats or ["txt"]]
+        commands.refuse_overwriting(args, outputs)
+
+
+def leave_out_unreadable(args: argparse.Namespace) -> int:
+    """Before anything is loaded: one recording that cannot be read is an error, one of several is told and left out. How many."""
+    usable = []
     for name in args.files:
-        if name != "-":
-            AudioReader(name).close()
+        try:
+            # What a pipe holds can be read only once.
+            if name != "-" and (Path(name).is_file() or not Path(name).exists()):
+                AudioReader(name, raw=raw_of(args)).close()
+            usable.append(name)
+        except AudioError as e:
+            if len(args.files) == 1:
+                raise
+            print(f"error: {e}", file=sys.stderr)
+    failed, args.files[:] = len(args.files) - len(usable), usable
+    return failed
 
 
 def check_kind(files: Files) -> None:
@@ -193,19 +231,20 @@ def delays(loaded: Checkpoint) -> tuple[float, float]:
 # Recordings -----------------------------------------------------------------------------------------------------------
 
 
-def transcribe(args: argparse.Namespace, loaded: Checkpoint) -> int:
-    tokenizer = tokenizer_of(loaded)
+def transcribe(args: argparse.Namespace, loaded: Checkpoint, failed: int = 0) -> int:
+    """Transcripts of `args.files`; `failed` others have been told already."""
+    tokenizer, alone = tokenizer_of(loaded), len(args.files) + failed == 1
     batch = min(args.batch, len(args.files))
     listener = make_listener(args, loaded, batch)
     assert listener.mimi is not None
     delay, silence = delays(loaded)
     prompt = None
     if args.prompt_audio:
-        prompt = AudioPrompt(read_audio(args.prompt_audio, listener.mimi.sample_rate), args.keep_prompt)
+        prompt = AudioPrompt(read_audio(args.prompt_audio, listener.mimi.sample_rate, tell=say), args.keep_prompt)
     around = Surroundings(delay, silence, listener.mimi.frame_size, listener.mimi.sample_rate, prompt)
     transcriber = FileTranscriber(listener, tokenizer, around, args.timing)
-    printer = TextPrinter(tokenizer, loaded.lm.cfg) if _prints_text(args) and len(args.files) == 1 else None
-    start, seconds, failed = time.perf_counter(), 0.0, 0
+    printer = TextPrinter(tokenizer, loaded.lm.cfg) if _prints_text(args) and alone else None
+    start, seconds = time.perf_counter(), 0.0
     printed: list[Transcript] = []
     with Progress(
         TextColumn("{task.completed:.0f} s"),
@@ -218,7 +257,9 @@ def transcribe(args: argparse.Namespace, loaded: Checkpoint) -> int:
         task = bar.add_task("hear", total=None)
         for names in _groups(args.files, batch):
             with ExitStack() as stack:
-                readers = [stack.enter_context(AudioReader(n, listener.mimi.sample_rate)) for n in names]
+                readers = [
+                    stack.enter_context(AudioReader(n, listener.mimi.sample_rate, raw_of(args), say)) for n in names
+                ]
                 found = transcriber(
                     readers,
                     printer.add if printer else None,
@@ -229,7 +270,7 @@ def transcribe(args: argparse.Namespace, loaded: Checkpoint) -> int:
                 failed += transcript.error is not None
                 if transcript.error is None:
                     deliver(args, name, transcript, printed)
-                elif len(args.files) == 1:
+                elif alone:
                     raise transcript.error
                 else:
                     print(f"error: {transcript.error}", file=sys.stderr)
@@ -239,7 +280,7 @@ def transcribe(args: argparse.Namespace, loaded: Checkpoint) -> int:
                     )
     if printer is not None:
         printer.end()
-    show(args, printed)
+    show(args, printed, alone)
     report(seconds, time.perf_counter() - start, len(args.files))
     return 1 if failed else 0
 
@@ -256,30 +297,29 @@ def _prints_text(args: argparse.Namespace) -> bool:
 def deliver(args: argparse.Namespace, name: str, transcript: Transcript, printed: list[Transcript]) -> None:
     """Write a transcript to its files, or keep it for standard output."""
     if args.output:
-        write_text(Path(args.output), FORMATS[format_of(args.output)](transcript))
+        write_text(args.output, FORMATS[format_of(args.output)](transcript))
         say(f"wrote {args.output}")
     elif args.output_dir:
-        folder = Path(args.output_dir)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise InputError(f"{folder} cannot be made: {e.strerror or e}.") from None
-        stem = "stdin" if name == "-" else Path(name).stem
+        make_folder(args.output_dir)
         for kind in args.formats or ["txt"]:
-            path = folder / f"{stem}.{kind}"
-            check_writable(path)
+            path = transcript_path(args, name, kind)
             write_text(path, FORMATS[kind](transcript))
             say(f"wrote {path}")
     else:
         printed.append(transcript)
 
 
-def show(args: argparse.Namespace, printed: list[Transcript]) -> None:
+def transcript_path(args: argparse.Namespace, name: str, kind: str) -> Path:
+    stem = "stdin" if name == "-" else Path(name).stem
+    return Path(args.output_dir) / f"{stem}.{kind}"
+
+
+def show(args: argparse.Namespace, printed: list[Transcript], alone: bool) -> None:
     """Print transcripts that were not printed while they were found."""
     kind = (args.formats or ["txt"])[0]
-    if not printed or (kind == "txt" and len(args.files) == 1):
+    if not printed or (kind == "txt" and alone):
         return
-    if len(args.files) == 1:
+    if alone:
         print(FORMATS[kind](printed[0]), end="")
     elif kind == "json":
         print(json.dumps([json_object(t) for t in printed], ensure_ascii=False, indent=1))

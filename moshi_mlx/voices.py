@@ -12,7 +12,9 @@ from pathlib import Path
 
 from .checkpoint import registry
 from .checkpoint.places import Place, open_place
+from .commands import refuse_overwriting, run
 from .errors import InputError
+from .output import check_writable
 from .session.voices import STORED, Voice, find_voice, load_codec, load_voice, voice_names
 
 
@@ -43,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError("expected SOURCE and OUT.safetensors, or --list.")
     if Path(args.out).suffix != ".safetensors":
         raise InputError(f"{args.out} should end in .safetensors.")
+    check_writable(args.out)
+    refuse_overwriting(args, [args.out])
     voice = _make(args)
     voice.save(args.out)
     print(f"wrote {args.out}: {voice.frames} frames, {voice.frames / 12.5:.1f} s", file=sys.stderr)
@@ -68,6 +72,4 @@ def _place(args: argparse.Namespace) -> Place:
 
 
 if __name__ == "__main__":
-    from .commands import run
-
     run(main)

@@ -22,7 +22,7 @@ from moshi_mlx.convert.command import (
     say_before_download,
 )  # fmt: skip
 from moshi_mlx.convert.config_file import config_file, recorded
-from moshi_mlx.convert.folder import check_destination, write_json, write_text
+from moshi_mlx.convert.folder import write_json
 from moshi_mlx.convert.outputs import Outputs, add_companions, add_voices, quantized_model
 from moshi_mlx.convert.source import Source, open_source
 from moshi_mlx.convert.verify import open_result
@@ -33,9 +33,10 @@ from moshi_mlx.checkpoint import DTYPES, Loader, recipes
 from moshi_mlx.checkpoint.files import locate
 from moshi_mlx.checkpoint.packing import Quantization, packed_bytes
 from moshi_mlx.checkpoint.recipes import Packing
-from moshi_mlx.commands import console, say
+from moshi_mlx.commands import console, refuse_overwriting, say
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine.memory import gigabytes
+from moshi_mlx.output import check_new_folder, check_writable, write_text
 from moshi_mlx.version import __version__
 
 from . import codec, codes, mixed, picture, quality, recipe_files, report
@@ -98,7 +99,7 @@ class Work:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     _check(args)
-    check_destination(args.destination)
+    check_new_folder(args.destination)
     usual = recipes.base(args.bits, args.group_size, args.mode)
     if args.recipe is not None:
         recipe_files.read_recipe(args.recipe)
@@ -172,8 +173,10 @@ def _check(args: argparse.Namespace) -> None:
     if args.report is not None:
         if args.report.suffix != ".json":
             raise InputError(f"--report writes JSON: {args.report} should end in .json.")
-        if not args.report.absolute().parent.is_dir():
-            raise InputError(f"the folder of {args.report} does not exist.")
+        written = [args.report] if args.no_picture else [args.report, args.report.with_suffix(".png")]
+        for path in written:
+            check_writable(path)
+        refuse_overwriting(args, written)
         if not args.no_picture:
             picture.require_matplotlib()
 

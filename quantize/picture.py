@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine.memory import gigabytes
+from moshi_mlx.output import write_bytes
 
 from .report import FRAME_MS, LABEL, Report
 
@@ -55,4 +57,6 @@ def draw(report: Report, path: Path) -> None:
         chips.axvline(FRAME_MS, color="tab:red", linewidth=1, label="80 ms, real time")
     chips.set_title(f"ms per frame, {LABEL}", fontsize=9)
     chips.legend()
-    figure.savefig(path, dpi=110)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110)
+    write_bytes(path, drawn.getvalue())

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from moshi_mlx.audio.files import AudioReader, AudioWriter, read_audio, write_text
+from moshi_mlx.audio.files import AudioReader, AudioWriter, read_audio
 from moshi_mlx.errors import AudioError
+from moshi_mlx.output import write_text
 
 
 def tone(rate: int, seconds: float = 1.0, channels: int = 1) -> np.ndarray:

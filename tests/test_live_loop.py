@@ -19,11 +19,12 @@ from rich.console import Console
 
 from moshi_mlx.audio.capture import Capture
 from moshi_mlx.audio.files import AudioReader
+from moshi_mlx.audio.loudness import decibels
 from moshi_mlx.errors import AudioError, InputError
 from moshi_mlx.live import loop as loop_module
 from moshi_mlx.live.assemble import make_sides
 from moshi_mlx.live.controls import Controls
-from moshi_mlx.live.figures import Histogram, Status, decibels
+from moshi_mlx.live.figures import Histogram, Status
 from moshi_mlx.live.file_sides import FileSink, FileSource, NoSink, PacedFileSource
 from moshi_mlx.live.keys import KeyReader, press
 from moshi_mlx.live.lines import JsonView, PlainView, summary

@@ -108,9 +108,7 @@ def test_recognised_by_what_it_says_or_by_its_shape(tmp_path):
         mx.save_safetensors(
             str(tmp_path / "model.safetensors"), {f"linears.{k}.weight": mx.zeros((1, 1)) for k in range(slices)}
         )
-        silent = loader._run_as(
-            CheckpointConfig.from_dict({}), WeightsFile(tmp_path / "model.safetensors")
-        )
+        silent = loader._run_as(CheckpointConfig.from_dict({}), WeightsFile(tmp_path / "model.safetensors"))
         assert (silent.model_type, silent.lm.dep_q) == (expected, 8)
 
 

@@ -38,6 +38,12 @@ def loudness(pcm: np.ndarray, rate: int) -> float:
     return float(_level(counted.mean()))
 
 
+def decibels(pcm: np.ndarray) -> float:
+    """Level of `pcm` in dBFS, -120 for silence."""
+    power = float(np.mean(np.square(pcm, dtype=np.float64))) if len(pcm) else 0.0
+    return max(-120.0, 10 * float(np.log10(power + 1e-12)))
+
+
 def with_loudness(pcm: np.ndarray, rate: int, target: float) -> np.ndarray:
     """`pcm [n]` amplified or attenuated to `target` LUFS, float32."""
     gain = 10 ** ((target - loudness(pcm, rate)) / 20)

@@ -5,13 +5,10 @@ Memory never holds more than one tensor. The file has a temporary name until it 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 import struct
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import mlx.core as mx
@@ -19,6 +16,7 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..machine.memory import gigabytes
+from ..output import OutputFile
 
 TYPE_NAMES = {
     mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16", mx.uint32: "U32", mx.uint16: "U16", mx.uint8: "U8",
@@ -60,19 +58,17 @@ class WeightsWriter:
         text += b" " * (-len(text) % 8)
         self.total_bytes = 8 + len(text) + offset
         self._waiting = iter(list(self._sizes))
-        self._temporary: str | None = None
-        try:
-            self._begin(struct.pack("<Q", len(text)) + text)
-        except OSError as e:
-            self.discard()
-            raise CheckpointError(f"{self.path} cannot be written: {e.strerror or e}.") from None
+        self._begin(struct.pack("<Q", len(text)) + text)
 
     def _begin(self, header: bytes) -> None:
-        """Open the temporary file and write the header."""
+        """Open the file and write the header."""
         refuse_if_disk_is_full(self.path.parent, self.total_bytes)
-        handle, self._temporary = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".part", dir=self.path.parent)
-        self._file = os.fdopen(handle, "wb")
-        self._file.write(header)
+        self._file = OutputFile(self.path)
+        try:
+            self._file.write(header)
+        except BaseException:
+            self.discard()
+            raise
 
     def write(self, name: str, data: mx.array | bytes) -> None:
         """The next tensor, as announced."""
@@ -80,43 +76,34 @@ class WeightsWriter:
         raw = memoryview(data) if isinstance(data, bytes) else _numpy(data).reshape(-1).data
         if name != expected or raw.nbytes != self._sizes[name]:
             raise ValueError(f"tensor {name} of {raw.nbytes} bytes is not the announced {expected}")
-        try:
-            self._file.write(raw)
-        except OSError as e:
-            raise CheckpointError(f"{self.path} cannot be written: {e.strerror or e}.") from None
+        self._file.write(raw)
 
     def commit(self) -> None:
         """Give the finished file its name."""
         left = next(self._waiting, None)
         if left is not None:
             raise ValueError(f"tensor {left} was announced but not written")
-        assert self._temporary is not None
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            os.chmod(self._temporary, 0o644)
-            os.replace(self._temporary, self.path)
-        except OSError as e:
-            raise CheckpointError(f"{self.path} cannot be written: {e.strerror or e}.") from None
-        self._temporary = None
+        self._file.commit()
 
     def discard(self) -> None:
         """Remove what was written, unless it was committed."""
-        if self._temporary is not None:
-            file = getattr(self, "_file", None)
-            if file is not None:
-                # A full disk fails again when closing; the file goes away all the same.
-                with contextlib.suppress(OSError):
-                    file.close()
-            Path(self._temporary).unlink(missing_ok=True)
-            self._temporary = None
+        self._file.discard()
 
     def __enter__(self) -> WeightsWriter:
         return self
 
     def __exit__(self, *_) -> None:
         self.discard()
+
+
+def save_weights(path: str | Path, arrays: Mapping[str, mx.array], metadata: dict[str, str] | None = None) -> None:
+    """Arrays as a safetensors file, whole or not at all. Raises `OutputError`."""
+    arrays = dict(sorted(arrays.items()))
+    specs = [(name, TYPE_NAMES[x.dtype], tuple(x.shape)) for name, x in arrays.items()]
+    with WeightsWriter(path, specs, metadata) as file:
+        for name, x in arrays.items():
+            file.write(name, x)
+        file.commit()
 
 
 def refuse_if_disk_is_full(folder: Path, needed: int) -> None:

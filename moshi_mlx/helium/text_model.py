@@ -20,6 +20,7 @@ from ..checkpoint.files import Files
 from ..checkpoint.loader import Loader
 from ..checkpoint.places import Folder, Place, open_place
 from ..checkpoint.weights_file import WeightsFile
+from ..checkpoint.weights_writer import save_weights
 from ..config.description import CheckpointConfig, is_foreign
 from ..config.json_text import read_json
 from ..config.presets import HELIUM_1_PREVIEW_2B
@@ -138,14 +139,7 @@ def save(text: TextModel, path: Path) -> None:
             f"{text.source} is a checkpoint of transformers, whose weights alone say too little; "
             "python -m moshi_mlx.quantize makes a folder of it."
         )
-    temporary = path.with_name(f".{path.name}.part.safetensors")
-    try:
-        mx.save_safetensors(str(temporary), dict(tree_flatten(text.model.lm.parameters())))
-        temporary.replace(path)
-    except (OSError, RuntimeError) as e:
-        raise InputError(f"{path} cannot be written: {_first_line(e)}.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_weights(path, dict(tree_flatten(text.model.lm.parameters())))
 
 
 def _is_packed(model: nn.Module) -> bool:

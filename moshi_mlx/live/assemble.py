@@ -8,10 +8,10 @@ from typing import Any
 
 from ..audio import devices
 from ..audio.capture import MAX_LAG
-from ..audio.files import AudioReader
+from ..audio.files import AudioReader, Raw
 from ..audio.streams import Microphone, Speaker, Wanted, restart_portaudio
 from ..errors import InputError
-from .file_sides import FileSink, FileSource, NoSink, PacedFileSource
+from .file_sides import FileSink, FileSource, NoSink, PacedFileSource, SteadyFileSource
 from .sides import Sink, Source
 
 
@@ -27,6 +27,11 @@ class Sides:
     @property
     def real_time(self) -> bool:
         return self.source.paced
+
+    @property
+    def lossless(self) -> bool:
+        """Whether sound waits for whoever is late: nobody hears the reply while it is made."""
+        return isinstance(self.source, FileSource)
 
     @property
     def loudspeaker_and_microphone(self) -> bool:
@@ -46,6 +51,8 @@ def make_sides(
     output_device: str | None = None,
     input_channel: int | None = None,
     fast: bool = False,
+    raw: Raw | None = None,
+    tell: Callable[[str], None] | None = None,
     tail: float = 0.0,
     max_lag: float = MAX_LAG,
     device_latency: float = 0.04,
@@ -54,7 +61,8 @@ def make_sides(
 ) -> Sides:
     """Files are opened and devices found and asked for their settings; no stream is opened yet.
 
-    `input_channel` counts from 1. `fast`: a file as fast as it goes, without sound devices.
+    `input_channel` counts from 1. `fast`: a file as fast as it goes, without sound devices. `raw`: what samples it holds, if it has no
+    header. `tell` is given notices about it.
     """
     if fast and input_file is None:
         raise InputError("--fast needs --input FILE: a microphone has its own pace.")
@@ -74,8 +82,13 @@ def make_sides(
     source: Source
     sink: Sink
     if input_file is not None:
-        reader = AudioReader(input_file)
-        source = FileSource(reader, frame_size, tail) if fast else PacedFileSource(reader, frame_size, tail, max_lag)
+        reader = AudioReader(input_file, raw=raw, tell=tell)
+        if fast:
+            source = FileSource(reader, frame_size, tail)
+        elif output_file is not None:
+            source = SteadyFileSource(reader, frame_size, tail)
+        else:
+            source = PacedFileSource(reader, frame_size, tail, max_lag)
         heard_from = reader.name
     else:
         channel = None if input_channel is None else input_channel - 1

@@ -81,9 +81,3 @@ class Status:
             "reconnects": self.reconnects,
             "memory_mb": round(self.memory / 1e6, 1),
         }
-
-
-def decibels(pcm: np.ndarray) -> float:
-    """Level of `pcm` in dBFS, -120 for silence."""
-    power = float(np.mean(np.square(pcm, dtype=np.float64))) if len(pcm) else 0.0
-    return max(-120.0, 10 * float(np.log10(power + 1e-12)))

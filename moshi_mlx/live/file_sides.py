@@ -66,6 +66,39 @@ class FileSource:
         self._reader.close()
 
 
+class SteadyFileSource(FileSource):
+    """A recording at the pace of speech for a reply that is a file too: nobody waits, so whoever reads late loses nothing."""
+
+    paced = True
+
+    def __init__(self, reader: AudioReader, frame_size: int = 1920, tail: float = 0.0):
+        super().__init__(reader, frame_size, tail)
+        self._frame_seconds = frame_size / reader.sample_rate
+        self._woken = threading.Event()
+        self._due: float | None = None
+
+    def read(self, timeout: float) -> np.ndarray | None:
+        now = time.perf_counter()
+        if self._due is None:
+            self._due = now + self._frame_seconds
+        # A frame is there once its last sample has been spoken.
+        wait = self._due - now
+        if wait > 0 and (self._woken.wait(min(wait, timeout)) or wait > timeout):
+            self._woken.clear()
+            return None
+        self._due += self._frame_seconds
+        return super().read(timeout)
+
+    def pause(self, paused: bool) -> None:
+        self._due = None
+
+    def suspend(self) -> None:
+        self._due = None
+
+    def wake(self) -> None:
+        self._woken.set()
+
+
 class PacedFileSource:
     """A recording at the pace of speech, delivered by a thread of its own as a microphone would: late readers lose sound."""
 

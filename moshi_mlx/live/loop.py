@@ -14,11 +14,12 @@ import mlx.core as mx
 import numpy as np
 
 from ..audio.echo import Canceller, FarEnd
+from ..audio.loudness import decibels
 from ..errors import AudioError
 from ..session.session import Frame
 from ..text import Word, WordTimer
 from .controls import Controls
-from .figures import Status, decibels
+from .figures import Status
 from .recording import Recorder
 from .sides import Sink, Source, Talker
 from .trace import NoTrace, Trace

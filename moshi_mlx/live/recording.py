@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import AudioError
+from ..errors import OutputError
+from ..output import check_new_folder, make_folder, open_growing, reason
 from ..text import Word
 from .wav import GrowingWav
 
@@ -42,7 +43,7 @@ class Recorder:
         on_problem: Callable[[str], None] | None = None,
         patient: bool = False,
     ):
-        """Raises `AudioError` if the folder cannot be written or holds a recording. `on_problem` may be set later.
+        """Raises `OutputError` if the folder cannot be written or is not empty. `on_problem` may be set later.
 
         `patient`: wait for a slow disk instead of leaving frames out, for talks faster than real time.
         """
@@ -51,17 +52,17 @@ class Recorder:
         self.frames = self.missed = 0
         self.broken: str | None = None
         self._sounds: dict[str, GrowingWav] = {}
-        check_folder(self.folder)
+        check_new_folder(self.folder)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             for name, channels in SOUNDS.items():
                 self._sounds[name] = GrowingWav(self.folder / name, channels, sample_rate)
-            self._text = os.open(self.folder / TRANSCRIPT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            self._text = open_growing(self.folder / TRANSCRIPT)
         except OSError as e:
             for sound in self._sounds.values():
                 sound.close()
                 sound.path.unlink(missing_ok=True)
-            raise AudioError(f"a recording cannot be written to {self.folder}: {e.strerror or e}.") from None
+            raise OutputError(f"a recording cannot be written to {self.folder}: {reason(e)}.") from None
         self._queue: queue.Queue = queue.Queue(maxsize=WAITING_FRAMES)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -121,7 +122,7 @@ class Recorder:
                 if self._closing.is_set() and self._queue.empty():
                     break
         except OSError as e:
-            self.broken = f"the recording in {self.folder} ends here: {e.strerror or e}."
+            self.broken = f"the recording in {self.folder} ends here: {reason(e)}."
             if self.on_problem is not None:
                 self.on_problem(self.broken)
             self._swallow()
@@ -157,15 +158,6 @@ class Recorder:
         """After a failure the loop goes on adding frames, which go nowhere."""
         while not (self._closing.is_set() and self._queue.empty()):
             self._queue.get()
-
-
-def check_folder(folder: Path) -> None:
-    """Tell before anything is loaded that a recording would overwrite another."""
-    taken = [n for n in (*SOUNDS, TRANSCRIPT) if (folder / n).exists()]
-    if taken:
-        raise AudioError(f"{folder} already holds a recording ({taken[0]}); name another folder.")
-    if folder.exists() and not folder.is_dir():
-        raise AudioError(f"{folder} is a file; --record expects a folder.")
 
 
 def _line(**fields) -> str:

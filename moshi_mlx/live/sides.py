@@ -15,7 +15,7 @@ class Source(Protocol):
 
     @property
     def paced(self) -> bool:
-        """Whether frames come at the pace of speech and are lost to those who come late."""
+        """Whether frames come at the pace of speech."""
 
     @property
     def ended(self) -> bool: ...

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..audio.files import check_writable, write_text
+from ..output import check_writable, write_text
 
 # About two hours of talk; older events make room.
 KEPT = 400_000

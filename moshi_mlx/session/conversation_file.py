@@ -6,15 +6,13 @@ load_conversation(session, "talk.safetensors")     # a session with the same mod
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
 from pathlib import Path
 
-import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map_with_path
 
 from ..checkpoint.weights_file import WeightsFile
+from ..checkpoint.weights_writer import save_weights
 from ..errors import CheckpointError, InputError
 from .session import Session
 
@@ -26,21 +24,7 @@ def save_conversation(session: Session, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"{path} should end in .safetensors.")
-    if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist; make it first.")
-    arrays = dict(tree_flatten(session.state))
-    metadata = {"format": FORMAT, "model": session.checkpoint.fingerprint}
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".safetensors", dir=path.parent)
-    os.close(handle)
-    try:
-        mx.save_safetensors(temporary, arrays, metadata)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as e:
-        Path(temporary).unlink(missing_ok=True)
-        raise InputError(f"{path} cannot be written: {e}") from None
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    save_weights(path, dict(tree_flatten(session.state)), {"format": FORMAT, "model": session.checkpoint.fingerprint})
 
 
 def load_conversation(session: Session, path: str | Path) -> None:

@@ -16,7 +16,7 @@ from ..checkpoint import model_files
 from ..checkpoint.places import Place
 from ..checkpoint.torch_reader import read_tensors, read_tensors_from
 from ..checkpoint.weights_file import WeightsFile
-from ..checkpoint.weights_writer import TYPE_NAMES, WeightsWriter
+from ..checkpoint.weights_writer import save_weights
 from ..config.description import CheckpointConfig
 from ..config.json_text import read_json
 from ..config.parts import MimiConfig
@@ -94,12 +94,7 @@ class Voice:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file."""
-        tensors = self.tensors()
-        specs = [(name, TYPE_NAMES[x.dtype], tuple(x.shape)) for name, x in tensors.items()]
-        with WeightsWriter(path, specs) as writer:
-            for name, x in tensors.items():
-                writer.write(name, x)
-            writer.commit()
+        save_weights(path, self.tensors())
 
 
 def load_voice(path: str | Path) -> Voice:

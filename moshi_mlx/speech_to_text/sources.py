@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
 
-from ..audio.files import AudioReader
+from ..audio.files import AudioReader, Raw
 from ..errors import AudioError
 
 FRAME_SIZE = 1920
@@ -36,19 +36,21 @@ class FrameSource(Protocol):
     def __exit__(self, *_) -> None: ...
 
 
-def open_source(file: str | None, device: str | None) -> FrameSource:
-    """`file` as if it were a microphone, else the microphone `device` (None: the default one)."""
-    return MicrophoneSource(device) if file is None else FileSource(file)
+def open_source(
+    file: str | None, device: str | None, raw: Raw | None = None, tell: Callable[[str], None] | None = None
+) -> FrameSource:
+    """`file` as if it were a microphone (`-`: standard input), else the microphone `device` (None: the default one)."""
+    return MicrophoneSource(device) if file is None else FileSource(file, raw, tell)
 
 
 class FileSource:
-    """A recording, read as fast as it is heard."""
+    """A recording, read as fast as it is heard, or a pipe, heard as fast as it comes."""
 
     live = False
     dropped = 0
 
-    def __init__(self, path: str):
-        self._reader = AudioReader(path)
+    def __init__(self, path: str, raw: Raw | None = None, tell: Callable[[str], None] | None = None):
+        self._reader = AudioReader(path, raw=raw, tell=tell)
 
     def begin(self) -> None:
         pass

@@ -11,21 +11,13 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import numpy as np
 
-from ..audio.files import write_text
-from ..errors import InputError
+from ..checkpoint.weights_writer import save_weights
+from ..output import write_text
 from .requests import Request
 from .speech import Speech
 
 if TYPE_CHECKING:
     from .tts_model import TTSModel
-
-
-def make_folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"the folder {folder} cannot be made: {e.strerror or e}.") from None
-    return folder
 
 
 def settings(args: argparse.Namespace, tts: TTSModel) -> dict:
@@ -52,10 +44,7 @@ def write(
     generator = speech.generator
     state = generator.states[row]
     frames = np.stack(codes, axis=1) if codes else np.zeros((generator.codebooks, 0), np.int32)
-    target = folder / f"{request.id}.safetensors"
-    temporary = folder / f".{request.id}.part.safetensors"
-    mx.save_safetensors(str(temporary), {"frames": mx.array(frames)})
-    temporary.replace(target)
+    save_weights(folder / f"{request.id}.safetensors", {"frames": mx.array(frames)})
     record = {
         **settings,
         "turns": request.turns,
