@@ -247,11 +247,11 @@ def what_follows(
     """What is still said when a recording is over: an answer, to its end unless --tail says how long, or the rest of a translation,
     which hears silence of its own meanwhile.
     """
-    from_file = isinstance(sides.source, (FileSource, PacedFileSource))
+    source = sides.source if isinstance(sides.source, (FileSource, PacedFileSource)) else None
     if not isinstance(talker, LiveTranslation):
-        return partial(rest_of_answer, talker, answer) if from_file and tail is None else None
-    if from_file:
-        sides.source.tail = 0.0  # type: ignore[union-attr]
+        return partial(rest_of_answer, talker, answer) if source is not None and tail is None else None
+    if source is not None:
+        source.tail = 0.0
     return lambda: talker.rest(commands.first(tail, hibiki.TAIL_SECONDS))
 
 

@@ -86,7 +86,9 @@ def bad_file(path, kind: str) -> None:
         path.write_bytes(path.read_bytes()[:30])
     elif kind == "damaged":
         soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 48000), 24000, format="FLAC")
-        path.write_bytes(path.read_bytes()[:30000])
+        data = bytearray(path.read_bytes())
+        data[30000:40000] = bytes(10000)
+        path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def bad_file(path, kind: str) -> None:
         ("huge rate", "2000000000 samples a second"),
         ("nan", "not numbers"),
         ("cut", "cannot be|not an audio"),
-        ("damaged", r"damaged or cut short and cannot be decoded \(.*flac decoder lost sync\)\.$"),
+        ("damaged", r"a\.wav is damaged and cannot be decoded \(.+\)\.$"),
     ],
 )
 def test_unusable_inputs(tmp_path, kind, message):
@@ -111,7 +113,8 @@ def test_unusable_inputs(tmp_path, kind, message):
 def test_standard_input_that_is_no_sound(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"not sound")))
     with pytest.raises(
-        AudioError, match=r"^standard input is not an audio file that can be read \(Format not recognised\)\."
+        AudioError,
+        match=r"^standard input is not sound that can be read\. Expected wav, .*; sound without a header needs --raw RATE\.$",
     ):
         AudioReader("-")
 
@@ -156,19 +159,19 @@ def test_samples_are_clipped(tmp_path):
 
 
 def test_unwritable_outputs(tmp_path):
-    with pytest.raises(AudioError, match="does not exist; make it first"):
+    with pytest.raises(OutputError, match="does not exist; make it first"):
         AudioWriter(tmp_path / "missing" / "a.wav")
     (tmp_path / "file").touch()
-    with pytest.raises(AudioError, match="file is a file; expected the folder of a.wav"):
+    with pytest.raises(OutputError, match="file is a file; expected the folder of a.wav"):
         AudioWriter(tmp_path / "file" / "a.wav")
     with pytest.raises(AudioError, match="should end in"):
         AudioWriter(tmp_path / "a.txt")
-    with pytest.raises(AudioError, match="is a folder"):
+    with pytest.raises(OutputError, match="is a folder"):
         AudioWriter(tmp_path)
 
 
 def test_text_is_written_whole(tmp_path):
     write_text(tmp_path / "a.txt", "é\n")
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "é\n"
-    with pytest.raises(AudioError, match="cannot be written"):
+    with pytest.raises(OutputError, match="does not exist; make it first"):
         write_text(tmp_path / "missing" / "a.txt", "x")

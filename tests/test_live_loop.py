@@ -20,7 +20,7 @@ from rich.console import Console
 from moshi_mlx.audio.capture import Capture
 from moshi_mlx.audio.files import AudioReader
 from moshi_mlx.audio.loudness import decibels
-from moshi_mlx.errors import AudioError, InputError
+from moshi_mlx.errors import AudioError, InputError, OutputError
 from moshi_mlx.live import loop as loop_module
 from moshi_mlx.live.assemble import make_sides
 from moshi_mlx.live.controls import Controls
@@ -710,5 +710,5 @@ def test_trace(tmp_path):
     assert sum(e["name"] == "step" for e in spans) == 5
     assert all(e["dur"] >= 0 and e["ts"] >= 0 for e in spans)
     assert any(e["ph"] == "C" and e["name"] == "lag_ms" for e in parsed["traceEvents"])
-    with pytest.raises(AudioError, match="make it first"):
+    with pytest.raises(OutputError, match="make it first"):
         Trace(tmp_path / "no" / "trace.json")

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from moshi_mlx.errors import AudioError
-from moshi_mlx.live.recording import FLUSH_FRAMES, WAITING_FRAMES, Recorder, check_folder
-from moshi_mlx.live.wav import HEADER, GrowingWav
+from moshi_mlx.audio.wav import GROWING_HEADER as HEADER
+from moshi_mlx.errors import OutputError
+from moshi_mlx.live.recording import FLUSH_FRAMES, WAITING_FRAMES, Recorder
+from moshi_mlx.live.wav import GrowingWav
 from moshi_mlx.text import Word
 
 FRAME = 1920
@@ -154,12 +155,12 @@ def test_a_fast_talk_waits_for_the_disk(tmp_path):
 
 def test_nothing_is_overwritten(tmp_path):
     Recorder(tmp_path / "talk").close()
-    with pytest.raises(AudioError, match=r"already holds a recording \(user\.wav\); name another folder"):
+    with pytest.raises(OutputError, match="talk exists and is not empty"):
         Recorder(tmp_path / "talk")
     (tmp_path / "file").write_text("")
-    with pytest.raises(AudioError, match="expects a folder"):
-        check_folder(tmp_path / "file")
-    with pytest.raises(AudioError, match="cannot be written"):
+    with pytest.raises(OutputError, match="is a file; expected the name of a folder to make"):
+        Recorder(tmp_path / "file")
+    with pytest.raises(OutputError, match="the folder /proc/talk cannot be made"):
         Recorder("/proc/talk")
 
 
@@ -231,6 +232,6 @@ def test_a_talk_goes_on_without_its_recording(tmp_path):
             while not told and time.monotonic() < deadline:
                 time.sleep(0.01)
     recorder.close()
-    assert told == [f"the recording in {tmp_path}/talk ends here: No space left on device."]
+    assert told == [f"the recording in {tmp_path}/talk ends here: no space left on device."]
     assert recorder.broken == told[0]
     assert soundfile.info(tmp_path / "talk" / "user.wav").frames == 0

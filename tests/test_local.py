@@ -57,11 +57,34 @@ def long(tmp_path) -> Path:
 def test_a_fast_talk_says_what_run_inference_says(tiny_checkpoint, speech, tmp_path, capsys):
     """The same seed, the same step: the same sound to the sample, the same words."""
     assert (
-        call("--input", speech, "--output", tmp_path / "a.wav", "--fast", "--model", tiny_checkpoint, "--seed", 7) == 0
+        call(
+            "--input",
+            speech,
+            "--output",
+            tmp_path / "a.wav",
+            "--fast",
+            "--model",
+            tiny_checkpoint,
+            "--seed",
+            7,
+            "--tail",
+            0,
+        )
+        == 0
     )
     said = capsys.readouterr().out
     run_inference.main(
-        [str(speech), str(tmp_path / "b.wav"), "--model", str(tiny_checkpoint), "--seed", "7", "--no-compile"]
+        [
+            str(speech),
+            str(tmp_path / "b.wav"),
+            "--model",
+            str(tiny_checkpoint),
+            "--seed",
+            "7",
+            "--no-compile",
+            "--tail",
+            "0",
+        ]
     )
     a, _ = soundfile.read(tmp_path / "a.wav")
     b, _ = soundfile.read(tmp_path / "b.wav")
@@ -156,7 +179,7 @@ BAD = {
     "channel": (["--input-channel", "0"], "counts from 1"),
     "voice with rust": (["--input", "IN", "--fast", "--codec", "rust", "--voice", "NATF2"], "need --codec mlx"),
     "rust with another codec": (["--input", "IN", "--fast", "--codec", "rust"], "has one of its own. Use --codec mlx"),
-    "recording there": (["--input", "IN", "--fast", "--record", "HERE"], "already holds a recording"),
+    "recording there": (["--input", "IN", "--fast", "--record", "HERE"], "exists and is not empty"),
 }
 
 
@@ -273,7 +296,7 @@ def test_a_full_disk_ends_the_recording_not_the_talk(long, tmp_path):
     result = subprocess.run(
         ["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=False, env=env
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 1, result.stderr
     assert "600 frames" in result.stderr
     assert result.stderr.count(f"the recording in {tmp_path}/talk ends here: ") >= 1
     assert "Traceback" not in result.stderr

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import threading
@@ -90,11 +91,12 @@ class FfmpegDecoder:
         if decoder is None:
             self.close()
             raise AudioError(f"{name} is cut short or damaged and cannot be read as {kind} sound{self._reason()}.")
-        self._decoder, self.samplerate, self.frames = decoder, decoder.samplerate, None
+        self._decoder, self.samplerate = decoder, decoder.samplerate
+        self.frames: int | None = None
 
     def _read(self, n: int) -> bytes:
         assert self._process.stdout is not None
-        return self._process.stdout.read1(n)  # type: ignore[union-attr]
+        return os.read(self._process.stdout.fileno(), n)
 
     def _listen(self) -> None:
         assert self._process.stderr is not None
