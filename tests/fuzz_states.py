@@ -130,11 +130,9 @@ def files(data, which: int, other: str | None, is_format: bool) -> None:
     check(which, lambda session: load_conversation(session, path))
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=6,
-)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+OBJECTS = st.dictionaries(st.text(max_size=8) | st.sampled_from(["format", "model"]), SCALARS, max_size=4)
+JSON = SCALARS | OBJECTS | st.lists(SCALARS, max_size=4) | st.lists(OBJECTS, max_size=2)
 
 
 @relaxed

@@ -262,6 +262,14 @@ def test_own_voice(loaded, question, tmp_path):
 
 WRONG = {
     "other width": (lambda v: Voice("x", embeddings=mx.zeros((9, 64)), cache=v.cache), "belongs to another model"),
+    "a code beyond its table": (
+        lambda v: Voice("x", embeddings=v.embeddings, cache=v.cache + 100000),
+        "tokens that the model does not have",
+    ),
+    "a token below all": (
+        lambda v: Voice("x", embeddings=v.embeddings, cache=v.cache * 0 - 5),
+        "tokens that the model does not have",
+    ),
     "other channels": (lambda v: Voice("x", embeddings=v.embeddings, cache=v.cache[:9]), "belongs to another model"),
 }
 

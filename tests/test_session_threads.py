@@ -34,8 +34,8 @@ def run(name: str, model: Path, *more: int) -> list[str]:
         "language_model_on_a_thread",
     ],
 )
-def test_the_program_ends_with_0(name, tiny_checkpoint):
-    run(name, tiny_checkpoint)
+def test_the_program_ends_with_0(name):
+    run(name, Path("demo"))
 
 
 def test_a_session_whose_thread_has_ended(tiny_checkpoint):

@@ -107,6 +107,11 @@ def _after_embeddings(cfg: LmConfig, voice: Voice, rest: np.ndarray) -> Forced:
             f"the voice {voice.name} belongs to another model: it has embeddings of width {voice.embeddings.shape[1]} and "
             f"tokens of shape {list(voice.cache.shape)}, expected {cfg.transformer.d_model} and {[cfg.num_channels, columns]}."
         )
+    last = np.array(cfg.initial_tokens)[:, None]
+    if ((voice.cache < UNGENERATED) | (voice.cache > last)).any():
+        raise InputError(
+            f"the voice {voice.name} holds tokens that the model does not have: -2 .. {cfg.text_card} for text, -2 .. {cfg.card} for codes."
+        )
     first = count + 1
     tokens = np.full((cfg.num_channels, first + len(rest) + cfg.max_delay), UNGENERATED, np.int32)
     # The ring of recent tokens: column p mod 4 holds position p, up to the delayed tokens of the clip's last frame.
