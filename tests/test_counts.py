@@ -2,34 +2,88 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
-from count_operations import frame_operations, split
+from count_operations import make_model, simulate
+from graphs import as_gpu
+from mlx.utils import tree_flatten
 from toy import make_lm
 
 from moshi_mlx import checkpoint
 from moshi_mlx.engine.generate import LmGen
+from moshi_mlx.engine.step import Step
+from moshi_mlx.modules.matrix import split_columns
 from moshi_mlx.session import Session
 
 
 @pytest.mark.parametrize(
     ("precision", "depth_steps", "most"),
-    [("q4", 8, 1000), ("q8", 8, 1000), ("mxfp4", 8, 1000), ("bf16", 8, 1000), ("q4", 16, 1600)],
+    [("q4", 8, 1018), ("q8", 8, 1018), ("mxfp4", 8, 1018), ("bf16", 8, 1014), ("q4", 16, 1602)],
 )
-def test_operations_per_frame(precision, depth_steps, most):
-    """The published package needs 1425 with 8 depth steps and 2284 with 16."""
-    compute, _ = split(frame_operations(depth_steps, precision))
-    assert sum(compute.values()) <= most, compute.most_common(40)
-    products = compute["QuantizedMatmul"] + compute["Matmul"]
-    assert products == 32 * 4 + 2 + depth_steps * (6 * 4 + 1)
-    assert compute["Attention"] == 32 + 6 * (depth_steps - 1)
-    assert compute["RoPE"] == compute["ScatterAxis"] == 32
+def test_launches_of_the_language_model(precision, depth_steps, most):
+    found = simulate("lm", depth_steps=depth_steps, precision=precision)
+    assert found.total <= most, found.launches.most_common(40)
+    assert found.launches["QuantizedMatmul"] + found.launches["Matmul"] == 32 * 4 + 2 + depth_steps * (6 * 4 + 1)
+    assert found.launches["Attention"] == 32 + 6 * (depth_steps - 1)
+    assert found.launches["RoPE"] == found.launches["ScatterAxis"] == 32
+    assert "packed product" not in found.copies and "product" not in found.copies
+    assert "held by somebody" not in found.copies, "rings and the depth transformer's keys are written in place"
+
+
+def test_launches_of_the_codec_and_of_a_whole_frame():
+    """As of version 1.0.0: 302, 237 and 1809 with 8 depth steps, 2674 with 16."""
+    assert simulate("encode").total <= 259
+    assert simulate("decode").total <= 221
+    assert simulate("frame").total <= 1498
+    assert simulate("frame", depth_steps=16).total <= 2139
 
 
 def test_counting_tells_the_reference_apart():
-    plain, _ = split(frame_operations(compile=False))
-    assert sum(plain.values()) > 1200
+    assert simulate("lm", compile=False).total > 1300
+
+
+def test_fusion_is_that_of_mlx():
+    """As many kernels as `mx.compile` makes of the same graph."""
+    lm = make_model()
+    with as_gpu():
+        step = Step(lm)
+        state, given = step.init_state([0], 256), mx.zeros((1, step.clock.given), mx.int32)
+        mx.eval(state, given)
+        state, out = step.run(state, given)
+        names = operations(state, out.frame, out.valid, out.text, out.audio)
+    assert sum(n for name, n in names.items() if name.startswith("Compiled")) == simulate("lm").launches["Fused"]
+
+
+def operations(*outputs) -> Counter:
+    """Names in the graph that MLX would evaluate."""
+    with tempfile.NamedTemporaryFile(suffix=".dot") as file:
+        mx.export_to_dot(file.name, *[a for _, a in tree_flatten(outputs)])
+        return Counter(re.findall(r'label ="([^"]+)", shape=rectangle', Path(file.name).read_text()))
+
+
+def test_layouts_are_those_of_mlx():
+    """Strides of a gate's output, which a product would copy if they were the whole row's; axes of one included."""
+    x = mx.random.normal((1, 64))
+    both = mx.compile(lambda x: nn.silu(mx.split(x, 2, axis=-1)[0]) * mx.split(x, 2, axis=-1)[1])(x)
+    ours = mx.compile(lambda x: nn.silu(split_columns(x, 2)[0]) * split_columns(x, 2)[1])(x)
+    mx.eval(both, ours)
+    assert memoryview(both).strides == (4 * 64, 4)
+    assert memoryview(ours).strides == (4 * 32, 4)
+    assert mx.array_equal(both, ours).item()
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (3, 64), (1, 1, 64), (2, 5, 64)])
+def test_columns_are_split(shape):
+    x = mx.random.normal(shape)
+    for a, b in zip(split_columns(x, 4), mx.split(x, 4, axis=-1), strict=True):
+        assert a.shape == b.shape and mx.array_equal(a, b).item()
 
 
 def test_one_evaluation_per_frame(tiny_checkpoint, monkeypatch):

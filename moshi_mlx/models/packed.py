@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..modules.embedding import QuantizedTokenEmbedding, TokenEmbedding
-from ..modules.matrix import Matrix, set_matrix
+from ..modules.matrix import Matrix, set_matrix, split_columns
 
 
 def stack(modules: Sequence[nn.Module]) -> Matrix | None:
@@ -68,7 +68,7 @@ class StackedLinears:
         count = self._count if count is None else count
         rows = self._matrix.weight.shape[0] // self._count
         matrix = self._matrix if count == self._count else self._matrix.part(0, count * rows)
-        return list(mx.split(matrix.product(x), count, axis=-1))
+        return split_columns(matrix.product(x), count)
 
 
 def unpacked_table(table: Any, dtype: mx.Dtype) -> Any:

@@ -84,6 +84,18 @@ class Matrix:
         return y.astype(dtype)
 
 
+def split_columns(y: mx.array, count: int) -> list[mx.array]:
+    """`y [..., n]` -> `count` equal parts `[..., n / count]`, views.
+
+    Of a single row they are cut as rows of a matrix: a piece of a row keeps the stride of the whole, also where there is no second row, what is
+    computed from it inherits that, and Metal's products copy what has another stride than its width.
+    """
+    if y.size != y.shape[-1]:
+        return list(mx.split(y, count, axis=-1))
+    shape = (*y.shape[:-1], y.shape[-1] // count)
+    return [part.reshape(shape) for part in mx.split(y.reshape(count, -1), count, axis=0)]
+
+
 def set_matrix(module: nn.Module, matrix: Matrix) -> None:
     """Let `module` hold `matrix`, packed as it was."""
     for name in PARTS:

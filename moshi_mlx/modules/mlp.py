@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config.parts import TransformerConfig
+from .matrix import split_columns
 
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "silu": nn.silu,
@@ -33,7 +34,7 @@ class GatedMlp(nn.Module):
         self._activation = ACTIVATIONS[activation]
 
     def __call__(self, x: mx.array) -> mx.array:
-        a, b = mx.split(self.linear_in(x), 2, axis=-1)
+        a, b = split_columns(self.linear_in(x), 2)
         return self.linear_out(self._activation(a) * b)
 
 
