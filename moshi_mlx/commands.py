@@ -276,7 +276,6 @@ def load(
         context=None if args.context is None else max(1, round(args.context * 12.5)),
     )
     announce(loader)
-    memory.wire()
     columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("load", total=None)

@@ -13,6 +13,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
+    parser.addoption(
+        "--gpu-branches", action="store_true", help="let the package take its branches for a GPU, in every test that can"
+    )
     parser.addoption("--goldens", default=str(ROOT / "tests" / "goldens"), help="folder of golden cases to check")
 
 
@@ -24,6 +27,26 @@ def pytest_generate_tests(metafunc):
     if kind is not None:
         cases = golden_cases.discover(Path(metafunc.config.getoption("--goldens")), kind)
         metafunc.parametrize("case", cases, ids=[golden_cases.case_id(c) for c in cases])
+
+
+@pytest.fixture
+def gpu_branches(monkeypatch):
+    """The package takes its branches for a GPU, which MLX's CPU backend computes; types are asked for where float32 is meant."""
+    from moshi_mlx.machine import device
+
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
+
+
+@pytest.fixture(autouse=True)
+def _device(request):
+    from moshi_mlx.machine import device
+
+    forced = request.config.getoption("--gpu-branches")
+    cpu_only = request.node.get_closest_marker("cpu_only")
+    if cpu_only is not None and (forced or device.on_gpu()):
+        pytest.skip(f"on the CPU only: {cpu_only.args[0]}")
+    if forced:
+        request.getfixturevalue("gpu_branches")
 
 
 @pytest.fixture(scope="session")

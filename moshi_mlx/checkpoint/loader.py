@@ -235,8 +235,9 @@ class Loader:
         )
 
     def load(self, progress: Progress | None = None) -> Checkpoint:
-        """Read everything. Raises before reading if the memory cannot be had."""
+        """Read everything. Raises before reading if the memory cannot be had. On macOS the GPU's memory is wired (see `memory.wire`)."""
         memory.refuse_if_too_large(self.estimate().total, str(self.files.moshi))
+        memory.wire()
         tokenizer = load_tokenizer(self.files, self.notes) if self.files.tokenizer else None
         mimi = None
         if self.mimi_cfg is not None and self.codec is not None:
@@ -248,6 +249,8 @@ class Loader:
         )  # fmt: skip
         if self.files.config.model_type == "hibiki":
             read_eos_as_pad(self.lm)
+        # Buffers of what was read and cast, which MLX would keep: up to some hundred megabytes.
+        mx.clear_cache()
         return Checkpoint(self.files, self.lm, mimi, tokenizer, self.quantizations, self.notes)
 
 

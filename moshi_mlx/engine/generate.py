@@ -175,7 +175,10 @@ class LmGen:
             self._state, self._out = self._step.run(old, given, conditions, execute, replace, self._hooks)
             let_go(old)
             self._steps += 1
-            # Begun now, so that reading any part of it later waits for one evaluation and starts none.
+            # Begun now, so that reading any part of it later waits for one evaluation and starts none. That rings are written in place all
+            # the same hangs on a detail of MLX: on Metal the old ring is somebody's until the command buffer that read it is done, so a step
+            # has to be many buffers long (about 11; Moshi 7B's has 43). Much larger buffers (MLX_MAX_OPS_PER_BUFFER) or a tiny model make it
+            # copy every ring; `bench --tune` looks for that.
             mx.async_eval(self._state, [x for x in vars(self._out).values() if x is not None])
             return self._out.text[:, None]
 

@@ -17,14 +17,17 @@ import numpy as np
 
 from .. import arguments
 from ..errors import InputError
+from ..machine import device, memory
 from ..models.lm_model import LmModel
 from ..modules import transformer
 from ..modules.conditioner import ConditionAttributes, fuse
 from ..modules.sampling import Sampler, gumbel
 from .token_clock import UNGENERATED, ZERO, TokenClock
 
-# Rings start this large and double up to the model's window: attention then reads little more than was said.
+# Where rings grow, they start this large and double up to the model's window: attention then reads little more than was said.
 FIRST_CAPACITY = 256
+# Share of the GPU's memory that the rings of one conversation may take at once.
+MOST_OF_MEMORY = 0.25
 
 DEFAULT_TEXT_SAMPLER = Sampler(temp=0.7, top_k=25)
 DEFAULT_AUDIO_SAMPLER = Sampler(temp=0.8, top_k=250)
@@ -137,10 +140,19 @@ class Step:
     # State ------------------------------------------------------------------------------------------------------
 
     def capacities(self) -> list[int]:
-        """Sizes the rings go through: doubling from the first to the model's window (a window without bound goes on doubling)."""
+        """Sizes the rings go through: doubling from the first to the model's window (a window without bound goes on doubling).
+
+        On a GPU they are as large as the window from the start, where memory allows: to grow means to move all of them within one frame
+        (3.7 GB for Moshi 7B), which would be late, while a slot that is masked is not read there (attention of one query in MLX's Metal
+        kernels). Packed keys and values are read whole, at every moment as in a long talk.
+        """
         limit = self.lm.transformer.capacity()
         if limit is None:
             return [FIRST_CAPACITY]
+        if device.on_gpu():
+            rings = memory.ring_bytes(self.lm.cfg.transformer, 1, self.lm.dtype)
+            if rings <= MOST_OF_MEMORY * memory.device_bytes():
+                return [limit]
         sizes = [FIRST_CAPACITY << i for i in range(limit.bit_length()) if FIRST_CAPACITY << i < limit]
         return [*sizes, limit]
 

@@ -32,15 +32,8 @@ class Capacity:
 def capacity() -> Capacity:
     """Of this machine: its GPU's memory and bandwidth, or the whole memory where MLX computes on the CPU."""
     on_gpu = device.on_gpu()
-    return Capacity(_memory_limit(on_gpu), bandwidth(chip()) if on_gpu else None, default_dtype() == mx.float32)
-
-
-def _memory_limit(on_gpu: bool) -> int:
-    if on_gpu:
-        limit = mx.device_info().get("max_recommended_working_set_size")
-        if isinstance(limit, int):
-            return limit
-    return memory.total_bytes()
+    limit = memory.device_bytes() if on_gpu else memory.total_bytes()
+    return Capacity(limit, bandwidth(chip()) if on_gpu else None, default_dtype() == mx.float32)
 
 
 def default_dtype() -> mx.Dtype:

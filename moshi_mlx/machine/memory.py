@@ -83,10 +83,16 @@ def gigabytes(n: float) -> str:
     return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.1f} MB"
 
 
+def device_bytes() -> int:
+    """What the system recommends a GPU to use, or the machine's memory where MLX knows no such figure."""
+    limit = mx.device_info().get("max_recommended_working_set_size")
+    return limit if isinstance(limit, int) else total_bytes()
+
+
 def wire() -> int:
     """Keep the GPU's memory resident on macOS, so that weights are not paged out between frames; bytes allowed, 0 elsewhere.
 
-    A limit of the process, up to what the system recommends; macOS 15 and later.
+    A limit of the process, up to what the system recommends; macOS 15 and later. Loading a checkpoint does it.
     """
     if not mx.metal.is_available():
         return 0

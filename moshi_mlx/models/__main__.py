@@ -25,11 +25,7 @@ def parser() -> argparse.ArgumentParser:
 
 def memory_limit() -> int:
     """Bytes the GPU may use, or the machine's memory where there is none."""
-    if device.on_gpu():
-        limit = mx.device_info().get("max_recommended_working_set_size")
-        if isinstance(limit, int):
-            return limit
-    return memory.total_bytes()
+    return memory.device_bytes() if device.on_gpu() else memory.total_bytes()
 
 
 def needed(model: Published) -> int:
