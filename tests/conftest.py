@@ -14,7 +14,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--gpu-branches", action="store_true", help="let the package take its branches for a GPU, in every test that can"
+        "--gpu-branches",
+        action="store_true",
+        help="let the package take its branches for a GPU, in every test that can",
     )
     parser.addoption("--goldens", default=str(ROOT / "tests" / "goldens"), help="folder of golden cases to check")
 

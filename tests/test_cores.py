@@ -15,6 +15,8 @@ from moshi_mlx.machine import device
 from moshi_mlx.machine.cpu import cores, layout
 from moshi_mlx.modules.matrix import Matrix
 
+pytestmark = pytest.mark.cpu_only("a GPU has one queue, and packed products of its own")
+
 
 @pytest.fixture
 def four_cores(monkeypatch):

@@ -114,6 +114,7 @@ def test_there_is_no_step_limit(lm):
     assert talk(gen, 600).shape[0] == 600
 
 
+@pytest.mark.cpu_only("a GPU's rings are as large as the window from the start")
 def test_long_talk_grows_its_rings_up_to_the_window():
     lm = make_lm(context=600)
     gen = LmGen(lm, seed=0)

@@ -106,7 +106,7 @@ def translate(loaded, speech: np.ndarray, tail: int, **options) -> np.ndarray:
 @pytest.mark.parametrize("coef", [1.0, 3.0])
 def test_marker_is_not_heard(folders, speech, coef):
     """Of Hibiki: the encoder pauses while the marker is fed."""
-    loaded = checkpoint.load(folders["one"])
+    loaded = checkpoint.load(folders["one"], dtype=mx.float32)
     heard = encoded(loaded, np.concatenate([padded(speech), np.zeros((5, 1920), np.float32)]))
     codes = [*heard[:26], [CARD] * 8, *heard[26:]]
     np.testing.assert_array_equal(translate(loaded, speech, 5, cfg_coef=coef), by_hand(loaded, codes, coef))
@@ -114,7 +114,7 @@ def test_marker_is_not_heard(folders, speech, coef):
 
 def test_zero_hears_silence_under_the_marker(folders, speech):
     """Of Hibiki-Zero: the whole file is encoded with its padding, one code frame replaced; a frame of silence comes first."""
-    loaded = checkpoint.load(folders["zero"])
+    loaded = checkpoint.load(folders["zero"], dtype=mx.float32)
     heard = encoded(loaded, np.concatenate([padded(speech), np.zeros((6, 1920), np.float32)]))
     first = encoded(loaded, np.zeros((1, 1920), np.float32))
     codes = [*first, *heard[:26], [CARD] * 8, *heard[27:]]
@@ -140,7 +140,20 @@ def test_rows_end_when_their_sources_do(folders, speech, kind, tmp_path):
 
 def report(folder: Path, recording: Path, capsys, *more: str) -> tuple[dict, str]:
     out = recording.with_name("out.wav")
-    run_inference.main([str(recording), str(out), "--model", str(folder), "--greedy", "--no-compile", "--json", *more])
+    run_inference.main(
+        [
+            str(recording),
+            str(out),
+            "--model",
+            str(folder),
+            "--greedy",
+            "--no-compile",
+            "--json",
+            "--dtype",
+            "f32",
+            *more,
+        ]
+    )
     said = capsys.readouterr()
     result = json.loads(said.out)
     info = soundfile.info(out)
@@ -154,7 +167,7 @@ def test_ends_when_the_model_says_so(folders, speech, recording, capsys):
     """The end of the text counts from the marker on, whatever came before it."""
     for kind, spare in (("one", 1), ("zero", 0)):
         reply, said = report(folders[kind], recording, capsys)
-        loaded = checkpoint.load(folders[kind])
+        loaded = checkpoint.load(folders[kind], dtype=mx.float32)
         # A frame more than the command took shows that it might have gone on.
         tokens = translate(loaded, speech, reply["steps"] - 26)[:, 0].tolist()
         delay = loaded.lm.cfg.max_delay
@@ -174,7 +187,9 @@ def test_the_page_is_right(folders, speech):
     [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict = {}
     exec(compile(code, "hibiki.md", "exec"), names)
-    session = Session(checkpoint.load(folders["one"]), text_sampler=GREEDY, audio_sampler=GREEDY, compile=False)
+    session = Session(
+        checkpoint.load(folders["one"], dtype=mx.float32), text_sampler=GREEDY, audio_sampler=GREEDY, compile=False
+    )
     frames = list(names["translate"](session, padded(speech)))
     assert frames[-1].text_token == EOS
     assert len(frames) > 26
@@ -214,10 +229,10 @@ def test_held_frames_are_dropped_after_the_last_word():
 
 def test_guidance_is_heard(folders, speech):
     """The null half is the worst quality, not the padding; without the condition there is nothing to guide."""
-    loaded = checkpoint.load(folders["one"])
+    loaded = checkpoint.load(folders["one"], dtype=mx.float32)
     plain, guided = (translate(loaded, speech, 5, cfg_coef=c) for c in (1.0, 3.0))
     assert (plain != guided).any()
-    zero = checkpoint.load(folders["zero"])
+    zero = checkpoint.load(folders["zero"], dtype=mx.float32)
     with pytest.raises(InputError, match="needs conditions"):
         translate(zero, speech, 5, cfg_coef=3.0)
 
@@ -225,7 +240,7 @@ def test_guidance_is_heard(folders, speech):
 def test_early_end_is_read_as_padding(folders):
     """Row 2 of the text table is row 3, dense or packed; the depth transformer's is its own."""
     stored = mx.load(str(folders["one"] / "model.safetensors"))
-    lm = checkpoint.load(folders["one"]).lm
+    lm = checkpoint.load(folders["one"], dtype=mx.float32).lm
     assert mx.array_equal(lm.text_emb.weight[EOS], lm.text_emb.weight[PAD])
     assert not mx.array_equal(stored["text_emb.weight"][EOS], stored["text_emb.weight"][PAD])
     depth = lm.depformer.slices[0].emb.weight
@@ -249,7 +264,7 @@ def test_stereo_and_text(folders, recording, tmp_path, speech):
 
 
 def test_compiled_alike(folders, speech):
-    loaded = checkpoint.load(folders["zero"])
+    loaded = checkpoint.load(folders["zero"], dtype=mx.float32)
     plain = translate(loaded, speech, 5)
     session = Session(loaded, text_sampler=GREEDY, audio_sampler=GREEDY)
     hibiki.lead_in(session)
@@ -290,7 +305,7 @@ def test_a_live_translation_can_be_bounded_and_begun_anew(folders, recording, tm
     assert local.main([*args, "--steps", "30", "--no-compile"]) == 0
     assert soundfile.info(tmp_path / "o.wav").frames == 30 * 1920
     session = LiveTranslation(
-        checkpoint.load(folders["zero"]), text_sampler=GREEDY, audio_sampler=GREEDY, compile=False
+        checkpoint.load(folders["zero"], dtype=mx.float32), text_sampler=GREEDY, audio_sampler=GREEDY, compile=False
     )
     first = [session.step(pcm) for pcm in padded(speech)[:8]]
     session.reset()
@@ -316,7 +331,7 @@ def test_the_rest_keeps_the_pace_of_the_source(folders, recording, tmp_path):
             if self.waited == 5:
                 self.stop()
 
-    session = LiveTranslation(checkpoint.load(folders["endless"]), compile=False)
+    session = LiveTranslation(checkpoint.load(folders["endless"], dtype=mx.float32), compile=False)
     controls, sink = Waits(), FileSink(tmp_path / "o.wav")
     source = Paced(AudioReader(recording))
     loop = LiveLoop(session, source, sink, controls=controls, rest=lambda: session.rest(10.0))

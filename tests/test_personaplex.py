@@ -44,7 +44,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(folder):
-    return checkpoint.load(folder)
+    return checkpoint.load(folder, dtype=mx.float32)
 
 
 def clip(frames: int = 20, seed: int = 0) -> Voice:
@@ -77,7 +77,7 @@ def test_half_of_the_depth_transformer_is_loaded(folder, loaded):
     assert loaded.config.model_type == "personaplex"
     assert (loaded.lm.dep_q, loaded.lm.n_q, loaded.mimi.num_codebooks) == (8, 16, 8)
     whole = Lm(CheckpointConfig.from_dict(TINY_PERSONAPLEX).lm)
-    heard = Loader(locate(folder)).estimate().weights
+    heard = Loader(locate(folder), dtype=mx.float32).estimate().weights
     all_of_it = 4 * sum(p.size for _, p in tree_flatten(whole.parameters()))
     per_step = 4 * sum(p.size for _, p in tree_flatten(whole.depformer.slices[9].parameters()))
     # Attention is stored stacked, and counted whole.

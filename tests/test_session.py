@@ -14,7 +14,7 @@ from moshi_mlx.session import Frame, Session
 
 @pytest.fixture(scope="module")
 def loaded(tiny_checkpoint):
-    return checkpoint.load(tiny_checkpoint)
+    return checkpoint.load(tiny_checkpoint, dtype=mx.float32)
 
 
 def sound(t: int, rows: int = 1) -> np.ndarray:

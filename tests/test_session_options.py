@@ -66,7 +66,7 @@ LOADING = [
 
 @pytest.fixture(scope="module")
 def loaded(tiny_checkpoint):
-    return checkpoint.load(tiny_checkpoint)
+    return checkpoint.load(tiny_checkpoint, dtype=mx.float32)
 
 
 @pytest.mark.parametrize(("options", "words"), OPTIONS)

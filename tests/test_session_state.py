@@ -31,7 +31,7 @@ def sound(t: int, rows: int = 1) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def loaded(tiny_checkpoint):
-    return checkpoint.load(tiny_checkpoint)
+    return checkpoint.load(tiny_checkpoint, dtype=mx.float32)
 
 
 @pytest.fixture(scope="module")
