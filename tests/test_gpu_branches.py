@@ -203,7 +203,7 @@ def moved(frame: FrameStep, frames: int) -> tuple[list[int], list[set[int]]]:
 
 
 def talk_in_place(context: int, frames: int) -> None:
-    lm, mimi = make_lm(dim=128, num_heads=2, context=context), make_mimi()
+    lm, mimi = make_lm(dim=512, num_heads=8, context=context), make_mimi()
     frame = FrameStep(Step(lm), mimi)
     rings = memory.ring_bytes(lm.cfg.transformer, 1, mx.float32)
     taken, buffers = moved(frame, frames)
@@ -224,11 +224,11 @@ def test_no_frame_of_four_minutes_moves_a_ring():
 def test_a_frame_that_grows_rings_would_be_seen(monkeypatch):
     """The same measure where they grow, as on the CPU."""
     monkeypatch.setattr(device, "on_gpu", lambda: False)
-    lm = make_lm(dim=128, num_heads=2, context=300)
+    lm = make_lm(dim=512, num_heads=8, context=300)
     rings = memory.ring_bytes(lm.cfg.transformer, 1, mx.float32)
     taken, buffers = moved(FrameStep(Step(lm), make_mimi()), 260)
     assert [len(b) for b in buffers] == [2] * len(buffers)
-    assert int(np.argmax(taken)) + 1 == 256
+    assert taken[255] == max(taken)
     assert max(taken) - np.median(taken) > rings / len(buffers) / 2
 
 
@@ -249,9 +249,9 @@ def test_memory_is_wired_and_emptied_by_loading(tiny_checkpoint, monkeypatch):
     """For scripts as for commands; what is wired asks the machine, not the branches."""
     wired = []
     monkeypatch.setattr(memory, "wire", lambda: wired.append(1))
-    checkpoint.load(tiny_checkpoint)
+    loaded = checkpoint.load(tiny_checkpoint)
     assert wired == [1]
-    assert mx.get_cache_memory() == 0
+    assert mx.get_cache_memory() < memory.module_bytes(loaded.lm) / 20
 
 
 def test_nothing_is_wired_where_there_is_no_metal():
