@@ -94,8 +94,13 @@ def _drop_output() -> None:
             os.dup2(open_nowhere(), sys.stdout.fileno())
 
 
-def refuse_overwriting(args: argparse.Namespace, outputs: Iterable[str | Path | None]) -> None:
-    """Refuse an output that is also another one, or a file that any other argument names: a recording, a voice, part of a checkpoint."""
+def refuse_overwriting(
+    args: argparse.Namespace, outputs: Iterable[str | Path | None] = (), made: Iterable[Path] = ()
+) -> None:
+    """Refuse an output that is also another one, or a file that any other argument names: a recording, a voice, part of a checkpoint.
+
+    `outputs` are named by arguments; names in `made` are made up, for a folder.
+    """
     wanted = [str(path) for path in outputs if path is not None]
     named = [str(v) for value in vars(args).values() for v in (value if isinstance(value, list) else [value])]
     for path in wanted:
@@ -105,7 +110,7 @@ def refuse_overwriting(args: argparse.Namespace, outputs: Iterable[str | Path | 
     inputs = [name for name in named if os.path.isfile(name)]
     for folder in filter(os.path.isdir, named):
         inputs += [entry.path for entry in os.scandir(folder) if entry.name.endswith(_CHECKPOINT_FILES)]
-    refuse_inputs(wanted, inputs)
+    refuse_inputs([*wanted, *made], inputs)
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, demo: bool = False) -> None:

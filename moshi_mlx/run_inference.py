@@ -161,7 +161,7 @@ def check_outputs(args: argparse.Namespace) -> None:
                 "the inputs of --batch should have different names, or their replies would overwrite each other."
             )
         folder = Path(args.batch)
-        commands.refuse_overwriting(args, [folder / f"{stem}.{kind}" for stem in stems for kind in ("wav", "txt")])
+        commands.refuse_overwriting(args, made=[folder / f"{stem}.{kind}" for stem in stems for kind in ("wav", "txt")])
         return
     out = args.files[1] if len(args.files) > 1 and args.files[1] else None
     commands.refuse_overwriting(args, [out, args.text])
