@@ -201,7 +201,8 @@ def open_jobs(args: argparse.Namespace) -> tuple[list[Job], dict[str, AudioError
                     raise
                 unread[name] = e
                 print(f"error: {e}", file=sys.stderr)
-        make_folder(folder)
+        if jobs:
+            make_folder(folder)
         for job in jobs:
             job.writer = AudioWriter(folder / f"{Path(job.source).stem}.wav", channels)
     except BaseException:
