@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -24,7 +25,7 @@ from .checkpoint.files import Files, Overrides
 from .checkpoint.fill import describe
 from .checkpoint.loader import DTYPES, Checkpoint, Loader
 from .config.description import Generation
-from .errors import MoshiError
+from .errors import CutShortWarning, MoshiError
 from .machine import memory
 from .modules.sampling import Sampler
 from .output import open_nowhere, refuse_inputs, remove_unfinished
@@ -47,6 +48,15 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
         ended_by = _ENDS[signal.Signals(signum).name]
         raise SystemExit(128 + signum)
 
+    show = warnings.showwarning
+
+    def notice(message, category, *rest):
+        if issubclass(category, CutShortWarning):
+            say(str(message))
+        else:
+            show(message, category, *rest)
+
+    warnings.showwarning = notice
     for name in _ENDS:
         # What was started to be deaf for it (`nohup`) stays so.
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:

@@ -334,10 +334,8 @@ def finish(job: Job, live: TextIO | None) -> None:
         return
     if job.ending is not None and not job.ending.complete:
         say(f"{job.source}: the model did not end its translation in time; cut after the last word")
-    if job.answer is not None and not job.answer.complete:
-        say(
-            f"{job.source}: cut after {MOST_SECONDS:.0f} s, the model was still speaking; --tail SECONDS listens longer"
-        )
+    if job.answer is not None and job.answer.cut:
+        say(job.answer.told(job.source))
     if job.writer is not None:
         job.writer.commit()
     if job.text_file is not None:

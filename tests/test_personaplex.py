@@ -344,7 +344,17 @@ def test_loudness_agrees_with_another_meter(question):
 
 def test_run_inference(with_voices, question, tmp_path, capsys):
     def reply(name: str, *more: str) -> bytes:
-        args = [str(question), str(tmp_path / name), "--model", str(with_voices), "--greedy", "--no-compile", *more]
+        args = [
+            str(question),
+            str(tmp_path / name),
+            "--model",
+            str(with_voices),
+            "--greedy",
+            "--no-compile",
+            "--tail",
+            "0",
+            *more,
+        ]
         assert run_inference.main(args) == 0
         return (tmp_path / name).read_bytes()
 

@@ -256,13 +256,13 @@ def test_what_silence_is():
     for _ in range(100):
         answer.see("", np.zeros(1920, np.float32))
     assert feed(answer, []) == quiet, "what was silent before does not count"
-    assert answer.complete
+    assert not answer.cut
     assert feed(Answer(12.5), [("", 0.0)] * (quiet - 1) + [("", 0.1)]) == 2 * quiet, "a late answer"
     assert feed(Answer(12.5), [("", 0.002)] * 5) == quiet, "the codec's silence"
     assert feed(Answer(12.5), [("", 0.0)] * 5 + [(" word", 0.0)]) == 6 + quiet, "words before their sound"
     never = Answer(12.5)
     assert feed(never, [("", 0.1)] * 1000) == most
-    assert not never.complete
+    assert never.cut
 
 
 # Between two files -----------------------------------------------------------------------------------------------------
