@@ -21,7 +21,7 @@ from .audio.files import AudioReader, AudioWriter, Raw
 from .checkpoint import files as checkpoint_files
 from .checkpoint import registry
 from .commands import console, say
-from .errors import AudioError, InputError
+from .errors import AudioError, InputError, MoshiError
 from .output import check_writable, is_standard_output, make_folder, refuse_terminal, write_text
 from .session import hibiki
 from .session.answer import MOST_SECONDS, QUIET_SECONDS, Answer
@@ -129,7 +129,13 @@ def main(argv: list[str] | None = None) -> int:
             kv_bits=args.kv_bits,
         )
         live = None if args.json or len(jobs) > 1 else sys.stderr if sound_goes_out(args) else sys.stdout
-        times = converse(session, jobs, args.tail, args.stereo, live)
+        try:
+            times = converse(session, jobs, args.tail, args.stereo, live)
+        except MoshiError:
+            # What went wrong begins a line of its own.
+            if live is not None and jobs[0].text:
+                print(file=live, flush=True)
+            raise
         for job in jobs:
             finish(job, live)
     finally:

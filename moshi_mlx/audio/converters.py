@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import AudioError
+from ..errors import AudioError, clean
 from ..output import ScratchFolder
 from .pcm import Cut, Decoder, wav_decoder
 
@@ -56,7 +56,7 @@ def convert(path: Path, kind: str, name: str) -> Decoder:
 def _told(lines: Iterable[str]) -> str:
     """The last thing a program said, which may quote what stands in a file."""
     said = [line.strip() for line in lines if line.strip()]
-    return f" ({''.join(c for c in said[-1][:200] if c.isprintable()).rstrip('.')})" if said else ""
+    return f" ({clean(said[-1], 200).rstrip('.')})" if said else ""
 
 
 class FfmpegDecoder:
