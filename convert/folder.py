@@ -28,7 +28,8 @@ def building(destination: Path, job: Any) -> Iterator[Path]:
     `job` (plain data) says everything the result depends on: what an earlier run with another job left is thrown away.
     """
     check_new_folder(destination)
-    part = destination.with_name(f".{destination.name}.part")
+    place = destination.resolve() if destination.is_symlink() else destination
+    part = place.with_name(f".{place.name}.part")
     if part.is_symlink() or (part.exists() and not part.is_dir()):
         raise InputError(f"{part} is in the way; remove it.")
     try:
@@ -36,10 +37,10 @@ def building(destination: Path, job: Any) -> Iterator[Path]:
     except OSError as e:
         raise OutputError(f"{destination} cannot be made: {reason(e)}.") from None
     with _locked(part, destination):
-        _keep_only_same_job(part, job)
         try:
+            _keep_only_same_job(part, job)
             yield part
-            _finish(part, destination)
+            _finish(part, place)
         except MoshiError as e:
             shutil.rmtree(part, ignore_errors=True)
             # The name that was asked for, not the one it had until now.

@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -24,7 +25,7 @@ from .checkpoint.files import Files, Overrides
 from .checkpoint.fill import describe
 from .checkpoint.loader import DTYPES, Checkpoint, Loader
 from .config.description import Generation
-from .errors import MoshiError
+from .errors import CutShortWarning, MoshiError
 from .machine import memory
 from .modules.sampling import Sampler
 from .output import open_nowhere, refuse_inputs, remove_unfinished
@@ -47,6 +48,15 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
         ended_by = _ENDS[signal.Signals(signum).name]
         raise SystemExit(128 + signum)
 
+    show = warnings.showwarning
+
+    def notice(message, category, *rest):
+        if issubclass(category, CutShortWarning):
+            say(str(message))
+        else:
+            show(message, category, *rest)
+
+    warnings.showwarning = notice
     for name in _ENDS:
         # What was started to be deaf for it (`nohup`) stays so.
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
@@ -94,8 +104,13 @@ def _drop_output() -> None:
             os.dup2(open_nowhere(), sys.stdout.fileno())
 
 
-def refuse_overwriting(args: argparse.Namespace, outputs: Iterable[str | Path | None]) -> None:
-    """Refuse an output that is also another one, or a file that any other argument names: a recording, a voice, part of a checkpoint."""
+def refuse_overwriting(
+    args: argparse.Namespace, outputs: Iterable[str | Path | None] = (), made: Iterable[Path] = ()
+) -> None:
+    """Refuse an output that is also another one, or a file that any other argument names: a recording, a voice, part of a checkpoint.
+
+    `outputs` are named by arguments; names in `made` are made up, for a folder.
+    """
     wanted = [str(path) for path in outputs if path is not None]
     named = [str(v) for value in vars(args).values() for v in (value if isinstance(value, list) else [value])]
     for path in wanted:
@@ -105,7 +120,7 @@ def refuse_overwriting(args: argparse.Namespace, outputs: Iterable[str | Path | 
     inputs = [name for name in named if os.path.isfile(name)]
     for folder in filter(os.path.isdir, named):
         inputs += [entry.path for entry in os.scandir(folder) if entry.name.endswith(_CHECKPOINT_FILES)]
-    refuse_inputs(wanted, inputs)
+    refuse_inputs([*wanted, *made], inputs)
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, demo: bool = False) -> None:

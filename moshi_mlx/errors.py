@@ -74,3 +74,7 @@ class InputError(MoshiError, ValueError):
 
 class OutputError(MoshiError, ValueError):
     """A file or folder that was asked for cannot be written."""
+
+
+class CutShortWarning(UserWarning):
+    """The end of a recording is missing; what is there is used."""

@@ -234,6 +234,8 @@ def talk(
     # The terminal may be gone.
     with contextlib.suppress(OSError):
         say(f"ended by {controls.reason}; {summary(loop.status)}" if controls.reason else summary(loop.status))
+        if answer.cut:
+            say(answer.told(sides.described[0]))
         if recorder is not None:
             say(recorder.outcome())
     if recorder is not None and recorder.broken and not controls.exit_code:

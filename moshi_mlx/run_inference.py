@@ -21,7 +21,7 @@ from .audio.files import AudioReader, AudioWriter, Raw
 from .checkpoint import files as checkpoint_files
 from .checkpoint import registry
 from .commands import console, say
-from .errors import AudioError, InputError
+from .errors import AudioError, InputError, MoshiError
 from .output import check_writable, is_standard_output, make_folder, refuse_terminal, write_text
 from .session import hibiki
 from .session.answer import MOST_SECONDS, QUIET_SECONDS, Answer
@@ -129,7 +129,13 @@ def main(argv: list[str] | None = None) -> int:
             kv_bits=args.kv_bits,
         )
         live = None if args.json or len(jobs) > 1 else sys.stderr if sound_goes_out(args) else sys.stdout
-        times = converse(session, jobs, args.tail, args.stereo, live)
+        try:
+            times = converse(session, jobs, args.tail, args.stereo, live)
+        except MoshiError:
+            # What went wrong begins a line of its own.
+            if live is not None and jobs[0].text:
+                print(file=live, flush=True)
+            raise
         for job in jobs:
             finish(job, live)
     finally:
@@ -161,7 +167,7 @@ def check_outputs(args: argparse.Namespace) -> None:
                 "the inputs of --batch should have different names, or their replies would overwrite each other."
             )
         folder = Path(args.batch)
-        commands.refuse_overwriting(args, [folder / f"{stem}.{kind}" for stem in stems for kind in ("wav", "txt")])
+        commands.refuse_overwriting(args, made=[folder / f"{stem}.{kind}" for stem in stems for kind in ("wav", "txt")])
         return
     out = args.files[1] if len(args.files) > 1 and args.files[1] else None
     commands.refuse_overwriting(args, [out, args.text])
@@ -201,7 +207,8 @@ def open_jobs(args: argparse.Namespace) -> tuple[list[Job], dict[str, AudioError
                     raise
                 unread[name] = e
                 print(f"error: {e}", file=sys.stderr)
-        make_folder(folder)
+        if jobs:
+            make_folder(folder)
         for job in jobs:
             job.writer = AudioWriter(folder / f"{Path(job.source).stem}.wav", channels)
     except BaseException:
@@ -333,10 +340,8 @@ def finish(job: Job, live: TextIO | None) -> None:
         return
     if job.ending is not None and not job.ending.complete:
         say(f"{job.source}: the model did not end its translation in time; cut after the last word")
-    if job.answer is not None and not job.answer.complete:
-        say(
-            f"{job.source}: cut after {MOST_SECONDS:.0f} s, the model was still speaking; --tail SECONDS listens longer"
-        )
+    if job.answer is not None and job.answer.cut:
+        say(job.answer.told(job.source))
     if job.writer is not None:
         job.writer.commit()
     if job.text_file is not None:

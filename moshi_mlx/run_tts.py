@@ -295,7 +295,8 @@ def report(args: argparse.Namespace, said: Transcript, outlet: Outlet, speech: S
 def answer_requests(args: argparse.Namespace, path: Path) -> int:
     requests = read_requests(path)
     commands.refuse_overwriting(
-        args, [Path(args.out_folder) / f"{r.id}.{kind}" for r in requests for kind in ("wav", "json", "safetensors")]
+        args,
+        made=[Path(args.out_folder) / f"{r.id}.{kind}" for r in requests for kind in ("wav", "json", "safetensors")],
     )
     folder = make_folder(args.out_folder)
     tts = _model(args, [r.voices for r in requests], args.batch)

@@ -165,7 +165,7 @@ def check_arguments(args: argparse.Namespace, listens: bool) -> None:
         raise InputError("the recordings should have different names, or their transcripts would overwrite each other.")
     if args.output_dir:
         outputs = [transcript_path(args, name, kind) for name in args.files for kind in args.formats or ["txt"]]
-        commands.refuse_overwriting(args, outputs)
+        commands.refuse_overwriting(args, made=outputs)
 
 
 def leave_out_unreadable(args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from moshi_mlx.audio.files import AudioReader
 from moshi_mlx.checkpoint import Checkpoint, default_dtype
 from moshi_mlx.checkpoint.files import Files
 from moshi_mlx.checkpoint.weights_file import WeightsFile
+from moshi_mlx.commands import say
 from moshi_mlx.config import LmConfig
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine import memory
@@ -89,7 +90,7 @@ def answer_codes(source: Source, audio: str) -> mx.array:
     files = Files(source.name, model.config, model.tensors.path, None, None, None)
     session = Session(Checkpoint(files, model.load(default_dtype()), mimi), seed=SEED)
     heard, said = [], []
-    with AudioReader(audio, session.sample_rate) as reader:
+    with AudioReader(audio, session.sample_rate, tell=say) as reader:
         for pcm in reader.frames(session.frame_size):
             heard.append(pcm)
             frame = session.step(pcm)

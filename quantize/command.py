@@ -275,7 +275,7 @@ def _codec_report(work: Work, folder: Path) -> dict | None:
     cfg = source.model.config.lm
     rate = source.codec.cfg.sample_rate
     pcm = (
-        read_audio(args.audio, rate)
+        read_audio(args.audio, rate, tell=say)
         if args.audio
         else 0.1 * np.random.default_rng(codes.SEED).standard_normal(2 * rate)
     )

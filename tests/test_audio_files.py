@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from moshi_mlx.audio.files import AudioReader, AudioWriter, read_audio
-from moshi_mlx.errors import AudioError
+from moshi_mlx.errors import AudioError, OutputError
 from moshi_mlx.output import write_text
 
 

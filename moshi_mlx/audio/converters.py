@@ -11,12 +11,12 @@ import shutil
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import AudioError
+from ..errors import AudioError, clean
 from ..output import ScratchFolder
 from .pcm import Cut, Decoder, wav_decoder
 
@@ -29,6 +29,7 @@ _FFMPEG = (
 _TO_WAV = ("-map", "0:a:0", "-map_metadata", "-1", "-bitexact", "-c:a", "pcm_f32le", "-f", "wav", "pipe:1")
 _DEMUXERS = {"mp4": "mov", "aac": "aac", "amr": "amr", "webm": "matroska", "ogg": "ogg", "mp3": "mp3", "flac": "flac"}
 # What ffmpeg says of a file that ends too early.
+_NO_SOUND = "matches no streams"
 _CUT_WORDS = ("ended prematurely", "partial file", "truncated")
 
 
@@ -52,10 +53,10 @@ def convert(path: Path, kind: str, name: str) -> Decoder:
     raise AudioError(f"{name} is {kind} sound, which takes {apple}ffmpeg to read, and none is here. Install ffmpeg.")
 
 
-def _told(lines: list[str]) -> str:
+def _told(lines: Iterable[str]) -> str:
     """The last thing a program said, which may quote what stands in a file."""
     said = [line.strip() for line in lines if line.strip()]
-    return f" ({''.join(c for c in said[-1][:200] if c.isprintable()).rstrip('.')})" if said else ""
+    return f" ({clean(said[-1], 200).rstrip('.')})" if said else ""
 
 
 class FfmpegDecoder:
@@ -90,7 +91,9 @@ class FfmpegDecoder:
             raise
         if decoder is None:
             self.close()
-            raise AudioError(f"{name} is cut short or damaged and cannot be read as {kind} sound{self._reason()}.")
+            if any(_NO_SOUND in line for line in self._said):
+                raise AudioError(f"{name} holds no sound.")
+            raise AudioError(f"{name} is cut short or damaged and cannot be read as {kind} sound{_told(self._said)}.")
         self._decoder, self.samplerate = decoder, decoder.samplerate
         self.frames: int | None = None
 
@@ -112,10 +115,6 @@ class FfmpegDecoder:
                 self._process.stdin.flush()
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.close()
-
-    def _reason(self) -> str:
-        self._listener.join(1)
-        return _told(list(self._said))
 
     def read(self, n: int) -> np.ndarray:
         return self._decoder.read(n)

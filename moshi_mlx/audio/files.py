@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import soxr
 
-from ..errors import AudioError
+from ..errors import AudioError, CutShortWarning
 from .pcm import Raw
 from .sources import open_sound
 from .writer import AudioWriter
@@ -24,7 +25,7 @@ class AudioReader:
 
     `raw`: what the samples are, of sound without a header. A pipe is read while it comes. `duration` is in seconds of input, None
     where nobody knows. A recording whose end is missing is read as far as it goes and then told: in `shortened`, a sentence, which
-    `tell` is given too. Raises `AudioError` for what cannot be used.
+    `tell` is given too; without it, it is a warning. Raises `AudioError` for what cannot be used.
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class AudioReader:
         self.shortened = f"{self.name} is cut short: {there}."
         if self._tell is not None:
             self._tell(self.shortened)
+        else:
+            warnings.warn(self.shortened, CutShortWarning, stacklevel=2)
 
     def frames(self, size: int) -> Iterator[np.ndarray]:
         """Frames of exactly `size` samples, the last one filled with zeros; `samples` counts what was not filling."""

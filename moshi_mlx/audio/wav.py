@@ -13,8 +13,8 @@ GROWING_HEADER, STREAM_HEADER = 80, 44
 
 
 def to_int16(pcm: np.ndarray) -> np.ndarray:
-    """Samples -1..1 (clipped) as little-endian 16-bit integers."""
-    return np.clip(np.rint(pcm * 32767), -32767, 32767).astype("<i2")
+    """Samples -1..1 (clipped) as little-endian 16-bit integers: the very ones that libsndfile writes."""
+    return np.clip(np.floor(pcm * 32768), -32768, 32767).astype("<i2")
 
 
 def stream_header(channels: int, sample_rate: int, samples: int | None = None) -> bytes:

@@ -27,13 +27,13 @@ class Steps(Protocol):
 class Answer:
     """Silence to be heard after the recording, until the reply has been silent for a while or `MOST_SECONDS` have gone by.
 
-    `see` is shown every frame of the reply; `complete` tells, at the end, that it had fallen silent.
+    `see` is shown every frame of the reply; `cut` tells, at the end, that it had not fallen silent.
     """
 
     def __init__(self, frame_rate: float):
         self._enough, self._most = round(QUIET_SECONDS * frame_rate), round(MOST_SECONDS * frame_rate)
         self._quiet = 0
-        self.complete = False
+        self.cut = False
 
     def frames(self, size: int) -> Iterator[np.ndarray]:
         """What follows the recording, float32 `[size]` each."""
@@ -43,7 +43,11 @@ class Answer:
             if self._quiet >= self._enough:
                 break
             yield np.zeros(size, np.float32)
-        self.complete = self._quiet >= self._enough
+        self.cut = self._quiet < self._enough
+
+    def told(self, name: str) -> str:
+        """What to say of an answer that was cut."""
+        return f"{name}: cut after {MOST_SECONDS:.0f} s, the model was still speaking; --tail SECONDS listens longer"
 
     def see(self, text: str, pcm: np.ndarray) -> None:
         """The newest frame of the reply: its text and its sound `[n]`."""
