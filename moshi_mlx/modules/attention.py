@@ -120,7 +120,8 @@ def _fast_rotation(cfg: TransformerConfig, start: mx.array, batch: int, length: 
             return rope(groups.reshape(-1, *groups.shape[2:]), offsets).reshape(groups.shape)
         turned = groups[:, :-1]
         if alike:
-            y = rope(turned.squeeze(0).reshape(-1, *turned.shape[3:]), start.reshape(1))
+            # Without an axis: MLX's kernels step through an offset of one element by its stride, head by head past its end.
+            y = rope(turned.squeeze(0).reshape(-1, *turned.shape[3:]), start.reshape(()))
         else:
             y = rope(turned.reshape(-1, *turned.shape[2:]), offsets)
         return mx.concatenate([y.reshape(turned.shape), groups[:, -1:]], axis=1)
