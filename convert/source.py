@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from moshi_mlx.checkpoint import lora as adapters
 from moshi_mlx.checkpoint import transformers_files
-from moshi_mlx.checkpoint.files import override
+from moshi_mlx.checkpoint.files import adapter_beside, override
 from moshi_mlx.checkpoint.layouts import kinds
 from moshi_mlx.checkpoint.layouts.transformers_lm import FAMILIES
 from moshi_mlx.checkpoint.places import Place, fetch_shards
@@ -95,10 +94,7 @@ def _with_adapter(request: Request, place: Place, data: dict[str, Any], notes: l
     if request.lora is not None or "dim" not in data:
         return request
     named = data.get("lora_name")
-    if isinstance(named, str):
-        path = place.named(named)
-    else:
-        path = place.find(adapters.FILE_NAME, optional=True) if data.get("lora") is True else None
+    path = adapter_beside(place, named if isinstance(named, str) else None, data.get("lora") is True)
     if path is None:
         return request
     notes.append(f"the adapter {path.name}, which the configuration speaks of, is merged in.")

@@ -21,12 +21,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import commands
 from .audio.files import AudioReader, check_writable, read_audio, write_text
-from .checkpoint.files import Files
 from .checkpoint.loader import Checkpoint
 from .commands import console, say
 from .config.description import SttConfig
-from .config.parts import LmConfig
-from .errors import ConfigError, InputError
+from .errors import InputError
 from .modules.sampling import Sampler
 from .speech_to_text.delays import delays_of
 from .speech_to_text.listener import Listener
@@ -40,7 +38,7 @@ from .speech_to_text.transcribe import TIMINGS, FileTranscriber, Transcript
 from .speech_to_text.writers import FORMATS, format_of, json_object
 
 # English and French, with the heads that tell ends of turns.
-DEFAULT_REPO = "kyutai/stt-1b-en_fr-candle"
+DEFAULT_NAME = "stt-1b"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     prompt.add_argument("--prompt-text", metavar="TEXT", help="what is said first, word by word")
     prompt.add_argument("--keep-prompt", action="store_true", help="keep the prompt's transcript")
     p.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
-    commands.add_checkpoint_arguments(p)
+    commands.add_checkpoint_arguments(p, default=DEFAULT_NAME)
     return p
 
 
@@ -100,13 +98,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     listens = not args.files
     check_arguments(args, listens)
+    commands.check_checkpoint(args, ("stt",), DEFAULT_NAME)
     with ExitStack() as stack:
         source = None
         if listens:
             source = stack.enter_context(open_source(args.input, args.input_device))
-        if not (args.model or args.hf_repo or (args.moshi_weights and args.lm_config)):
-            args.hf_repo = DEFAULT_REPO
-        loaded = commands.load(args, batch=args.batch, check=check_kind)
+        loaded = commands.load(args, kinds=("stt",), default=DEFAULT_NAME, batch=args.batch)
         if source is not None:
             return listen(args, loaded, source)
         return transcribe(args, loaded)
@@ -145,15 +142,6 @@ def check_arguments(args: argparse.Namespace, listens: bool) -> None:
     for name in args.files:
         if name != "-":
             AudioReader(name).close()
-
-
-def check_kind(files: Files) -> None:
-    """Refuse other models before their weights are read."""
-    lm: LmConfig = files.config.lm
-    if lm.dep_q or not lm.n_q:
-        raise ConfigError(
-            f"{files.source} is a {files.config.model_type} model; speech-to-text needs one that only listens, such as {DEFAULT_REPO}."
-        )
 
 
 def make_listener(args: argparse.Namespace, loaded: Checkpoint, batch: int) -> Listener:

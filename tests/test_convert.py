@@ -171,6 +171,10 @@ def test_the_scale_of_an_adapter(tmp_path):
     case = GOLDENS / "family" / "lora"
     source = golden_convert.only(case, tmp_path, "config.json")
     shutil.copy(case / "base.safetensors", source / "model.safetensors")
+    config = json.loads((source / "config.json").read_text())
+    with pytest.raises(CheckpointError, match="an adapter belongs to the model"):
+        convert(source, tmp_path / "base")
+    (source / "config.json").write_text(json.dumps({**config, "lora": False}))
     base = stored(convert(source, tmp_path / "base"))
     none = stored(convert(source, tmp_path / "none", "--lora", str(case / "lora.safetensors"), "--lora-scale", "0"))
     assert_same(base, none)

@@ -238,7 +238,7 @@ def test_speaker_slots():
 def test_where_voices_are_found(tmp_path, monkeypatch):
     asked = []
 
-    def download(repo, filename):
+    def download(repo, filename, **_):
         asked.append((repo, filename))
         raise hub_errors.EntryNotFoundError("no such file")
 

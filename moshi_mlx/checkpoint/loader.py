@@ -21,10 +21,10 @@ from ..config.presets import MIMI_V0_1, PERSONAPLEX_7B
 from ..config.transformers_config import CODEC_PREFIXES
 from ..errors import CheckpointError, ConfigError, InputError, quoted
 from ..machine import memory
-from ..machine.capacity import default_dtype
+from ..machine.capacity import capacity, default_dtype
 from ..models.lm_model import LmModel
 from ..models.mimi_model import MimiModel
-from . import fill, recipes, tokenizer_json, transformers_files
+from . import fill, recipes, registry, tokenizer_json, transformers_files
 from .files import Files, Overrides, locate, require_tokenizer
 from .fill import Progress
 from .layouts import lm as lm_layouts
@@ -208,7 +208,7 @@ class Loader:
         shapes = fill.parameter_shapes(self.lm)
         packed = {f"{path}.weight": q for path, q in self.packing.items()}
         return sum(
-            packed_bytes(shape, packed[name]) if name in packed else math.prod(shape) * self.dtype.size
+            packed_bytes(shape, packed[name]) if name in packed else packed_bytes(shape, None, self.dtype)
             for name, shape in shapes.items()
         )
 
@@ -220,10 +220,17 @@ class Loader:
         if self.mimi_cfg is not None and self.codec is not None:
             mimi = MimiModel(self.mimi_cfg)
             load_mimi_file(mimi, self.codec)
-        load_lm_file(
-            self.lm, self.weights, dtype=self.dtype, progress=progress, adapter=self.adapter,
-            architecture=self.files.config.architecture, packing=self.packing,
-        )  # fmt: skip
+        try:
+            load_lm_file(
+                self.lm, self.weights, dtype=self.dtype, progress=progress, adapter=self.adapter,
+                architecture=self.files.config.architecture, packing=self.packing,
+            )  # fmt: skip
+        except CheckpointError as e:
+            if not self.files.config.legacy:
+                raise
+            raise CheckpointError(
+                f"{e} Without a config.json that describes the model it was taken for Moshi 7B; name one with --lm-config."
+            ) from None
         if self.files.config.model_type == "hibiki":
             read_eos_as_pad(self.lm)
         return Checkpoint(self.files, self.lm, mimi, tokenizer, self.quantizations, self.notes)
@@ -263,7 +270,14 @@ def load(
     context: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Checkpoint:
-    """Locate, check and load a checkpoint in one call."""
+    """Locate, check and load a checkpoint in one call.
+
+    `quantized` (4 or 8) chooses among published precisions, or packs dense weights while they load; without it a short name is taken
+    at the precision that suits this machine, and a folder or repository as it is.
+    """
+    name = registry.short_name(model, hf_repo)
+    if quantized is None and name is not None and not (overrides and overrides.moshi):
+        quantized = registry.suited(name, capacity()).bits
     files = locate(model, hf_repo, quantized, overrides)
     loader = Loader(files, quantized=quantized, dtype=dtype, batch=batch, with_codec=with_codec, context=context)
     return loader.load(progress)
