@@ -22,10 +22,11 @@ from .checkpoint.fill import describe
 from .checkpoint.loader import DTYPES, Checkpoint, Loader
 from .checkpoint.places import open_place
 from .config.description import Generation
-from .errors import ConfigError, MoshiError, clean
+from .errors import ConfigError, MoshiError, clean, quit_at_once
 from .machine import memory
 from .machine.capacity import capacity
 from .modules.sampling import Sampler
+from .text import escape_unwritable
 
 # Results go to standard output, everything about them to standard error.
 console = Console(stderr=True, highlight=False)
@@ -42,6 +43,9 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
         raise SystemExit(128 + signum)
 
     signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGINT) is quit_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    escape_unwritable(sys.stdout)
     try:
         code = main(argv) or 0
         if sys.stdout is not None:
@@ -134,10 +138,10 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument(
         "--temp",
-        type=_temperature,
+        type=temperature,
         help="temperature of audio, and of text unless --text-temp is given (default: the checkpoint's)",
     )
-    group.add_argument("--text-temp", type=_temperature, help="temperature of text")
+    group.add_argument("--text-temp", type=temperature, help="temperature of text")
     group.add_argument("--top-k", type=_count, help="audio tokens to choose from, 0 for all")
     group.add_argument("--text-top-k", type=_count, help="text tokens to choose from, 0 for all")
     group.add_argument("--greedy", action="store_true", help="always take the most probable token")
@@ -171,7 +175,7 @@ def _number(text: str) -> float:
     return value
 
 
-def _temperature(text: str) -> float:
+def temperature(text: str) -> float:
     value = _number(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is not a temperature; expected 0 or more")

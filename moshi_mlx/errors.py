@@ -9,7 +9,10 @@ goes through `clean` before it is shown: errors do so themselves, `commands.say`
 
 from __future__ import annotations
 
+import os
 import reprlib
+import signal
+import sys
 import unicodedata
 from typing import Any
 
@@ -47,6 +50,24 @@ def _is_shown(c: str) -> bool:
 def quoted(value: Any) -> str:
     """A value of a file as a message shows it: as Python writes it, long ones with dots in the middle."""
     return _short.repr(value)
+
+
+def interrupt_at_once() -> None:
+    """Have Ctrl-C end a command that is still being imported without a traceback. `commands.run` takes over from here.
+
+    Only where Python was told to run one of ours: `python -m moshi_mlx.stt` has this first word until its module was found.
+    """
+    words = sys.orig_argv
+    module = words[words.index("-m") + 1] if sys.argv[:1] == ["-m"] and "-m" in words[:-1] else ""
+    # A shell has what it runs in the background ignore interrupts.
+    if module.partition(".")[0] == "moshi_mlx" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, quit_at_once)
+
+
+def quit_at_once(signum: int, frame: object) -> None:
+    """Nothing is under way yet that would have to be ended in order."""
+    os.write(2, b"\ninterrupted\n")
+    os._exit(128 + signum)
 
 
 class MoshiError(Exception):

@@ -80,6 +80,11 @@ def parser() -> argparse.ArgumentParser:
     listening.add_argument(
         "--no-flush", dest="flush", action="store_false", help="let the last words of a turn come with the delay"
     )
+    p.add_argument(
+        "--temp",
+        type=commands.temperature,
+        help="temperature of the text, 0 for the most probable (default: the checkpoint's)",
+    )
     prompt = p.add_argument_group("prompt (experimental)")
     prompt.add_argument("--prompt-audio", metavar="FILE", help="speech to hear first, for its spelling and style")
     prompt.add_argument("--prompt-text", metavar="TEXT", help="what is said first, word by word")
@@ -155,9 +160,8 @@ def make_listener(args: argparse.Namespace, loaded: Checkpoint, batch: int) -> L
                 f"--prompt-text has {len(prompt)} tokens, more than the model's window of {window} steps; shorten it."
             )
     defaults = loaded.config.generation
-    sampler = Sampler(
-        temp=defaults.temp_text if "lm_gen_config" in loaded.config.raw else 0, top_p=0, top_k=defaults.top_k_text
-    )
+    shipped = defaults.temp_text if "lm_gen_config" in loaded.config.raw else 0.0
+    sampler = Sampler(temp=commands.first(args.temp, shipped), top_p=0, top_k=defaults.top_k_text)
     return Listener(loaded.lm, loaded.mimi, batch, sampler=sampler, prompt=prompt, compile=args.compile)
 
 
