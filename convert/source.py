@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from moshi_mlx.checkpoint import transformers_files
@@ -38,6 +38,16 @@ class Source:
     licence: str | None = None
     revision: str | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_repository(self) -> bool:
+        """Whether `name` is that of a repository of the Hub."""
+        return self.name.count("/") == 1 and self.revision is not None
+
+    @property
+    def public_name(self) -> str:
+        """The name without the folders of whoever made this."""
+        return self.name if self.is_repository else PurePath(self.name).name
 
 
 def open_source(request: Request) -> Source:

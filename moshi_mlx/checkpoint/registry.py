@@ -42,6 +42,12 @@ _KINDS_IN_WORDS = {
 }  # fmt: skip
 
 
+def usage(kind: str, model: str) -> str:
+    """The command that runs a model of a kind."""
+    module, arguments = _COMMANDS[kind]
+    return f"python -m moshi_mlx.{module}{arguments} --model {model}"
+
+
 @dataclass(frozen=True)
 class Published:
     """One published checkpoint at one precision.
@@ -92,9 +98,8 @@ class Published:
     @property
     def command(self) -> str:
         """How it is used."""
-        module, arguments = _COMMANDS[self.kind]
         precision = "" if self.bits is None else f" -q {self.bits}"
-        return f"python -m moshi_mlx.{module}{arguments} --model {self.name}{precision}"
+        return usage(self.kind, self.name) + precision
 
     @property
     def precision(self) -> str:

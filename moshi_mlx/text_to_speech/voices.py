@@ -16,13 +16,19 @@ import numpy as np
 
 from ..audio.files import read_audio
 from ..checkpoint import hub, registry
-from ..errors import CheckpointError, InputError
+from ..checkpoint.weights_file import read_header
+from ..config.input_files import file_size
+from ..errors import CheckpointError, InputError, quoted
 from ..models.mimi_model import MimiModel
 from ..modules.conditioner import TensorCondition
 
 TENSOR = "speaker_wavs"
 # The end of an encoded clip hears the silence that follows it.
 DROPPED_FRAMES = 2
+KINDS = (
+    "A voice is a local file, hf://owner/repository/file, or the name of one listed at https://huggingface.co/kyutai/tts-voices/tree/main "
+    "(expresso/ex03-ex01_happy_001_channel1_334s.wav)."
+)
 
 
 def suffix_of(model_id: dict) -> str:
@@ -51,19 +57,23 @@ def find_voice(name: str, repo: str, suffix: str = "", tell: Callable[[str], Non
         repo, full = hub.split_hub_name(full)
     if tell is not None and not registry.is_cached(repo, full):
         tell(f"{repo}: a voice has the licence of its folder, {Path(full).parent}: see https://huggingface.co/{repo}")
+    if not registry.is_cached(repo, full) and not hub.is_reachable():
+        raise InputError(
+            f"there is no voice {quoted(name)} on this machine, and the Hub cannot be reached to look for it in {repo}. {KINDS}"
+        )
     found = hub.download(repo, full, optional=True)
     if found is None:
-        raise InputError(
-            f"there is no voice {name!r} for this model: {repo} has no file {full!r}. "
-            f"Voices are listed at https://huggingface.co/{repo}/tree/main"
-        )
+        raise InputError(f"there is no voice {quoted(name)} for this model: {repo} has no file {quoted(full)}. {KINDS}")
     return found
 
 
 def load_speaker(path: str | Path, dim: int, model_id: dict | None = None) -> mx.array:
     """Embedding `[1, dim, T]` float32 of a voice file, checked. `model_id` (sig, epoch) is that of the model."""
     loaded: Any
+    file_size(path)
     try:
+        # Its own reader crashes on some damaged headers.
+        read_header(Path(path))
         loaded = mx.load(str(path), format="safetensors", return_metadata=True)
     except (RuntimeError, ValueError, OSError):
         raise CheckpointError(
