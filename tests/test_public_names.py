@@ -119,9 +119,10 @@ def test_frames_by_sample_are_those_of_the_engine(cfg_coef):
     rng = np.random.default_rng(1)
     text, own = mx.array([[30]]), [mx.array([[24]])] * 3
     seen = []
-    for _ in range(5):
+    for step in range(5):
         user = mx.array(rng.integers(0, 24, (1, 3)))
-        audio = [*own, *(user[:, k : k + 1] for k in range(3))]
+        # Before the first frame every channel reads its initial token.
+        audio = [*own, *(user[:, k : k + 1] if step else mx.array([[24]]) for k in range(3))]
         t, a = lm.sample(
             text,
             audio,

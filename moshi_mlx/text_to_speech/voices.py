@@ -25,10 +25,6 @@ from ..modules.conditioner import TensorCondition
 TENSOR = "speaker_wavs"
 # The end of an encoded clip hears the silence that follows it.
 DROPPED_FRAMES = 2
-KINDS = (
-    "A voice is a local file, hf://owner/repository/file, or the name of one listed at https://huggingface.co/kyutai/tts-voices/tree/main "
-    "(expresso/ex03-ex01_happy_001_channel1_334s.wav)."
-)
 
 
 def suffix_of(model_id: dict) -> str:
@@ -57,13 +53,17 @@ def find_voice(name: str, repo: str, suffix: str = "", tell: Callable[[str], Non
         repo, full = hub.split_hub_name(full)
     if tell is not None and not registry.is_cached(repo, full):
         tell(f"{repo}: a voice has the licence of its folder, {Path(full).parent}: see https://huggingface.co/{repo}")
-    if not registry.is_cached(repo, full) and not hub.is_reachable():
+    kinds = f"A voice is a local file, hf://owner/repository/file, or a name of https://huggingface.co/{repo}/tree/main."
+    try:
+        found = hub.download(repo, full, optional=True)
+    except CheckpointError:
+        if hub.is_reachable():
+            raise
         raise InputError(
-            f"there is no voice {quoted(name)} on this machine, and the Hub cannot be reached to look for it in {repo}. {KINDS}"
-        )
-    found = hub.download(repo, full, optional=True)
+            f"there is no voice {quoted(name)} on this machine, and the Hub cannot be reached to look for it in {repo}. {kinds}"
+        ) from None
     if found is None:
-        raise InputError(f"there is no voice {quoted(name)} for this model: {repo} has no file {quoted(full)}. {KINDS}")
+        raise InputError(f"there is no voice {quoted(name)} for this model: {repo} has no file {quoted(full)}. {kinds}")
     return found
 
 
