@@ -34,7 +34,12 @@ def config_file(
     if quantization is not None:
         raw["quantization"] = quantization
     if layout == "mlx":
-        said = {"name": source.name, "revision": source.revision, "format": source.kind, "licence": source.licence}
+        said = {
+            "name": source.public_name,
+            "revision": source.revision,
+            "format": source.kind,
+            "licence": source.licence,
+        }
         raw["source"] = {k: v for k, v in said.items() if v is not None}
     # It has to be what was planned.
     CheckpointConfig.from_dict(raw)

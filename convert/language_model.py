@@ -16,7 +16,7 @@ from moshi_mlx.checkpoint.layouts.expr import Expr, LowRank, Packed, Stored, sub
 from moshi_mlx.checkpoint.packing import Quantization
 from moshi_mlx.checkpoint.transformers_files import check_description, text_rows
 from moshi_mlx.config import LmConfig, presets, transformers_config
-from moshi_mlx.config.description import CheckpointConfig, as_personaplex
+from moshi_mlx.config.description import BOOKKEEPING, CheckpointConfig, as_personaplex
 from moshi_mlx.config.reader import NUMBER, Reader
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError
 from moshi_mlx.models.lm_model import LmModel
@@ -38,9 +38,8 @@ KNOWN = {
 }
 # Keys of a source's configuration that its conversion settles.
 _SETTLED = (
-    "moshi_name", "mimi_name", "tokenizer_name", "mimi_config_name", "quantize", "quantization", "quantization_config",
-    "lora", "lora_name", "lora_rank", "lora_scaling", "source", "architectures", "license", "_name_or_path",
-    "transformers_version",
+    "moshi_name", "mimi_name", "tokenizer_name", "mimi_config_name", "quantize", "quantization",
+    "lora", "lora_name", "lora_rank", "lora_scaling", *BOOKKEEPING,
 )  # fmt: skip
 
 

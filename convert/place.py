@@ -60,7 +60,7 @@ def find_place(source: str) -> tuple[Place, Path | None]:
     if hub.is_hub_name(source):
         repo, name = hub.split_hub_name(source)
         return Repo(repo), hub.download(repo, name)
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
         inner = path / "consolidated"
         # moshi-finetune keeps the weights of a checkpoint one level down.

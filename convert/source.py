@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from moshi_mlx.checkpoint import lora as adapters
 from moshi_mlx.checkpoint import transformers_files
-from moshi_mlx.checkpoint.files import override
+from moshi_mlx.checkpoint.files import adapter_beside, override
 from moshi_mlx.checkpoint.layouts import kinds
 from moshi_mlx.checkpoint.layouts.transformers_lm import FAMILIES
 from moshi_mlx.checkpoint.places import Place, fetch_shards
@@ -39,6 +38,16 @@ class Source:
     licence: str | None = None
     revision: str | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_repository(self) -> bool:
+        """Whether `name` is that of a repository of the Hub."""
+        return self.name.count("/") == 1 and self.revision is not None
+
+    @property
+    def public_name(self) -> str:
+        """The name without the folders of whoever made this."""
+        return self.name if self.is_repository else PurePath(self.name).name
 
 
 def open_source(request: Request) -> Source:
@@ -95,10 +104,7 @@ def _with_adapter(request: Request, place: Place, data: dict[str, Any], notes: l
     if request.lora is not None or "dim" not in data:
         return request
     named = data.get("lora_name")
-    if isinstance(named, str):
-        path = place.named(named)
-    else:
-        path = place.find(adapters.FILE_NAME, optional=True) if data.get("lora") is True else None
+    path = adapter_beside(place, named if isinstance(named, str) else None, data.get("lora") is True)
     if path is None:
         return request
     notes.append(f"the adapter {path.name}, which the configuration speaks of, is merged in.")

@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     check(args)
+    commands.check_checkpoint(args, commands.TALKERS)
     begin = time.perf_counter()
     loaded = commands.load(args, batch=args.batch)
     load_s = time.perf_counter() - begin

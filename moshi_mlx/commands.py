@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,15 +20,18 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from .audio.pcm import RAW_FORMATS
 from .checkpoint import files as checkpoint_files
-from .checkpoint import registry
+from .checkpoint import hub, registry
 from .checkpoint.files import Files, Overrides
 from .checkpoint.fill import describe
 from .checkpoint.loader import DTYPES, Checkpoint, Loader
+from .checkpoint.places import open_place
 from .config.description import Generation
-from .errors import CutShortWarning, MoshiError
+from .errors import ConfigError, CutShortWarning, MoshiError, clean, quit_at_once
 from .machine import memory
+from .machine.capacity import capacity
 from .modules.sampling import Sampler
 from .output import open_nowhere, refuse_inputs, remove_unfinished
+from .text import escape_unwritable
 
 # Results go to standard output, everything about them to standard error.
 console = Console(stderr=True, highlight=False)
@@ -57,10 +60,13 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
             show(message, category, *rest)
 
     warnings.showwarning = notice
+    if signal.getsignal(signal.SIGINT) is quit_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in _ENDS:
         # What was started to be deaf for it (`nohup`) stays so.
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
             signal.signal(getattr(signal, name), end)
+    escape_unwritable(sys.stdout)
     try:
         code = main(argv) or 0
         if sys.stdout is not None:
@@ -90,7 +96,7 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
         print(f"error: {e.filename or 'standard output'} cannot be used: {e.strerror}.", file=sys.stderr)
         code = 1
     except MemoryError:
-        print("error: out of memory. Choose a quantised checkpoint (-q 4) or close other programs.", file=sys.stderr)
+        print("error: out of memory. Pack the weights (-q 4) or close other programs.", file=sys.stderr)
         code = 1
     finally:
         remove_unfinished()
@@ -123,8 +129,11 @@ def refuse_overwriting(
     refuse_inputs([*wanted, *made], inputs)
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser, demo: bool = False) -> None:
-    """`demo`: the command can run the demo model, and has a flag for it."""
+def add_checkpoint_arguments(
+    parser: argparse.ArgumentParser, demo: bool = False, default: str = registry.DEFAULT_NAME
+) -> None:
+    """`demo`: the command can run the demo model, and has a flag for it. `default`: the short name of what it runs else."""
+    parser.set_defaults(command=parser.prog.rpartition(".")[2])
     group = parser.add_argument_group("checkpoint")
     if demo:
         group.add_argument(
@@ -137,15 +146,14 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, demo: bool = False
     group.add_argument(
         "--model", metavar="DIR|NAME", help="local checkpoint folder, or a short name: see python -m moshi_mlx.models"
     )
-    group.add_argument(
-        "--hf-repo", metavar="REPO", help="Hub repository (default: kyutai/moshiko at the precision of -q)"
-    )
+    group.add_argument("--hf-repo", metavar="REPO", help=f"Hub repository (default: {default}, as --model {default})")
     group.add_argument(
         "-q",
         "--quantized",
         type=int,
-        choices=[4, 8],
-        help="precision of the default repository or of a short name; a checkpoint's own is read from its files",
+        choices=[4, 8, AS_PUBLISHED],
+        help="bits per weight: chooses among those published, or packs dense weights while they load; 16 takes them as they are "
+        "(default: for a short name what suits this machine, else what the files hold)",
     )
     group.add_argument("--moshi-weights", "--moshi-weight", metavar="FILE", help="language model weights")
     group.add_argument("--mimi-weights", "--mimi-weight", metavar="FILE", help="codec weights")
@@ -175,10 +183,10 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument(
         "--temp",
-        type=_temperature,
+        type=temperature,
         help="temperature of audio, and of text unless --text-temp is given (default: the checkpoint's)",
     )
-    group.add_argument("--text-temp", type=_temperature, help="temperature of text")
+    group.add_argument("--text-temp", type=temperature, help="temperature of text")
     group.add_argument("--top-k", type=_count, help="audio tokens to choose from, 0 for all")
     group.add_argument("--text-top-k", type=_count, help="text tokens to choose from, 0 for all")
     group.add_argument("--greedy", action="store_true", help="always take the most probable token")
@@ -212,7 +220,7 @@ def _number(text: str) -> float:
     return value
 
 
-def _temperature(text: str) -> float:
+def temperature(text: str) -> float:
     value = _number(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is not a temperature; expected 0 or more")
@@ -265,26 +273,91 @@ def first(*values):
     return next((v for v in values if v is not None), None)
 
 
+# Kinds of models that hold a dialogue, or translate one side of it.
+TALKERS = ("moshi", "personaplex", "hibiki")
+# `-q` of those who want the weights as they are published.
+AS_PUBLISHED = 16
+
+
+def check_checkpoint(args: argparse.Namespace, kinds: Sequence[str], default: str = registry.DEFAULT_NAME) -> None:
+    """Refuse names that are none, files that are not there and models of the wrong kind, before a device or the network is asked.
+
+    `kinds` are those the command runs, `default` the short name of the model it runs when none is named.
+    """
+    model, hf_repo, name = _named(args, default)
+    if name is not None:
+        registry.refuse_kind(name, None, kinds, args.command)
+    elif model is not None or hf_repo is not None:
+        registry.refuse_kind(None, hf_repo, kinds, args.command)
+        open_place(model, hf_repo)
+    for path in (args.moshi_weights, args.mimi_weights, args.tokenizer, args.lm_config):
+        if path is not None and not hub.is_hub_name(path):
+            checkpoint_files.override(path)
+
+
+def _named(args: argparse.Namespace, default: str) -> tuple[str | None, str | None, str | None]:
+    """Folder, repository or short name that is asked for, one of them; none where single files say everything."""
+    if not (args.model or args.hf_repo):
+        return None, None, None if args.moshi_weights and args.lm_config else default
+    name = registry.short_name(args.model, args.hf_repo)
+    return (None, None, name) if name is not None else (args.model, args.hf_repo, None)
+
+
+def _precision(args: argparse.Namespace, name: str | None) -> int | None:
+    """The bits asked for; else those at which the model of a short name suits this machine. None: as the files are."""
+    if args.quantized is not None:
+        return None if args.quantized == AS_PUBLISHED else args.quantized
+    if name is None or args.moshi_weights is not None:
+        return None
+    machine = capacity()
+    best = registry.suited(name, machine)
+    if best.bits is not None:
+        speed = "" if machine.bandwidth is None else f" and {machine.bandwidth} GB/s"
+        what = f"{best.precision} suits this machine, which has {memory.gigabytes(machine.memory)}{speed} for it"
+        if not best.suits(machine):
+            what = f"{best.precision}, though that too is much for this machine"
+        say(f"{name}: {what} (-q chooses)")
+    return best.bits
+
+
+def check_kind(files: Files, kinds: Sequence[str], command: str) -> None:
+    """Refuse a model that its configuration shows to be of another kind than a command runs."""
+    kind = files.config.kind
+    if kind not in kinds:
+        raise ConfigError(registry.wrong_kind(files.source, kind, kinds, command))
+
+
 def load(
     args: argparse.Namespace,
     *,
+    kinds: Sequence[str] = TALKERS,
+    default: str = registry.DEFAULT_NAME,
     batch: int = 1,
     with_codec: bool = True,
     check: Callable[[Files], object] | None = None,
 ) -> Checkpoint:
-    """Find, announce and load the checkpoint the arguments name. `check` may refuse it before anything is read."""
+    """Find, announce and load the checkpoint the arguments name. `check` may refuse it before anything is read.
+
+    `kinds` and `default` as for `check_checkpoint`, which is part of this.
+    """
+    check_checkpoint(args, kinds, default)
     overrides = Overrides(
         args.moshi_weights, args.mimi_weights, args.tokenizer, args.lm_config, args.lora, args.lora_scale
     )
-    if args.moshi_weights is None:
-        for line in registry.before_download(args.model, args.hf_repo, args.quantized):
+    model, hf_repo, name = _named(args, default)
+    bits = _precision(args, name)
+    if name is not None:
+        hf_repo = registry.by_name(name, bits).repo
+    if args.moshi_weights is None and hf_repo is not None:
+        for line in registry.before_download(None, hf_repo, None):
             say(line)
-    files = checkpoint_files.locate(args.model, args.hf_repo, args.quantized, overrides)
+    files = checkpoint_files.locate(model, hf_repo, bits, overrides)
+    check_kind(files, kinds, args.command)
     if check is not None:
         check(files)
     loader = Loader(
         files,
-        quantized=args.quantized,
+        quantized=bits,
         dtype=DTYPES[args.dtype] if args.dtype else None,
         batch=batch,
         with_codec=with_codec,
@@ -309,9 +382,11 @@ def announce(loader: Loader) -> None:
     if loader.adapter is not None:
         scale = f"scale {loader.adapter.scaling:g}"
         say(f"adapter: {loader.adapter.path}, rank {loader.adapter.rank}, {scale}")
+    for note in loader.notes:
+        say(f"note: {note}")
     say(f"memory: needs {memory.gigabytes(need.total)}, {memory.gigabytes(memory.available_bytes())} available")
 
 
 def say(text: str) -> None:
     """One line about the work, as it is: no markup, no wrapping."""
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(clean(text), markup=False, soft_wrap=True)

@@ -9,12 +9,16 @@ goes through `clean` before it is shown: errors do so themselves, `commands.say`
 
 from __future__ import annotations
 
+import os
 import reprlib
+import signal
+import sys
 import unicodedata
 from typing import Any
 
-# Characters of a message. Longer ones lose their middle: the end says what to do next.
-LONGEST_MESSAGE = 1600
+# Characters of a message and of a value in it. Longer ones lose their middle: the end of a message says what to do next.
+LONGEST_MESSAGE, LONGEST_VALUE = 1600, 300
+LONGEST_BYTES = 2000
 # Control characters, halves of surrogate pairs, separators of lines and paragraphs.
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 # These would turn the direction of everything that follows.
@@ -33,11 +37,15 @@ def clean(text: str, longest: int | None = None, keep: str = "") -> str:
 
     Characters of `keep` stay as they are. What is longer than `longest` characters loses its middle.
     """
-    if longest is not None and len(text) > longest:
-        text = f"{text[: longest // 2]} [...] {text[-(longest // 2) :]}"
+    if longest is not None:
+        text = _shortened(text, longest)
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if c in keep else " " if c in "\n\t\r" else c for c in text if c in keep or _is_shown(c))
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest // 2]} [...] {text[-(longest // 2) :]}"
 
 
 def _is_shown(c: str) -> bool:
@@ -46,14 +54,35 @@ def _is_shown(c: str) -> bool:
 
 def quoted(value: Any) -> str:
     """A value of a file as a message shows it: as Python writes it, long ones with dots in the middle."""
-    return _short.repr(value)
+    return _shortened(_short.repr(value), LONGEST_VALUE)
+
+
+def interrupt_at_once() -> None:
+    """Have Ctrl-C end a command that is still being imported without a traceback. `commands.run` takes over from here.
+
+    Only where Python was told to run one of ours: `python -m moshi_mlx.stt` has this first word until its module was found.
+    """
+    words = sys.orig_argv
+    module = words[words.index("-m") + 1] if sys.argv[:1] == ["-m"] and "-m" in words[:-1] else ""
+    # A shell has what it runs in the background ignore interrupts.
+    if module.partition(".")[0] == "moshi_mlx" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, quit_at_once)
+
+
+def quit_at_once(signum: int, frame: object) -> None:
+    """Nothing is under way yet that would have to be ended in order."""
+    os.write(2, b"\ninterrupted\n")
+    os._exit(128 + signum)
 
 
 class MoshiError(Exception):
     """Base of all errors that are explained to the user rather than traced."""
 
     def __init__(self, message: str = "", *rest: object):
-        super().__init__(clean(message, LONGEST_MESSAGE), *rest)
+        message = clean(message, LONGEST_MESSAGE)
+        if len(message.encode()) > LONGEST_BYTES:
+            message = _shortened(message, LONGEST_BYTES // 4)
+        super().__init__(message, *rest)
 
 
 class ConfigError(MoshiError, ValueError):

@@ -111,6 +111,8 @@ def main(argv: list[str] | None = None, make_talker: Callable[[argparse.Namespac
         print(devices.table(devices.devices(devices.portaudio())))
         return 0
     check(args)
+    if make_talker is None:
+        commands.check_checkpoint(args, commands.TALKERS)
     trace = Trace(args.trace) if args.trace else NoTrace()
     sides = make_sides(
         args.input,
@@ -161,7 +163,7 @@ def make_canceller(args: argparse.Namespace, sides: Sides) -> echo.Canceller | N
     if mode is None and not sides.loudspeaker_and_microphone:
         mode = "off"
     if mode is None and not echo.available():
-        say("echo cancellation is not installed: use headphones, or pip install 'moshi_mlx[echo]'")
+        say("echo cancellation is not installed: use headphones, or pip install '.[echo]' in the project's folder")
     return echo.make(mode, noise_suppression=args.noise_suppression, auto_gain=args.auto_gain)
 
 

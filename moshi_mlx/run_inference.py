@@ -108,6 +108,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    commands.check_checkpoint(args, commands.TALKERS)
     new_folder = args.batch is not None and not Path(args.batch).exists()
     check_outputs(args)
     jobs, unread = open_jobs(args)

@@ -1,5 +1,6 @@
-"""`python -m moshi_mlx.run_tts TEXT_FILE OUT`: text to speech.
+"""`python -m moshi_mlx.run_tts TEXT OUT`: text to speech.
 
+    python -m moshi_mlx.run_tts "Hello there." hello.wav
     python -m moshi_mlx.run_tts speech.txt speech.wav
     python -m moshi_mlx.run_tts --text "Hello there." hello.wav --voice expresso/ex03-ex01_happy_001_channel1_334s.wav
     some-language-model | python -m moshi_mlx.run_tts -          # spoken on the loudspeaker while it is written
@@ -7,13 +8,14 @@
     python -m moshi_mlx.run_tts scene.txt scene.flac --dialogue --voice A --voice B     # one line, one turn
     python -m moshi_mlx.run_tts requests.jsonl --out-folder out  # lines {"turns": [...], "voices": [...], "id": "..."}
 
-Pauses are written <break time="1.5s"/>.
+Pauses are written <break time="1.5s"/>, <break time="500ms"/> or <break strength="strong"/>.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +28,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from . import commands
 from .audio.files import AudioWriter
 from .commands import console, say
-from .errors import InputError
+from .errors import InputError, clean
 from .output import check_writable, is_standard_output, make_folder, write_text
 from .speech_to_text.transcribe import Transcript
 from .speech_to_text.writers import FORMATS, format_of, json_object
@@ -36,10 +38,27 @@ from .text_to_speech.outlets import Outlet, run
 from .text_to_speech.requests import Request, read_requests
 from .text_to_speech.speech import Speech
 from .text_to_speech.text_sources import TextFeed, pieces_of, read_text, stdin_pieces
-from .text_to_speech.tts_model import DEFAULT_DSM_TTS_REPO, DEFAULT_DSM_TTS_VOICE_REPO, TTSModel
+from .text_to_speech.tts_model import DEFAULT_DSM_TTS_VOICE_REPO, TTSModel
 
 DEFAULT_VOICE = "expresso/ex03-ex01_happy_001_channel1_334s.wav"
+DEFAULT_NAME = "tts-1.6b"
 CFG_COEF = 2.0
+# A word that ends so is the name of a file that is not there.
+TEXT_ENDINGS = (
+    ".txt",
+    ".md",
+    ".text",
+    ".jsonl",
+    ".json",
+    ".srt",
+    ".vtt",
+    ".html",
+    ".xml",
+    ".ssml",
+    ".rtf",
+    ".docx",
+    ".pdf",
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,10 +68,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "files",
         nargs="*",
-        metavar="TEXT_FILE [OUT]",
-        help="text (- for standard input) or requests (.jsonl), then a sound file; nothing: the loudspeaker; -: standard output",
+        metavar="TEXT [OUT]",
+        help="what to say, or a file with it (- for standard input; .jsonl: requests), then a sound file; nothing: the loudspeaker; -: "
+        "standard output",
     )
-    p.add_argument("--text", help="say this instead of TEXT_FILE")
+    p.add_argument("--text", help="say this, whatever it is called")
     p.add_argument("-o", "--output", metavar="FILE", help="the same as OUT")
     p.add_argument("--raw", action="store_true", help="standard output without a header: mono, 24000 samples a second")
     commands.add_raw_format(p)
@@ -110,9 +130,13 @@ def parser() -> argparse.ArgumentParser:
         "--final-padding", type=int, default=4, metavar="STEPS", help="after the last word (default: %(default)s)"
     )
     speech.add_argument(
-        "--quantize", type=int, choices=[4, 8], help="quantise after loading: slower to start, faster and smaller then"
+        "--quantize",
+        dest="quantized",
+        type=int,
+        choices=[4, 8],
+        help="the same as -q: packs dense weights while they load",
     )
-    commands.add_checkpoint_arguments(p)
+    commands.add_checkpoint_arguments(p, default=DEFAULT_NAME)
     commands.add_sampling_arguments(p)
     p.set_defaults(cfg_coef=CFG_COEF)
     return p
@@ -127,21 +151,29 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     text_file, out = names(args)
     check_outputs(args, out)
-    if not (args.model or args.hf_repo or (args.moshi_weights and args.lm_config)):
-        args.hf_repo = DEFAULT_DSM_TTS_REPO
     check_arguments(args)
+    commands.check_checkpoint(args, ("tts",), DEFAULT_NAME)
     if text_file is not None and text_file.endswith(".jsonl"):
         return answer_requests(args, Path(text_file))
     return say_text(args, text_file, out)
+
+
+def is_text(name: str) -> bool:
+    """Whether a name that is no file is what should be said: it holds spaces, or nothing that a path would."""
+    if name == "-" or os.path.exists(name):
+        return False
+    return len(name.split()) > 1 or not (Path(name).suffix.lower() in TEXT_ENDINGS or "/" in name or "\\" in name)
 
 
 def names(args: argparse.Namespace) -> tuple[str | None, str | None]:
     """The text file (None: --text) and the output (None: loudspeaker)."""
     most = 1 if args.text is not None else 2
     if len(args.files) > most or (args.text is None and not args.files):
-        expected = "[OUT] beside --text" if args.text is not None else "TEXT_FILE [OUT]"
+        expected = "[OUT] beside --text" if args.text is not None else "TEXT [OUT]"
         raise InputError(f"expected {expected}, found {len(args.files)} names.")
     rest = list(args.files)
+    if args.text is None and is_text(rest[0]):
+        args.text = rest.pop(0)
     text_file = None if args.text is not None else rest.pop(0)
     if text_file is not None and text_file.endswith(".jsonl") and rest:
         raise InputError("requests are written to --out-folder DIR; leave out the name of a sound file.")
@@ -183,7 +215,11 @@ def check_arguments(args: argparse.Namespace) -> None:
 def _model(args: argparse.Namespace, voices: Sequence[setup.Voices], batch: int = 1) -> TTSModel:
     """The model for utterances with these `voices`, `batch` of them at once."""
     loaded = commands.load(
-        args, batch=min(batch, len(voices)), check=lambda files: setup.check(args, files, voices, say)
+        args,
+        kinds=("tts",),
+        default=DEFAULT_NAME,
+        batch=min(batch, len(voices)),
+        check=lambda files: setup.check(args, files, voices, say),
     )
     return setup.configure(args, loaded)
 
@@ -211,7 +247,11 @@ def say_text(args: argparse.Namespace, text_file: str | None, out: str | None) -
     said = Transcript(
         text_file or "--text", " ".join(w.text for w in words), words, outlet.samples / tts.mimi.sample_rate
     )
-    for line in (feed.speakable.report(), None if whole else "the text was not finished within --max-seconds"):
+    for line in (
+        feed.speakable.report(),
+        tags_report(speech),
+        None if whole else "the text was not finished within --max-seconds",
+    ):
         if line:
             say(line)
     if args.subtitles:
@@ -253,6 +293,14 @@ def open_sink(args: argparse.Namespace, out: str | None):
     from .text_to_speech.loudspeaker import Loudspeaker
 
     return Loudspeaker(args.output_device)
+
+
+def tags_report(speech: Speech) -> str | None:
+    """One sentence about markup that was not spoken; None if there was none."""
+    kinds = list(dict.fromkeys(clean(tag, 60) for tag in speech.tags_left_out))
+    if not kinds:
+        return None
+    return f"left out markup that says nothing to this voice: {' '.join(kinds[:6])}{' ...' if len(kinds) > 6 else ''}"
 
 
 def limit_samples(args: argparse.Namespace, tts: TTSModel) -> int | None:
@@ -323,8 +371,9 @@ def answer(args: argparse.Namespace, tts: TTSModel, requests: Sequence[Request],
             run(speech, outlets, (), limit_samples(args, tts), step)
         for sink in sinks:
             sink.finish()
-    if line := speakable.report():
-        say(line)
+    for line in (speakable.report(), tags_report(speech)):
+        if line:
+            say(line)
     for row, (request, outlet) in enumerate(zip(requests, outlets, strict=True)):
         if speech.generator.states[row].end_step is None:
             say(f"{request.id}: the text was not finished within --max-seconds")

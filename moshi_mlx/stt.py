@@ -22,12 +22,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import commands
 from .audio.files import AudioReader, Raw, read_audio
-from .checkpoint.files import Files
 from .checkpoint.loader import Checkpoint
 from .commands import console, say
 from .config.description import SttConfig
-from .config.parts import LmConfig
-from .errors import AudioError, ConfigError, InputError
+from .errors import AudioError, InputError
 from .modules.sampling import Sampler
 from .output import check_writable, make_folder, write_text
 from .speech_to_text.delays import delays_of
@@ -42,7 +40,7 @@ from .speech_to_text.transcribe import TIMINGS, FileTranscriber, Transcript
 from .speech_to_text.writers import FORMATS, format_of, json_object
 
 # English and French, with the heads that tell ends of turns.
-DEFAULT_REPO = "kyutai/stt-1b-en_fr-candle"
+DEFAULT_NAME = "stt-1b"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,12 +86,17 @@ def parser() -> argparse.ArgumentParser:
     listening.add_argument(
         "--no-flush", dest="flush", action="store_false", help="let the last words of a turn come with the delay"
     )
+    p.add_argument(
+        "--temp",
+        type=commands.temperature,
+        help="temperature of the text, 0 for the most probable (default: the checkpoint's)",
+    )
     prompt = p.add_argument_group("prompt (experimental)")
     prompt.add_argument("--prompt-audio", metavar="FILE", help="speech to hear first, for its spelling and style")
     prompt.add_argument("--prompt-text", metavar="TEXT", help="what is said first, word by word")
     prompt.add_argument("--keep-prompt", action="store_true", help="keep the prompt's transcript")
     p.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
-    commands.add_checkpoint_arguments(p)
+    commands.add_checkpoint_arguments(p, default=DEFAULT_NAME)
     return p
 
 
@@ -111,13 +114,12 @@ def main(argv: list[str] | None = None) -> int:
     failed = 0 if listens else leave_out_unreadable(args)
     if failed and not args.files:
         return 1
+    commands.check_checkpoint(args, ("stt",), DEFAULT_NAME)
     with ExitStack() as stack:
         source = None
         if listens:
             source = stack.enter_context(open_source(args.input, args.input_device, raw_of(args), say))
-        if not (args.model or args.hf_repo or (args.moshi_weights and args.lm_config)):
-            args.hf_repo = DEFAULT_REPO
-        loaded = commands.load(args, batch=args.batch, check=check_kind)
+        loaded = commands.load(args, kinds=("stt",), default=DEFAULT_NAME, batch=args.batch)
         if source is not None:
             return listen(args, loaded, source)
         return transcribe(args, loaded, failed)
@@ -185,15 +187,6 @@ def leave_out_unreadable(args: argparse.Namespace) -> int:
     return failed
 
 
-def check_kind(files: Files) -> None:
-    """Refuse other models before their weights are read."""
-    lm: LmConfig = files.config.lm
-    if lm.dep_q or not lm.n_q:
-        raise ConfigError(
-            f"{files.source} is a {files.config.model_type} model; speech-to-text needs one that only listens, such as {DEFAULT_REPO}."
-        )
-
-
 def make_listener(args: argparse.Namespace, loaded: Checkpoint, batch: int) -> Listener:
     prompt = None
     if args.prompt_text is not None:
@@ -205,9 +198,8 @@ def make_listener(args: argparse.Namespace, loaded: Checkpoint, batch: int) -> L
                 f"--prompt-text has {len(prompt)} tokens, more than the model's window of {window} steps; shorten it."
             )
     defaults = loaded.config.generation
-    sampler = Sampler(
-        temp=defaults.temp_text if "lm_gen_config" in loaded.config.raw else 0, top_p=0, top_k=defaults.top_k_text
-    )
+    shipped = defaults.temp_text if "lm_gen_config" in loaded.config.raw else 0.0
+    sampler = Sampler(temp=commands.first(args.temp, shipped), top_p=0, top_k=defaults.top_k_text)
     return Listener(loaded.lm, loaded.mimi, batch, sampler=sampler, prompt=prompt, compile=args.compile)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-import unicodedata
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from .config.parts import LmConfig
-from .errors import InputError
+from .errors import InputError, clean
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -38,9 +38,9 @@ class Detokenizer:
             return ""
         piece = self._tokenizer.id_to_piece(token)
         if self._tokenizer.is_byte(token):
-            return _printable(self._bytes.decode(bytes([int(piece[3:-1], 16)])))
+            return clean(self._bytes.decode(bytes([int(piece[3:-1], 16)])), keep="\n")
         # A character cut short by an ordinary piece will never be completed.
-        return self.flush() + _printable(piece.replace(WORD_MARK, " "))
+        return self.flush() + clean(piece.replace(WORD_MARK, " "), keep="\n")
 
     def flush(self) -> str:
         """Whatever is left of an unfinished character, when no more tokens come."""
@@ -82,8 +82,17 @@ def check_pending(packed: Any, rows: int) -> list[bytes]:
     return found
 
 
-def _printable(text: str) -> str:
-    return "".join(c for c in text if c == "\n" or unicodedata.category(c) != "Cc")
+def escape_unwritable(stream: Any) -> None:
+    """Have a text stream write what its encoding lacks as JSON writes it (`\\u00e9`), rather than fail: JSON stays what it is."""
+    codecs.register_error("json escapes", _json_escapes)
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="json escapes")
+
+
+def _json_escapes(problem: UnicodeError) -> tuple[str, int]:
+    if not isinstance(problem, UnicodeEncodeError):
+        raise problem
+    return json.dumps(problem.object[problem.start : problem.end])[1:-1], problem.end
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from .checkpoint import registry
 from .checkpoint.places import Place, open_place
 from .commands import refuse_overwriting, run
-from .errors import InputError
+from .errors import InputError, clean
 from .output import check_writable
 from .session.voices import STORED, Voice, find_voice, load_codec, load_voice, voice_names
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     if args.list:
         for name in voice_names(_place(args)):
-            print(name)
+            print(clean(name))
         return 0
     if args.source is None or args.out is None:
         raise InputError("expected SOURCE and OUT.safetensors, or --list.")
@@ -67,7 +67,7 @@ def _place(args: argparse.Namespace) -> Place:
     place = open_place(args.model, args.hf_repo)
     known = registry.by_repo(str(place))
     for line in [] if known is None else [f"{known.repo}, licence: {known.licence}", *registry.gating(known)]:
-        print(line, file=sys.stderr)
+        print(clean(line), file=sys.stderr)
     return place
 
 

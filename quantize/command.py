@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.report:
             made.append(_report(work, folder))
         facts = {"size": gigabytes(planned.nbytes), "packing": _words(packing), "recipe": _recipe_words(args.recipe)}
-        text = card.write(source, "mlx", command_line(PROG, argv), facts, args.destination.name)
+        text = card.write(source, "mlx", command_line(PROG, argv), facts, args.destination.name, quantized=True)
         write_text(folder / "README.md", text)
         # The check that every command makes before it loads a checkpoint.
         Loader(locate(folder), with_codec=False)

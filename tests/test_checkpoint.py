@@ -338,7 +338,7 @@ def test_hub_errors(monkeypatch, error, message):
     import huggingface_hub
     from huggingface_hub import errors
 
-    def fail(*_):
+    def fail(*_, **__):
         cls = getattr(errors, error)
         raise cls.__new__(cls)
 

@@ -93,7 +93,7 @@ def test_a_table_too_small_for_the_window(fake):
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setattr(codec_rust.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'moshi_mlx\[rust\]', or use --codec mlx"):
+    with pytest.raises(InputError, match="pip install rustymimi, or use --codec mlx"):
         RustMimi("codec", 8)
 
 

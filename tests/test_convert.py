@@ -23,6 +23,7 @@ from moshi_mlx.convert.source import Request, open_source
 from moshi_mlx import run_inference
 from moshi_mlx.checkpoint import Loader, hub
 from moshi_mlx.checkpoint.files import locate
+from moshi_mlx.config.presets import TOKENIZER_NAME
 from moshi_mlx.errors import CheckpointError, InputError, OutputError
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -51,7 +52,7 @@ def test_a_converted_folder_runs(complete, tmp_path, question, capfd):
     assert {"moshi_name", "mimi_name", "tokenizer_name", "mimi_config_name", "model_type", "dim", "source"} <= set(
         config
     )
-    assert config["source"] == {"name": str(complete), "format": "Kyutai PyTorch, BF16", "licence": "cc-by-4.0"}
+    assert config["source"] == {"name": "complete", "format": "Kyutai PyTorch, BF16", "licence": "cc-by-4.0"}
     assert "differ by at most: text logits 0, audio logits 0" in capfd.readouterr().err
     assert run_inference.main([str(question), str(tmp_path / "reply.wav"), "--model", str(made), "--greedy"]) == 0
     assert (tmp_path / "reply.wav").stat().st_size > 10_000
@@ -88,15 +89,60 @@ def test_through_transformers_and_back(tiny_checkpoint, tmp_path):
 
 def test_the_card_says_where_it_comes_from(complete, tmp_path):
     text = (convert(complete, tmp_path / "made") / "README.md").read_text()
-    assert text.startswith("---\nlicense: cc-by-4.0\nlibrary_name: mlx\n---\n# made\n")
+    assert text.startswith(
+        "---\nlicense: cc-by-4.0\nlibrary_name: mlx\npipeline_tag: audio-to-audio\ntags:\n- mlx\n- moshi\n- speech-to-speech\n"
+        "- full-duplex\n---\n# made\n"
+    )
+    # Nobody's folders.
+    assert str(tmp_path) not in text
     for part in (
-        f"| source | {complete} |",
+        "| source | complete |",
         "| licence | cc-by-4.0 |",
         "Kyutai PyTorch, BF16",
         "python -m moshi_mlx.convert ",
     ):
         assert part in text
-    assert f"moshi_mlx.convert {complete} {tmp_path / 'made'}" in text
+    assert "    python -m moshi_mlx.convert complete made\n" in text
+
+
+@pytest.mark.parametrize(
+    ("preset", "task", "command"),
+    [
+        ("tiny-stt", "automatic-speech-recognition", "moshi_mlx.stt talk.wav --model PATH"),
+        ("tiny-tts", "text-to-speech", "moshi_mlx.run_tts"),
+        ("tiny-hibiki", "audio-to-audio", "moshi_mlx.local --model PATH"),
+    ],
+)
+def test_cards_of_other_kinds(tmp_path, preset, task, command):
+    from random_checkpoint import write
+
+    write(tmp_path / "from", preset, None, seed=1)
+    made = convert(tmp_path / "from", tmp_path / "made", "--no-verify", f"--tokenizer={tmp_path}/from/{TOKENIZER_NAME}")
+    text = (made / "README.md").read_text()
+    assert f"pipeline_tag: {task}" in text
+    assert command in text
+    assert str(tmp_path) not in text + (made / "config.json").read_text()
+    assert f"--tokenizer={TOKENIZER_NAME}" in text
+
+
+def test_the_card_of_a_repository_names_it():
+    from moshi_mlx.convert import card
+    from moshi_mlx.convert.source import Source
+
+    source = Source("kyutai/moshiko-mlx-bf16", "MLX", licence="NVIDIA Open Model License", revision="0" * 40)
+    text = card.write(
+        source,
+        "mlx",
+        ["python", "kyutai/moshiko-mlx-bf16", "/home/me/out", "~/x", "--lora=/a/b.safetensors"],
+        {},
+        "t",
+        quantized=True,
+    )
+    assert (
+        "license: other\nlicense_name: nvidia-open-model-license\nbase_model: kyutai/moshiko-mlx-bf16\nbase_model_relation: quantized\n"
+        in text
+    )
+    assert "python kyutai/moshiko-mlx-bf16 out x --lora=b.safetensors" in text
 
 
 def test_types(source, tmp_path):
@@ -171,6 +217,10 @@ def test_the_scale_of_an_adapter(tmp_path):
     case = GOLDENS / "family" / "lora"
     source = golden_convert.only(case, tmp_path, "config.json")
     shutil.copy(case / "base.safetensors", source / "model.safetensors")
+    config = json.loads((source / "config.json").read_text())
+    with pytest.raises(CheckpointError, match="an adapter belongs to the model"):
+        convert(source, tmp_path / "base")
+    (source / "config.json").write_text(json.dumps({**config, "lora": False}))
     base = stored(convert(source, tmp_path / "base"))
     none = stored(convert(source, tmp_path / "none", "--lora", str(case / "lora.safetensors"), "--lora-scale", "0"))
     assert_same(base, none)

@@ -209,7 +209,9 @@ def talk_in_place(context: int, frames: int) -> None:
     taken, buffers = moved(frame, frames)
     assert [len(b) for b in buffers] == [1] * len(buffers), "a ring moved"
     extra = max(taken) - np.median(taken)
-    assert extra < rings / len(buffers) / 2, f"a frame took {extra} bytes more than others, a ring has {rings / len(buffers)}"
+    assert extra < rings / len(buffers) / 2, (
+        f"a frame took {extra} bytes more than others, a ring has {rings / len(buffers)}"
+    )
 
 
 def test_no_frame_moves_a_ring():

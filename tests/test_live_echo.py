@@ -190,5 +190,5 @@ def test_without_the_library(monkeypatch):
     monkeypatch.setattr(echo, "available", lambda: False)
     assert echo.make(None) is None
     for options in ({"mode": "aec"}, {"mode": "off", "noise_suppression": True}):
-        with pytest.raises(InputError, match=r"pip install 'moshi_mlx\[echo\]'"):
+        with pytest.raises(InputError, match=r"pip install '\.\[echo\]'"):
             echo.make(**options)

@@ -624,7 +624,7 @@ def test_terminal():
     picture = console.file.getvalue()
     for part in (
         "Hello there again [bold]not markup[/bold]", "something happened", "you (muted)", "Moshi", "-20 dB", "1:02:05",
-        "step 50 ms (p95 50) of 80", "lag 0 ms", "buffer 0 ms", "latency 123 / 123 / 123 ms", "dropped 2, underruns 1",
+        "step 50 ms (p95 50) of 80", "lag 0 ms", "buffer 0 ms", "latency 123 / 123 / 123 ms", "dropped 2 | underruns 1",
         "[paused]", "m mute  p pause  r restart  q quit",
     ):  # fmt: skip
         assert part in picture, part

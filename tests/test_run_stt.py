@@ -260,7 +260,9 @@ def test_bad_input(case, question, tmp_path):
 
 
 def test_other_models_are_refused(tiny_checkpoint, question):
-    with pytest.raises(MoshiError, match="is a moshi model; speech-to-text needs one that only listens"):
+    with pytest.raises(
+        MoshiError, match="is a dialogue model; use python -m moshi_mlx.local. stt runs speech-to-text models"
+    ):
         stt.main([str(question), "--model", str(tiny_checkpoint)])
 
 

@@ -238,7 +238,7 @@ def test_speaker_slots():
 def test_where_voices_are_found(tmp_path, monkeypatch):
     asked = []
 
-    def download(repo, filename):
+    def download(repo, filename, **_):
         asked.append((repo, filename))
         raise hub_errors.EntryNotFoundError("no such file")
 
@@ -254,7 +254,7 @@ def test_where_voices_are_found(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no voice 'you.wav' for this model in the folder"):
         voices.find_voice("you.wav", str(tmp_path), suffix)
     with pytest.raises(
-        InputError, match="no voice 'a/you.wav' for this model: owner/voices has no file .*Voices are listed at"
+        InputError, match="no voice 'a/you.wav' for this model: owner/voices has no file .*or a name of https"
     ):
         voices.find_voice("a/you.wav", "owner/voices", suffix, told.append)
     assert told == ["owner/voices: a voice has the licence of its folder, a: see https://huggingface.co/owner/voices"]

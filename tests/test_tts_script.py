@@ -17,7 +17,7 @@ from moshi_mlx.text_to_speech.tts_model import Entry, StateMachine, TokenIds, sc
 IDS = TokenIds(TOKENIZER.vocab_size() + 1)
 TEXT = st.lists(
     st.sampled_from(
-        ["hello", " ", "\n", '<break time="1s"/>', '<break time="0.5s">', "<break", ' time="', "2.s", '"', "/>", ">", "<",
+        ["hello", " ", "\n", "<break/>", "<speak>", "</", "time='3", "500ms'", "<b c", "=", '<break time="1s"/>', '<break time="0.5s">', "<break", ' time="', "2.s", '"', "/>", ">", "<",
          "wor", "ld!", ":", "(", "\u2019", "\u00a0", "é", "<b", "r"]
     ),
     max_size=12,
@@ -55,7 +55,19 @@ def test_a_word_is_given_as_soon_as_it_is_complete():
 
 
 @pytest.mark.parametrize(
-    "held", ["<", "<bre", "<break", "<break ", '<break time="1', '<break time="1s"', '<break time="1s" ']
+    "held",
+    [
+        "<",
+        "</",
+        "<bre",
+        "<break",
+        "<break ",
+        "<break time='5",
+        "<emphasis level",
+        '<break time="1',
+        '<break time="1s"',
+        '<break time="1s" ',
+    ],
 )
 def test_a_pause_is_waited_for(held):
     r = reader()
@@ -63,9 +75,39 @@ def test_a_pause_is_waited_for(held):
     assert r.pending == held
 
 
-@pytest.mark.parametrize("text", ["<breakfast ", "<b> ", "< ", "<break tim ", '<break time="s" '])
-def test_what_is_no_pause_is_text(text):
-    assert "".join(e.text for e in reader().feed(text)) == "".join(text.split())
+@pytest.mark.parametrize("text", ["< ", "a<5 ", "<break tim x", "<3 you ", "x < y > z ", "<-", '<b c="<"'])
+def test_what_is_no_tag_is_text(text):
+    r = reader()
+    assert "".join(e.text for e in [*r.feed(text), *r.end_turn()]) == "".join(text.split())
+    assert not r.left_out
+
+
+@pytest.mark.parametrize(
+    ("tag", "steps"),
+    [
+        ('<break time="1.5s"/>', 19), ('<break time="500ms"/>', 6), ("<break time='1s'>", 12), ("<break/>", 6), ("<break>", 6), ("<BREAK />", 6),
+        ('<break strength="strong"/>', 12), ('<break strength="none"/>', 0), ('<break time=".2s" strength="weak"/>', 2),
+        ('<break time = "2 s" />', 25),
+    ],
+)  # fmt: skip
+def test_pauses(tag, steps):
+    r = reader(multi_speaker=False)
+    entries = [*r.feed(f"one {tag} two"), *r.end_turn()]
+    assert [(e.text, e.padding) for e in entries] == [("one", 0), ("", steps), ("two", 0)]
+    assert not r.left_out
+
+
+def test_other_markup_is_left_out_and_told():
+    r = reader(multi_speaker=False)
+    text = '<speak version="1.0"><p>one <emphasis level="strong">two</emphasis> <break time="soon"/><voice name="x"/>three</p></speak>'
+    assert [e.text for e in [*r.feed(text), *r.end_turn()]] == ["one", "two", "three"]
+    assert r.left_out == ['<emphasis level="strong">', "</emphasis>", '<break time="soon"/>', '<voice name="x"/>']
+
+
+def test_a_pause_of_any_number_of_digits():
+    [entry] = script_to_entries(TOKENIZER, IDS, 12.5, [f'<break time="{"9" * 400}s"/>'])
+    with pytest.raises(InputError, match="a pause may last up to 60 s"):
+        check_entry(entry, 500)
 
 
 def test_speakers_are_announced_once():

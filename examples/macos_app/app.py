@@ -1,6 +1,6 @@
 """A window with Moshi in it: its words, a few buttons. The only part of the example that needs macOS.
 
-pip install moshi_mlx pyobjc-framework-Cocoa
+pip install ../.. pyobjc-framework-Cocoa
 python app.py                       # from a terminal, or built into an application by setup.py
 """
 

@@ -44,7 +44,7 @@ def make(
     if (mode == "aec" or noise_suppression or auto_gain) and not available():
         what = "echo cancellation" if mode == "aec" else "noise suppression and automatic gain"
         raise InputError(
-            f"{what} needs the package livekit, which is not installed. Install it with pip install 'moshi_mlx[echo]', "
+            f"{what} needs the package livekit, which is not installed. In the folder of moshi_mlx: pip install '.[echo]'; "
             "or use headphones and --echo-cancel off."
         )
     gate = HalfDuplexGate(sample_rate) if mode == "mute" else None

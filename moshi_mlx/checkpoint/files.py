@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config.description import CheckpointConfig, is_foreign
+from ..config.input_files import file_size
 from ..config.json_text import read_json
 from ..config.presets import MOSHI_NAME
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError, quoted
 from . import hub, transformers_files
 from . import lora as adapters
 from .places import Folder, Place, fetch_shards, open_place
@@ -103,17 +104,29 @@ def _find_adapter(place: Place, config: CheckpointConfig, overrides: Overrides) 
         return override(overrides.lora) if hub.is_hub_name(overrides.lora) else adapters.find_file(overrides.lora)
     if overrides.lora_scale is not None:
         raise InputError("--lora-scale is the scale of an adapter; name one with --lora.")
-    if config.lora_name is not None:
-        return place.named(config.lora_name)
-    return place.find(adapters.FILE_NAME, optional=True) if config.lora else None
+    return adapter_beside(place, config.lora_name, config.lora)
+
+
+def adapter_beside(place: Place, named: str | None, announced: bool) -> Path | None:
+    """The adapter that a configuration names, or says is there (`lora`). Raises `CheckpointError` where it is not."""
+    if named is not None:
+        return place.named(named)
+    if not announced:
+        return None
+    found = place.find(adapters.FILE_NAME, optional=True)
+    if found is None:
+        raise CheckpointError(
+            f"{place}: config.json says that an adapter belongs to the model ('lora'), but there is no {adapters.FILE_NAME}. "
+            "Name it with --lora, or set 'lora' to false where it is merged in."
+        )
+    return found
 
 
 def override(name: str) -> Path:
     """A single file given by hand: a path or `hf://owner/repo/file`."""
-    path = hub.download(*hub.split_hub_name(name)) if hub.is_hub_name(name) else Path(name)
+    path = hub.download(*hub.split_hub_name(name)) if hub.is_hub_name(name) else Path(name).expanduser()
     assert path is not None
-    if not path.is_file():
-        raise CheckpointError(f"{path} {'is a folder; a file is expected' if path.is_dir() else 'does not exist'}.")
+    file_size(path)
     return path
 
 
@@ -129,8 +142,9 @@ def _find_tokenizer(place: Place, config: CheckpointConfig) -> Path | None:
 
 def _find_weights(place: Place, config: CheckpointConfig, quantized: int | None) -> Path:
     if "moshi_name" in config.raw:
-        found = place.named(config.moshi_name)
-        assert found is not None
+        found = place.named(config.moshi_name, optional=_has_adapter(place))
+        if found is None:
+            raise CheckpointError(_is_adapter(place))
         if found.name.endswith(".index.json") and not hub.is_hub_name(config.moshi_name):
             fetch_shards(place, config.moshi_name, found)
         return found
@@ -144,13 +158,25 @@ def _find_weights(place: Place, config: CheckpointConfig, quantized: int | None)
             if name == _INDEX_NAME:
                 fetch_shards(place, name, candidate)
             return candidate
+    if _has_adapter(place):
+        raise CheckpointError(_is_adapter(place))
     raise CheckpointError(f"{place} has no weights; expected {' or '.join(names)}.")
+
+
+def _has_adapter(place: Place) -> bool:
+    return isinstance(place, Folder) and any(place.find(name, optional=True) for name in adapters.FILE_NAMES)
+
+
+def _is_adapter(place: Place) -> str:
+    return (
+        f"{place} is an adapter, not a model: give it with --lora {place}, beside the model it was made for (--model)."
+    )
 
 
 def require_tokenizer(files: Files) -> Path:
     """Where the tokenizer is. Raises where there is none, for those who cannot do without text."""
     if files.tokenizer is None:
         raise CheckpointError(
-            f"{files.source} lacks the tokenizer {files.config.tokenizer_name!r}; name it with --tokenizer."
+            f"{files.source} lacks the tokenizer {quoted(files.config.tokenizer_name)}; name it with --tokenizer."
         )
     return files.tokenizer

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import socket
+import threading
+import urllib.parse
+import urllib.request
 from pathlib import Path
 
 from ..config.input_files import check_name
 from ..errors import CheckpointError, quoted
+
+# A connection takes a fraction of a second where there is a network.
+SECONDS_TO_WAIT = 2.0
 
 
 def is_hub_name(name: str) -> bool:
@@ -27,7 +36,8 @@ def download(repo: str, filename: str, *, optional: bool = False) -> Path | None
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(repo, filename))
+        # Its own retries take half a minute where there is no network.
+        return Path(hf_hub_download(repo, filename, local_files_only=not is_reachable()))
     except hub.GatedRepoError:
         raise CheckpointError(
             f"{repo} asks you to accept its licence: open https://huggingface.co/{repo}, accept it, then run `hf auth login`."
@@ -39,16 +49,45 @@ def download(repo: str, filename: str, *, optional: bool = False) -> Path | None
     except hub.LocalEntryNotFoundError:
         raise CheckpointError(
             f"{filename} of {repo} is not in the cache and the Hub cannot be reached. "
-            "Connect to the network, or pass a local folder with --model."
+            "Connect to the network, or name a local folder (--model) or file."
         ) from None
     except hub.EntryNotFoundError:
         if optional:
             return None
         raise CheckpointError(f"the repository {repo} has no file {filename!r}.") from None
     except hub.HFValidationError:
-        raise CheckpointError(f"{repo!r} is not the name of a repository; expected owner/name.") from None
-    except (hub.HfHubHTTPError, OSError) as e:
+        raise CheckpointError(f"{quoted(repo)} is not the name of a repository; expected owner/name.") from None
+    except (hub.HfHubHTTPError, OSError, ValueError) as e:
         raise CheckpointError(f"{filename} of {repo} could not be downloaded: {_first_line(e)}") from None
+
+
+@functools.cache
+def is_reachable() -> bool:
+    """Whether the Hub, or the proxy on the way to it, answers. One short try, once in a process."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    endpoint = urllib.parse.urlsplit(constants.ENDPOINT)
+    proxy = urllib.request.getproxies().get(endpoint.scheme)
+    if proxy and not urllib.request.proxy_bypass(endpoint.hostname or ""):
+        endpoint = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    answered = threading.Event()
+
+    def connect() -> None:
+        with (
+            contextlib.suppress(OSError, UnicodeError),
+            socket.create_connection((endpoint.hostname, port), SECONDS_TO_WAIT),
+        ):
+            answered.set()
+        done.set()
+
+    # Looking up a name heeds no timeout.
+    done = threading.Event()
+    threading.Thread(target=connect, daemon=True).start()
+    done.wait(SECONDS_TO_WAIT)
+    return answered.is_set()
 
 
 def _first_line(error: BaseException) -> str:

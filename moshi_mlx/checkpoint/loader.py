@@ -24,10 +24,10 @@ from ..config.reader import LARGEST, MOST
 from ..config.transformers_config import CODEC_PREFIXES
 from ..errors import CheckpointError, ConfigError, InputError, quoted
 from ..machine import memory, streams
-from ..machine.capacity import default_dtype
+from ..machine.capacity import capacity, default_dtype
 from ..models.lm_model import LmModel
 from ..models.mimi_model import MimiModel
-from . import fill, recipes, tokenizer_json, transformers_files
+from . import fill, recipes, registry, tokenizer_json, transformers_files
 from .files import Files, Overrides, locate, require_tokenizer
 from .fill import Progress
 from .fingerprint import fingerprint, without_names
@@ -230,7 +230,7 @@ class Loader:
         shapes = fill.parameter_shapes(self.lm)
         packed = {f"{path}.weight": q for path, q in self.packing.items()}
         return sum(
-            packed_bytes(shape, packed[name]) if name in packed else math.prod(shape) * self.dtype.size
+            packed_bytes(shape, packed[name]) if name in packed else packed_bytes(shape, None, self.dtype)
             for name, shape in shapes.items()
         )
 
@@ -243,10 +243,17 @@ class Loader:
         if self.mimi_cfg is not None and self.codec is not None:
             mimi = MimiModel(self.mimi_cfg)
             load_mimi_file(mimi, self.codec)
-        load_lm_file(
-            self.lm, self.weights, dtype=self.dtype, progress=progress, adapter=self.adapter,
-            architecture=self.files.config.architecture, packing=self.packing,
-        )  # fmt: skip
+        try:
+            load_lm_file(
+                self.lm, self.weights, dtype=self.dtype, progress=progress, adapter=self.adapter,
+                architecture=self.files.config.architecture, packing=self.packing,
+            )  # fmt: skip
+        except CheckpointError as e:
+            if not self.files.config.legacy:
+                raise
+            raise CheckpointError(
+                f"{e} Without a config.json that describes the model it was taken for Moshi 7B; name one with --lm-config."
+            ) from None
         if self.files.config.model_type == "hibiki":
             read_eos_as_pad(self.lm)
         # Buffers of what was read and cast, which MLX would keep: up to some hundred megabytes.
@@ -290,12 +297,17 @@ def load(
 ) -> Checkpoint:
     """Locate, check and load a checkpoint in one call.
 
-    `dtype` is `mx.bfloat16`, `mx.float16` or `mx.float32`; `context` bounds the attention window, in frames.
+    `quantized` (4 or 8) chooses among published precisions, or packs dense weights while they load; without it a short name is taken
+    at the precision that suits this machine, and a folder or repository as it is. `dtype` is `mx.bfloat16`, `mx.float16` or
+    `mx.float32`; `context` bounds the attention window, in frames.
     """
-    for name, value in (("model", model), ("hf_repo", hf_repo)):
+    for argument, value in (("model", model), ("hf_repo", hf_repo)):
         if value is not None:
-            kind(name, value, (str, Path), "a name or a path")
+            kind(argument, value, (str, Path), "a name or a path")
     one_of("quantized", quantized, (4, 8, None))
+    name = registry.short_name(model, hf_repo)
+    if quantized is None and name is not None and not (overrides and overrides.moshi):
+        quantized = registry.suited(name, capacity()).bits
     files = locate(model, hf_repo, quantized, overrides)
     loader = Loader(files, quantized=quantized, dtype=dtype, batch=batch, with_codec=with_codec, context=context)
     return loader.load(progress)

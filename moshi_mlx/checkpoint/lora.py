@@ -18,6 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
+from ..config.input_files import file_size
 from ..config.json_text import read_json
 from ..config.parts import LmConfig
 from ..errors import CheckpointError, InputError, quoted
@@ -30,6 +31,8 @@ from .layouts.expr import Expr, Reshape, Rows, Stored
 from .weights_file import FLOATS, WeightsFile
 
 FILE_NAME = "lora.safetensors"
+# What tells a folder that holds an adapter: moshi-finetune's file, or one of the peft package, which is not read.
+FILE_NAMES = (FILE_NAME, "adapter_model.safetensors")
 DEFAULT_SCALING = 2.0
 _A, _B, _FROZEN = ".lora_A.weight", ".lora_B.weight", ".frozen_W."
 
@@ -250,10 +253,11 @@ def _factor_name(ending: str, weight: str) -> str:
 
 def find_file(path: str | Path) -> Path:
     """An adapter's file: itself, or the one in its folder."""
-    path = Path(path)
+    path = Path(path).expanduser()
     file = path / FILE_NAME if path.is_dir() else path
     if not file.exists():
         raise CheckpointError(f"the adapter {file} does not exist.")
+    file_size(file)
     return file
 
 

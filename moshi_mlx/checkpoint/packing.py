@@ -45,7 +45,7 @@ def pack(weight: mx.array, q: Quantization) -> tuple[mx.array, ...]:
     return tuple(mx.quantize(weight, q.group_size, q.bits, mode=q.mode))
 
 
-def packed_specs(path: str, shape: tuple[int, int], kind: str, q: Quantization) -> list[Spec]:
+def packed_specs(path: str, shape: tuple[int, ...], kind: str, q: Quantization) -> list[Spec]:
     """What `pack` makes of `{path}.weight` of a stored `kind`, in order."""
     rows, inputs = shape
     groups = inputs // q.group_size
@@ -55,7 +55,7 @@ def packed_specs(path: str, shape: tuple[int, int], kind: str, q: Quantization) 
     return specs + [(f"{path}.{part}", kind, (rows, groups)) for part in ("scales", "biases")]
 
 
-def packed_bytes(shape: tuple[int, int], q: Quantization | None, dtype: mx.Dtype = mx.bfloat16) -> int:
+def packed_bytes(shape: tuple[int, ...], q: Quantization | None, dtype: mx.Dtype = mx.bfloat16) -> int:
     """Bytes of a layer, scales and biases included; of a dense one without `q`."""
     if q is None:
         return math.prod(shape) * dtype.size

@@ -12,6 +12,7 @@ from . import hub, registry
 from .weights_file import shard_names
 
 _HEADER_BYTES = 16_000
+_REPOSITORY = r"[\w-][\w.-]*/[\w-][\w.-]*"
 
 
 class Place:
@@ -89,14 +90,22 @@ def open_place(model: str | Path | None = None, hf_repo: str | None = None, quan
     if model is not None and hf_repo is not None:
         raise InputError(f"give either a folder (--model {model}) or a repository (--hf-repo {hf_repo}), not both.")
     if hf_repo is not None:
+        if not re.fullmatch(_REPOSITORY, hf_repo) and Path(hf_repo).expanduser().is_dir():
+            raise InputError(f"{hf_repo} is a folder; give it with --model.")
         return Repo(hf_repo)
     if model is None:
         model = registry.DEFAULT_NAME
     elif str(model) == registry.DEMO_NAME and not Path(model).exists():
         return Folder(registry.DEMO_FOLDER)
+    elif hub.is_hub_name(str(model)):
+        raise InputError(f"{model} is a file or repository of the Hub; give a repository with --hf-repo OWNER/NAME.")
     elif Path(model).exists() or not registry.is_name(str(model)):
-        path = Path(model)
+        path = Path(model).expanduser()
         if not path.exists() and path.parent == Path():
             raise CheckpointError(registry.unknown_name(str(model)))
+        if not path.exists() and re.fullmatch(_REPOSITORY, str(model)):
+            raise CheckpointError(
+                f"there is no folder {model}; if that is a repository of the Hub, give it with --hf-repo {model}."
+            )
         return Folder(path)
     return Repo(registry.by_name(str(model), quantized).repo)

@@ -70,8 +70,7 @@ class Packing:
 
 def default_recipe(config: CheckpointConfig) -> str:
     """Name of the recipe that keeps what the speech of a kind of model hangs on."""
-    kind = "tts" if config.tts is not None else "personaplex" if config.is_personaplex else config.model_type
-    return _BY_KIND.get(kind, UNIFORM)
+    return _BY_KIND.get(config.kind, UNIFORM)
 
 
 def base(bits: int | None, group_size: int | None = None, mode: str = "affine") -> Quantization:
@@ -94,7 +93,7 @@ def base(bits: int | None, group_size: int | None = None, mode: str = "affine") 
 
 def layers_of(cfg: LmConfig) -> dict[str, tuple[int, int]]:
     """Path -> (rows, inputs) of every layer that `nn.quantize` would pack: linear layers and plain tables."""
-    modules = tree_flatten(LmModel(cfg).leaf_modules(), is_leaf=nn.Module.is_module)
+    modules: Any = tree_flatten(LmModel(cfg).leaf_modules(), is_leaf=nn.Module.is_module)
     return {path: tuple(m.weight.shape) for path, m in modules if hasattr(m, "to_quantized")}
 
 

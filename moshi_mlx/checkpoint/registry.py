@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..machine.capacity import Capacity
 from ..machine.memory import gigabytes
 from .published import MIMI_BYTES, PUBLISHED
 
@@ -17,6 +19,8 @@ DEMO_NAME = "demo"
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 # Slack for activations, kernels and Python itself; `checkpoint` adds the same to its estimate.
 OVERHEAD_BYTES = 250_000_000
+# With the scales of each group, in bfloat16 as all others.
+BITS_PER_WEIGHT = {4: 5.0, 8: 8.5}
 # The command for each kind of model, and what it is given first.
 _COMMANDS = {
     "moshi": ("local", ""),
@@ -26,6 +30,22 @@ _COMMANDS = {
     "tts": ("run_tts", ' --text "Hello there." hello.wav'),
     "helium": ("run_helium", ' "The river"'),
 }
+
+
+_ARTICLES = {
+    "moshi": "a dialogue model", "personaplex": "a dialogue model", "hibiki": "a translation model",
+    "stt": "a speech-to-text model", "tts": "a text-to-speech model", "helium": "a text model",
+}  # fmt: skip
+_KINDS_IN_WORDS = {
+    "moshi": "dialogue and translation models", "personaplex": "PersonaPlex models", "stt": "speech-to-text models",
+    "tts": "text-to-speech models", "helium": "text models",
+}  # fmt: skip
+
+
+def usage(kind: str, model: str) -> str:
+    """The command that runs a model of a kind."""
+    module, arguments = _COMMANDS[kind]
+    return f"python -m moshi_mlx.{module}{arguments} --model {model}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +79,16 @@ class Published:
         """Weights and codec; the tokenizer is less than a megabyte."""
         return self.weight_bytes + (MIMI_BYTES if self.codec else 0)
 
+    def packed(self, bits: int) -> Published:
+        """About what it becomes when it is packed while loading; its download stays what it is."""
+        return replace(self, bits=bits, loaded_bytes=int(self.loaded_bytes * BITS_PER_WEIGHT[bits] / 16), about=True)
+
+    def suits(self, machine: Capacity) -> bool:
+        """Whether a conversation fits the memory of a machine and its frames can be read in time."""
+        codec = MIMI_BYTES if self.codec else 0
+        wide = 2 if machine.wide and self.bits is None else 1
+        return machine.holds(self.memory_bytes(machine.wide)) and machine.keeps_up(self.loaded_bytes * wide + codec)
+
     def memory_bytes(self, wide: bool = False) -> int:
         """What a conversation that fills the window needs, in bfloat16; in float32 if `wide`, where packed weights stay packed."""
         weights = self.loaded_bytes * (2 if wide and self.bits is None else 1)
@@ -68,9 +98,8 @@ class Published:
     @property
     def command(self) -> str:
         """How it is used."""
-        module, arguments = _COMMANDS[self.kind]
         precision = "" if self.bits is None else f" -q {self.bits}"
-        return f"python -m moshi_mlx.{module}{arguments} --model {self.name}{precision}"
+        return usage(self.kind, self.name) + precision
 
     @property
     def precision(self) -> str:
@@ -126,15 +155,46 @@ def variants(name: str) -> tuple[Published, ...]:
 
 
 def by_name(name: str, bits: int | None = None) -> Published:
-    """The checkpoint of a short name at a precision (None: bfloat16). Raises `InputError`."""
+    """The checkpoint of a short name at a precision: the one published so, else the bfloat16 one, which is packed while it loads.
+
+    Raises `InputError`.
+    """
     known = variants(name)
-    found = next((p for p in known if p.bits == bits), None)
-    if found is None:
-        raise InputError(
-            f"{name} is published as {' and '.join(p.precision for p in known)}, not as {bits} bit. "
-            f"Make one: python -m moshi_mlx.quantize {name} FOLDER -q {bits}"
-        )
-    return found
+    return next((p for p in known if p.bits == bits), next(p for p in known if p.bits is None))
+
+
+def precisions(name: str) -> list[Published]:
+    """A short name at every precision it can be run in, the widest first: published, or packed while it loads."""
+    dense = by_name(name)
+    return [dense, *(p if (p := by_name(name, bits)).bits == bits else dense.packed(bits) for bits in (8, 4))]
+
+
+def suited(name: str, machine: Capacity) -> Published:
+    """A short name at the widest precision that suits a machine; at the narrowest where none does."""
+    every = precisions(name)
+    return next((p for p in every if p.suits(machine)), every[-1])
+
+
+def short_name(model: object, hf_repo: str | None) -> str | None:
+    """The short name that arguments ask for, None where they name a folder or a repository."""
+    if hf_repo is not None:
+        return None
+    name = DEFAULT_NAME if model is None else str(model)
+    return name if is_name(name) and not Path(name).exists() else None
+
+
+def refuse_kind(model: object, hf_repo: str | None, kinds: Sequence[str], command: str) -> None:
+    """Raise `InputError` where what is named is known to be no model of the `kinds` that a command runs."""
+    known = by_repo(hf_repo) if hf_repo is not None else by_name(str(model)) if is_name(str(model)) else None
+    if known is not None and known.kind not in kinds:
+        raise InputError(wrong_kind(hf_repo or str(model), known.kind, kinds, command))
+
+
+def wrong_kind(name: str, kind: str, kinds: Sequence[str], command: str) -> str:
+    """What to say of a model that a command cannot run: what it is, what runs it, what this command runs."""
+    ours = next(p.name for p in ALL if p.kind in kinds)
+    use = f"; use python -m moshi_mlx.{_COMMANDS[kind][0]}" if kind in _COMMANDS else ""
+    return f"{name} is {_ARTICLES.get(kind, kind)}{use}. {command} runs {_KINDS_IN_WORDS[kinds[0]]}, such as {ours}."
 
 
 def unknown_name(name: str) -> str:
@@ -146,11 +206,8 @@ def unknown_name(name: str) -> str:
 
 def before_download(model: object, hf_repo: str | None, bits: int | None) -> list[str]:
     """What to say before a checkpoint is fetched: size, licence, gating. Nothing where that is unknown or its weights are there."""
-    if hf_repo is not None:
-        known = by_repo(hf_repo)
-    else:
-        name = DEFAULT_NAME if model is None else str(model)
-        known = by_name(name, bits) if is_name(name) and not Path(name).exists() else None
+    name = short_name(model, hf_repo)
+    known = by_repo(hf_repo) if hf_repo is not None else by_name(name, bits) if name is not None else None
     # Other forms name their weights otherwise.
     if known is None or is_cached(known.repo, "config.json" if known.repo in _FORMS else known.weights):
         return []

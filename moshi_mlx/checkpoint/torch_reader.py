@@ -16,6 +16,7 @@ from typing import IO, Any
 import mlx.core as mx
 import numpy as np
 
+from ..config.input_files import file_size
 from ..errors import CheckpointError, quoted
 
 # Storage class -> how its items are read; bfloat16, which numpy lacks, as 16-bit integers.
@@ -94,11 +95,10 @@ class _TensorUnpickler(pickle.Unpickler):
 def read_tensors(path: str | Path) -> dict[str, mx.array]:
     """The tensors of a saved dictionary, by name, as stored (bfloat16 and all). Raises `CheckpointError` for anything else."""
     path = Path(path)
+    file_size(path)
     try:
         with path.open("rb") as file:
             return read_tensors_from(file, str(path))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist.") from None
     except OSError as e:
         raise CheckpointError(f"{path} cannot be read: {e.strerror or e}.") from None
 

@@ -27,18 +27,26 @@ class Mimi(MimiModel):
 
     reset_state = reset_all
 
-    def encode_step(self, pcm: mx.array) -> mx.array:
-        """Next `pcm [B, 1, F * 1920]` of the stream -> `codes [B, K, F]`."""
-        pcm = mx.array(pcm)
+    def encode(self, xs: mx.array, num_codebooks: int | None = None) -> mx.array:
+        """A whole recording `[B, 1, T]` -> `[B, K, ceil(T / 1920)]`; the stream is not touched."""
+        return super().encode(xs, num_codebooks)
+
+    def decode(self, xs: mx.array) -> mx.array:
+        """All codes of a recording `[B, K, F]` -> `[B, 1, F * 1920]`; the stream is not touched."""
+        return super().decode(xs)
+
+    def encode_step(self, xs: mx.array) -> mx.array:
+        """The next sound `[B, 1, F * 1920]` of the stream -> codes `[B, K, F]`."""
+        pcm = mx.array(xs)
         state = self._encoder_state or self.init_encoder(pcm.shape[0])
         self._encoder_state = None
         codes, self._encoder_state = self.encode_chunk(pcm, state)
         mx.eval(codes, self._encoder_state)
         return codes
 
-    def decode_step(self, codes: mx.array) -> mx.array:
-        """Next `codes [B, K, F]` of the stream -> `pcm [B, 1, F * 1920]`."""
-        codes = mx.array(codes)
+    def decode_step(self, xs: mx.array) -> mx.array:
+        """The next codes `[B, K, F]` of the stream -> sound `[B, 1, F * 1920]`."""
+        codes = mx.array(xs)
         state = self._decoder_state or self.init_decoder(codes.shape[0])
         self._decoder_state = None
         pcm, self._decoder_state = self.decode_chunk(codes, state)

@@ -121,12 +121,22 @@ class CheckpointConfig:
             legacy=legacy,
             raw=dict(data),
         )
-        # Written beside `quantization` by mlx-lm, and notes of a converter about where a folder came from.
-        reader.ignore(
-            "quantization_config", "source", "architectures", "license", "_name_or_path", "transformers_version"
-        )
+        reader.ignore(*BOOKKEEPING)
         reader.finish()
         return cfg
+
+    @property
+    def kind(self) -> str:
+        """What is done with it: moshi, personaplex, hibiki, stt, tts or helium."""
+        if self.tts is not None:
+            return "tts"
+        if not self.lm.n_q:
+            return "helium"
+        if not self.lm.dep_q:
+            return "stt"
+        if self.is_personaplex:
+            return "personaplex"
+        return "hibiki" if self.model_type == "hibiki" else "moshi"
 
     @property
     def is_personaplex(self) -> bool:
@@ -153,6 +163,16 @@ def as_personaplex(cfg: LmConfig) -> LmConfig:
     heard = replace(dep, weight_sets=dep.weight_sets[:half], input_sets=dep.input_sets[:half])
     return replace(cfg, depformer=replace(heard, num_slices=half, stored_slices=cfg.dep_q))
 
+
+# Notes of converters about where a folder came from, what mlx-lm writes beside `quantization`, and what transformers and the Hub
+# add to any configuration that passes through their hands.
+BOOKKEEPING = (
+    "quantization_config", "source", "license", "architectures", "_name_or_path", "_commit_hash", "_attn_implementation",
+    "_attn_implementation_autoset", "attn_implementation", "auto_map", "torch_dtype", "transformers_version",
+    "transformers.js_config", "tie_word_embeddings", "use_cache", "is_encoder_decoder", "initializer_range", "output_attentions",
+    "output_hidden_states", "return_dict", "use_return_dict", "problem_type", "id2label", "label2id", "library_name", "tags",
+    "pipeline_tag", "base_model",
+)  # fmt: skip
 
 _OUTER_KEYS = {
     "moshi_name", "mimi_name", "tokenizer_name", "mimi_config_name", "lora_name", "model_type", "lm_gen_config",

@@ -28,7 +28,7 @@ from .step import (
     call_hook,
     cross_keys_values,
 )
-from .token_clock import ZERO
+from .token_clock import UNGENERATED, ZERO
 
 
 class LmGen:
@@ -195,6 +195,16 @@ class LmGen:
     def extra_heads(self) -> list[mx.array]:
         """Probabilities of the extra heads at the last step."""
         return self.model.heads(self._last().hidden)
+
+    @property
+    def zero_token(self) -> int:
+        """The token that embeds as zero and is never replaced by a generated one."""
+        return ZERO
+
+    @property
+    def ungenerated_token(self) -> int:
+        """The token that stands where nothing has been generated yet."""
+        return UNGENERATED
 
     @property
     def steps(self) -> int:

@@ -167,6 +167,13 @@ class Step:
             return None
         return 2 * capacity if limit is None else min(2 * capacity, limit)
 
+    def with_room(self, trunk: dict, position: int) -> dict:
+        """The trunk's state with rings that are large enough for `position`, or as large as the window."""
+        capacity = size = transformer.capacity_of(trunk)
+        while (larger := self.larger_capacity(size, position)) is not None:
+            size = larger
+        return transformer.grow(trunk, size) if size > capacity else trunk
+
     def init_state(self, seeds: Sequence[int], capacity: int, lockstep: bool = True) -> dict:
         """State before the first step of `len(seeds)` conversations. `lockstep`: they always step together."""
         batch = len(seeds)

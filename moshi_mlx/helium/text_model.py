@@ -27,7 +27,6 @@ from ..config.presets import HELIUM_1_PREVIEW_2B
 from ..engine.step import Step
 from ..errors import CheckpointError, ConfigError, InputError, quoted
 from ..machine import memory
-from ..modules import transformer
 from ..text import Detokenizer
 
 if TYPE_CHECKING:
@@ -228,11 +227,8 @@ class _State:
 
     def with_room(self, length: int) -> dict:
         """The state, able to hold `length` more positions of the window."""
-        capacity = transformer.capacity_of(self.value)
-        while (larger := self._step.larger_capacity(capacity, self.offset + length - 1)) is not None:
-            capacity = larger
         value, self.value = self.value, {}
-        return transformer.grow(value, capacity) if capacity > transformer.capacity_of(value) else value
+        return self._step.with_room(value, self.offset + length - 1)
 
 
 class _Trunk(nn.Module):

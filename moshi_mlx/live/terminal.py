@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import deque
+from collections.abc import Iterable
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -54,31 +55,48 @@ class TerminalView:
     # The picture ------------------------------------------------------------------------------------------------------
 
     def _picture(self, status: Status) -> RenderableType:
-        words = Text(self._tail(self._console.width - 1, max(3, self._console.height - 9)))
+        width = self._console.width
+        words = Text(self._tail(width - 1, max(3, self._console.height - 9)))
         notices = [Text(n, style="yellow", overflow="fold") for n in self._notices]
-        return Group(words, Text(""), *notices, _levels(status), _numbers(status), _keys(status))
+        return Group(words, Text(""), *notices, _levels(status, width), _numbers(status, width), _keys(status, width))
 
     def _tail(self, width: int, height: int) -> str:
         """The last lines of what was said."""
-        lines = textwrap.wrap(self._text.strip(), max(width, 10))
+        lines = textwrap.wrap(self._text.strip(), max(width, 10), break_long_words=False, break_on_hyphens=False)
         return "\n".join(lines[-height:])
 
 
-def bar(level: float) -> str:
+def bar(level: float, length: int = BAR) -> str:
     """A level in dBFS as a row of blocks."""
-    filled = round(BAR * min(max((level - FLOOR) / -FLOOR, 0.0), 1.0))
-    return "\u2588" * filled + "\u2591" * (BAR - filled)
+    filled = round(length * min(max((level - FLOOR) / -FLOOR, 0.0), 1.0))
+    return "\u2588" * filled + "\u2591" * (length - filled)
 
 
-def _levels(status: Status) -> RenderableType:
+def _levels(status: Status, width: int) -> RenderableType:
     table = Table.grid(padding=(0, 1))
     you = "you (muted)" if status.muted else "you"
-    table.add_row(you, Text(bar(status.heard), style="red" if status.muted else "green"), f"{status.heard:4.0f} dB")
-    table.add_row("Moshi", Text(bar(status.spoken), style="cyan"), f"{status.spoken:4.0f} dB")
+    heard, spoken = (f"{level:4.0f} dB" for level in (status.heard, status.spoken))
+    # What is left beside both names and numbers, which stay whole.
+    length = min(BAR, max(0, width - max(len(you), 5) - max(len(heard), len(spoken)) - 2))
+    for _ in range(3):
+        table.add_column(no_wrap=True)
+    table.add_row(you, Text(bar(status.heard, length), style="red" if status.muted else "green"), heard)
+    table.add_row("Moshi", Text(bar(status.spoken, length), style="cyan"), spoken)
     return table
 
 
-def _numbers(status: Status) -> RenderableType:
+def joined(parts: Iterable[str], separator: str, width: int) -> str:
+    """`parts` on as few lines of `width` characters as hold them, none broken."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(separator) + len(part) <= width:
+            lines[-1] += separator + part
+        else:
+            lines.append(part)
+    return "\n".join(lines)
+
+
+def _numbers(status: Status, width: int) -> RenderableType:
     step, latency = status.steps, status.latency
     minutes, seconds = divmod(int(status.seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -92,11 +110,11 @@ def _numbers(status: Status) -> RenderableType:
         parts.append(
             f"latency {1000 * latency.percentile(50):.0f} / {1000 * latency.percentile(95):.0f} / {1000 * latency.worst:.0f} ms"
         )
-    parts.append(f"dropped {status.dropped}, underruns {status.underruns}")
+    parts += [f"dropped {status.dropped}", f"underruns {status.underruns}"]
     late = status.dropped or step.last > 0.08
-    return Text(" | ".join(parts), style="yellow" if late else "dim", overflow="fold")
+    return Text(joined(parts, " | ", width), style="yellow" if late else "dim", overflow="fold")
 
 
-def _keys(status: Status) -> RenderableType:
-    state = {"talking": "", "ended": ""}.get(status.state, f"[{status.state}] ")
-    return Text(state + "  ".join(f"{k} {action}" for k, action in KEYS.items()), style="dim")
+def _keys(status: Status, width: int) -> RenderableType:
+    state = [] if status.state in ("talking", "ended") else [f"[{status.state}]"]
+    return Text(joined([*state, *(f"{k} {action}" for k, action in KEYS.items())], "  ", width), style="dim")

@@ -109,5 +109,5 @@ def refuse_if_too_large(needed: int, what: str) -> None:
     if needed > limit:
         raise CheckpointError(
             f"{what} needs {gigabytes(needed)} of memory, {gigabytes(limit)} are available. "
-            "Choose a quantised checkpoint (-q 4) or close other programs."
+            "Pack the weights (-q 4), shorten the window (--context 60) or close other programs."
         )

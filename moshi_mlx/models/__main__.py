@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ..checkpoint import registry
-from ..checkpoint.loader import default_dtype
 from ..checkpoint.registry import Published
 from ..commands import run, say
-from ..machine import device, memory
+from ..machine import memory
+from ..machine.capacity import Capacity, capacity, default_dtype
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,20 +23,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def memory_limit() -> int:
-    """Bytes the GPU may use, or the machine's memory where there is none."""
-    return memory.device_bytes() if device.on_gpu() else memory.total_bytes()
-
-
-def needed(model: Published) -> int:
-    """Bytes it takes on this machine's device: a CPU computes in float32."""
-    return model.memory_bytes(wide=default_dtype() == mx.float32)
-
-
-def fits(model: Published, limit: int) -> bool:
-    return needed(model) <= limit
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.name == registry.DEMO_NAME:
@@ -44,35 +30,43 @@ def main(argv: list[str] | None = None) -> int:
         print("use: python -m moshi_mlx.local --demo")
         print(f"more: {registry.DEMO_FOLDER / 'README.md'}")
         return 0
-    limit = memory_limit()
+    machine = capacity()
     shown = registry.ALL if args.name is None else registry.variants(args.name)
     if args.json:
-        print(json.dumps([_described(m, limit) for m in shown], indent=1))
+        print(json.dumps([_described(m, machine) for m in shown], indent=1))
     elif args.name is not None:
         for model in shown:
-            _tell(model, limit)
+            _tell(model, machine)
     else:
-        _list(shown, limit)
+        _list(shown, machine)
     return 0
 
 
-def _described(model: Published, limit: int) -> dict:
+def _described(model: Published, machine: Capacity) -> dict:
     said = {k: v for k, v in vars(model).items() if k not in ("about", "page")}
     return {
         **said,
         "download_bytes": model.download_bytes,
-        "memory_bytes": needed(model),
-        "fits": fits(model, limit),
+        "memory_bytes": model.memory_bytes(machine.wide),
+        "fits": machine.holds(model.memory_bytes(machine.wide)),
+        "suits": model.suits(machine),
         "page": f"docs/models/{model.page}.md",
         "command": model.command,
     }
+
+
+def _answer(model: Published, machine: Capacity) -> str:
+    """Whether it fits, and whether its frames can be read in time."""
+    if model.suits(machine):
+        return "yes"
+    return "slow" if machine.holds(model.memory_bytes(machine.wide)) else "no"
 
 
 def _size(model: Published, size: int) -> str:
     return f"{'~' if model.about else ''}{memory.gigabytes(size)}"
 
 
-def _list(models: tuple[Published, ...], limit: int) -> None:
+def _list(models: tuple[Published, ...], machine: Capacity) -> None:
     out = Console(highlight=False)
     if not out.is_terminal:
         # For programs and people who search in it: nothing is wrapped.
@@ -84,29 +78,31 @@ def _list(models: tuple[Published, ...], limit: int) -> None:
     table.add_column("licence")
     for m in models:
         licence = f"{m.licence} (gated)" if m.gated else m.licence
-        download, need = _size(m, m.download_bytes), _size(m, needed(m))
-        table.add_row(m.name, m.precision, download, need, "yes" if fits(m, limit) else "no", m.what, licence)
+        download, need = _size(m, m.download_bytes), _size(m, m.memory_bytes(machine.wide))
+        table.add_row(m.name, m.precision, download, need, _answer(m, machine), m.what, licence)
     out.print(table)
     computed = str(default_dtype()).removeprefix("mlx.core.")
     say(
         f"memory is for a conversation that fills the window, in {computed} as on this machine's "
-        f"{mx.default_device().type.name.upper()}, which has {memory.gigabytes(limit)} for it"
+        f"{mx.default_device().type.name.upper()}, which has {memory.gigabytes(machine.memory)} for it"
     )
     say(
-        "use one: --model NAME, with -q 8 or -q 4 where that precision is listed; python -m moshi_mlx.models NAME tells more"
+        "use one: --model NAME, at the precision that suits this machine, or with -q 4, 8 or 16 (bf16); python -m moshi_mlx.models NAME tells more"
     )
     say(f"without a download: --model {registry.DEMO_NAME}, the small model inside the package, see docs/demo-model.md")
 
 
-def _tell(m: Published, limit: int) -> None:
+def _tell(m: Published, machine: Capacity) -> None:
     sampling = ", ".join(f"{k} {v:g}" for k, v in m.sampling.items())
-    answer = "fits" if fits(m, limit) else "does not fit"
+    answer = {"yes": "fits", "slow": "fits, but is too much to read in the time of a frame on", "no": "does not fit"}[
+        _answer(m, machine)
+    ]
     lines = {
         f"{m.name}, {m.precision}": m.what,
         "repository": f"{m.repo} ({m.url})",
         "files": ", ".join(f for f in (m.weights, m.codec, m.tokenizer) if f),
         "size": f"{m.parameters / 1e9:.2f} G parameters, {_size(m, m.download_bytes)} to download",
-        "memory": f"{_size(m, needed(m))}, which {answer} this machine's {memory.gigabytes(limit)}",
+        "memory": f"{_size(m, m.memory_bytes(machine.wide))}, which {answer} this machine's {memory.gigabytes(machine.memory)}",
         "licence": f"{m.licence}; gated: accept it at {m.url}" if m.gated else m.licence,
         "sampling": sampling,
         "use": m.command,

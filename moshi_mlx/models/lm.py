@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ..compat.configurations import config_helium_1_preview_2b as config_helium_1_preview_2b
     from ..compat.configurations import config_v0_1 as config_v0_1
     from ..compat.lm import Lm as Lm
+    from ..compat.lm import ScaledEmbedding as ScaledEmbedding
     from ..config import DepFormerConfig as DepFormerConfig
     from ..config import LmConfig as LmConfig
     from .lm_model import DepFormer as DepFormer
@@ -22,6 +23,7 @@ _HOMES = {
     "config_helium_1_preview_2b": "..compat.configurations",
     "config_v0_1": "..compat.configurations",
     "Lm": "..compat.lm",
+    "ScaledEmbedding": "..compat.lm",
     "DepFormerConfig": "..config",
     "LmConfig": "..config",
     "DepFormer": ".lm_model",

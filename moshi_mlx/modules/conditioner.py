@@ -198,6 +198,15 @@ def fuse(cfg: FuserConfig | None, provided: dict[str, mx.array]) -> tuple[mx.arr
     return total, add_cross_positions(cfg, mx.concatenate([provided[name] for name in cfg.cross], axis=1))
 
 
+def create_sin_embedding(
+    positions: mx.array, dim: int, max_period: float = 10000, dtype: mx.Dtype = mx.float32
+) -> mx.array:
+    """Sinusoidal embedding `[B, T, dim]` of `positions [B, T, 1]`, cosines first: the published package's name and shape for it."""
+    if dim % 2:
+        raise InputError(f"sinusoidal positions need an even width, found {dim}.")
+    return sin_embedding(positions[..., 0], dim, max_period).astype(dtype)
+
+
 def add_cross_positions(cfg: FuserConfig | None, source: mx.array) -> mx.array:
     """`source [B, S, d]` with its positional embedding, where the model was trained with one."""
     if cfg is None or not cfg.cross_attention_pos_emb:

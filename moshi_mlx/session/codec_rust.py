@@ -46,7 +46,7 @@ class RustMimi:
         if importlib.util.find_spec("rustymimi") is None:
             raise InputError(
                 "--codec rust needs the package rustymimi, which is not installed. Install it with "
-                "pip install 'moshi_mlx[rust]', or use --codec mlx."
+                "pip install rustymimi, or use --codec mlx."
             )
         self._last = positions // POSITIONS_PER_FRAME
         if self._last <= WINDOW_FRAMES:

@@ -18,6 +18,7 @@ from ..checkpoint.torch_reader import read_tensors, read_tensors_from
 from ..checkpoint.weights_file import WeightsFile
 from ..checkpoint.weights_writer import save_weights
 from ..config.description import CheckpointConfig
+from ..config.input_files import file_size
 from ..config.json_text import read_json
 from ..config.parts import MimiConfig
 from ..config.presets import MIMI_V0_1
@@ -123,7 +124,11 @@ def find_voice(name: str, place: Place | None, mimi: MimiModel | None = None) ->
     path = Path(name)
     if path.suffix or path.parent != Path():
         if not path.exists():
-            raise InputError(f"the voice file {path} does not exist.")
+            raise InputError(
+                f"the voice file {path} does not exist. A voice is a .safetensors or .pt file, a recording, or the name of a "
+                "published one, such as NATF2."
+            )
+        file_size(path)
         if path.suffix in STORED:
             return load_voice(path)
         if mimi is None:
@@ -151,6 +156,7 @@ def voice_names(place: Place) -> list[str]:
 
 
 def _open_archive(path: Path) -> tarfile.TarFile:
+    file_size(path)
     try:
         return tarfile.open(path, "r:gz")
     except (tarfile.TarError, OSError, EOFError):

@@ -17,7 +17,7 @@ from ..errors import AudioError, InputError
 from ..text import Word
 from .listener import Listener
 from .recording import Surroundings
-from .words import PAD, WordEnd, WordStart, WordStream, offline_words, plain_text, printable
+from .words import PAD, WordEnd, WordStart, WordStream, offline_words, plain_text, printable, within
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -99,11 +99,8 @@ class FileTranscriber:
         else:
             words = streaming_words(row.tokens, tokenizer, around.frame_rate, around.delay, around.lead)
         # The silence that follows the recording is not part of it.
-        words = [
-            Word(text, min(w.start, duration), min(w.end, duration))
-            for w in words
-            if (text := printable(w.text).strip())
-        ]
+        words = [Word(text, w.start, w.end) for w in words if (text := printable(w.text).strip())]
+        words = within(words, duration, 1 / around.frame_rate)
         text = printable(plain_text(row.tokens, tokenizer)).strip()
         return Transcript(row.reader.name, text, words, duration, row.tokens, prompt_left, row.error)
 

@@ -8,11 +8,11 @@ may differ from the other's by up to 0.2 s.
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import clean
 from ..text import Word
 
 if TYPE_CHECKING:
@@ -30,7 +30,23 @@ def plain_text(tokens: Sequence[int], tokenizer: SentencePieceProcessor) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line and without control characters, which would reach a terminal or break a subtitle."""
-    return "".join(" " if c in "\n\t\r" else c for c in text if c in "\n\t\r" or unicodedata.category(c) != "Cc")
+    return clean(text)
+
+
+def within(words: Sequence[Word], duration: float, frame: float) -> list[Word]:
+    """`words` one after the other in a recording of `duration` seconds: each lasts a `frame` at least and ends where the next begins
+    at the latest. Where there are more words than frames, the first ones are shorter.
+    """
+    starts: list[float] = []
+    for word in words:
+        starts.append(max(word.start, starts[-1] + frame) if starts else word.start)
+    found: list[Word] = []
+    limit = duration
+    for word, start in zip(reversed(words), reversed(starts), strict=True):
+        end = max(0.0, min(max(word.end, start + frame), limit))
+        limit = max(0.0, min(start, end - frame))
+        found.append(Word(word.text, limit, end))
+    return found[::-1]
 
 
 def offline_words(

@@ -16,21 +16,36 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 _REPLACED = str.maketrans({"\u2019": "'", ":": " ", "(": None, ")": None})
-# A pause, `<break time="1.5s"/>`, slash optional; or the space between two words.
-_TAG = ("<", "b", "r", "e", "a", "k", r"\s+", "t", "i", "m", "e", "=", '"', "[0-9]+", r"(?:\.[0-9]*)?", "s", '"', r"\s*", "/?", ">")  # fmt: skip
-_SECONDS = "(" + "".join(_TAG[13:15]) + ")"
-_SEPARATOR = re.compile("".join(_TAG[:13]) + _SECONDS + "".join(_TAG[15:]) + r"|\s+")
+_NAME = r"[A-Za-z][\w:-]*"
+_VALUE = r"""(?:"[^"<>]*"|'[^'<>]*')"""
+_KEY = r"\s+[\w:-]+\s*"
+# A tag of speech markup with its name and attributes, or the space between two words.
+_SEPARATOR = re.compile(rf"</?({_NAME})((?:{_KEY}=\s*{_VALUE})*)\s*/?>|\s+")
+# What more text may make a tag.
+_UNFINISHED_VALUE = r"""(?:\Z|"[^"<>]*\Z|'[^'<>]*\Z)"""
+_UNFINISHED_TAG = re.compile(
+    rf"</?(?:\Z|{_NAME}(?:{_KEY}=\s*{_VALUE})*(?:\s*/?\Z|{_KEY}(?:\Z|=\s*{_UNFINISHED_VALUE})))"
+)
+_ATTRIBUTE = re.compile(r"""([\w:-]+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+_TIME = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s)\s*")
+# Seconds of the strengths of the W3C's markup, and of a break that says nothing.
+_STRENGTHS = {"none": 0.0, "x-weak": 0.1, "weak": 0.25, "medium": 0.5, "strong": 1.0, "x-strong": 1.5}
+# These stand around a text and say nothing of how it sounds.
+_SILENT_TAGS = ("speak", "p", "s")
 
 
-def _beginning(parts: Sequence[str]) -> str:
-    """A pattern of every text that may still become `parts`."""
-    pattern = "(?!)"
-    for part in reversed(parts):
-        pattern = rf"(?:\Z|{part}{pattern})"
-    return pattern
-
-
-_UNFINISHED_TAG = re.compile(_beginning(_TAG))
+def pause_of(attributes: str) -> float | None:
+    """Seconds of a `<break ...>` by its attributes, `time="1.5s"`, `time='500ms'` or `strength="weak"`; None where they say nothing
+    that is understood.
+    """
+    said = {name.lower(): double or single for name, double, single in _ATTRIBUTE.findall(attributes)}
+    if "time" in said:
+        match = _TIME.fullmatch(said["time"].lower())
+        if match is None:
+            return None
+        # So long that it will be refused, and still a number.
+        return min(float(match[1]) / (1000 if match[2] == "ms" else 1), 1e6)
+    return _STRENGTHS.get(said.get("strength", "medium").lower())
 
 
 class ScriptReader:
@@ -51,6 +66,8 @@ class ScriptReader:
         self._announced: int | None = None
         self._turn_has_word = False
         self._pending = ""
+        # Tags that were left out, as they were written.
+        self.left_out: list[str] = []
 
     @property
     def pending(self) -> str:
@@ -87,10 +104,19 @@ class ScriptReader:
             if match.start() > start:
                 entries.append(self._word(self._pending[start : match.start()]))
             if match[1] is not None:
-                entries.append(Entry([], "", round(float(match[1]) * self._frame_rate)))
+                entries += self._tag(match)
             start = match.end()
         self._pending = self._pending[start:]
         return entries
+
+    def _tag(self, match: re.Match[str]) -> list[Entry]:
+        """The pause of a break; other tags are left out, as are breaks that say nothing."""
+        seconds = pause_of(match[2]) if match[1].lower() == "break" else None
+        if seconds is None:
+            if match[1].lower() not in _SILENT_TAGS:
+                self.left_out.append(match[0])
+            return []
+        return [Entry([], "", round(seconds * self._frame_rate))]
 
     def _word(self, word: str) -> Entry:
         tokens = list(self._tokenizer.encode(word))

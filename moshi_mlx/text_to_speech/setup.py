@@ -6,16 +6,13 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import mlx.nn as nn
-
 from ..checkpoint.files import Files
 from ..checkpoint.loader import Checkpoint
 from ..config.parts import LmConfig, LutConditionerConfig
-from ..errors import ConfigError, InputError
-from ..models.lm_model import LmModel
+from ..errors import InputError
 from . import voices as voice_files
 from .speech import Speech
-from .tts_model import DEFAULT_DSM_TTS_REPO, TTSModel
+from .tts_model import TTSModel
 
 # Voices of one utterance, the main speaker's first.
 Voices = Sequence[str]
@@ -39,8 +36,6 @@ def configure(args: argparse.Namespace, loaded: Checkpoint) -> TTSModel:
     tts.audio_top_k = _first(args.top_k, tts.audio_top_k)
     if not tts.valid_cfg_conditionings:
         tts.cfg_coef = args.cfg_coef
-    if args.quantize is not None:
-        quantize(tts.lm, args.quantize)
     return tts
 
 
@@ -49,12 +44,9 @@ def _first(value: Any, default: Any) -> Any:
 
 
 def check(args: argparse.Namespace, files: Files, voices: Sequence[Voices], say: Callable[[str], None]) -> None:
-    """Refuse other models, and options and voices that do not fit this one. `say` is told what a download needs to be said of."""
+    """Refuse options and voices that do not fit this one. `say` is told what a download needs to be said of."""
     config = files.config
-    if config.tts is None:
-        raise ConfigError(
-            f"{files.source} is a {config.model_type} model; text-to-speech needs one with 'tts_config', such as {DEFAULT_DSM_TTS_REPO}."
-        )
+    assert config.tts is not None
     takes_embeddings = voice_files.TENSOR in config.lm.conditioners
     _check_codebooks(args.nq, config.lm, takes_embeddings)
     if args.dialogue and not takes_embeddings:
@@ -83,17 +75,6 @@ def _check_codebooks(wanted: int | None, lm: LmConfig, may_be_fewer: bool) -> No
         raise InputError(f"--nq: this model has {lm.dep_q} codebooks, {wanted} were asked for.")
     if not may_be_fewer:
         raise InputError(f"--nq: this model speaks with all of its {lm.dep_q} codebooks only, {wanted} were asked for.")
-
-
-def quantize(lm: LmModel, bits: int) -> None:
-    """Quantise the depth transformer, attention and feed-forward layers in memory, as the published command does."""
-    try:
-        nn.quantize(lm.depformer, bits=bits)
-        for layer in lm.transformer.layers:
-            nn.quantize(layer.self_attn, bits=bits)
-            nn.quantize(layer.gating, bits=bits)
-    except ValueError as e:
-        raise InputError(f"--quantize {bits} does not fit this model's sizes: {e}") from None
 
 
 def start(args: argparse.Namespace, tts: TTSModel, voices: Sequence[Voices], keep_log: bool = False) -> Speech:

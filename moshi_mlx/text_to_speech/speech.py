@@ -77,6 +77,11 @@ class Speech:
         self.entries_said += len(entries)
         self.words_said[row] += sum(bool(e.tokens) for e in entries)
 
+    @property
+    def tags_left_out(self) -> list[str]:
+        """Markup that says nothing a voice could do, as it was written."""
+        return [tag for reader in self._readers for tag in reader.left_out]
+
     # Sound out --------------------------------------------------------------------------------------------------
 
     @property

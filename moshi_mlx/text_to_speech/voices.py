@@ -16,7 +16,9 @@ import numpy as np
 
 from ..audio.files import read_audio
 from ..checkpoint import hub, registry
-from ..errors import CheckpointError, InputError
+from ..checkpoint.weights_file import read_header
+from ..config.input_files import file_size
+from ..errors import CheckpointError, InputError, quoted
 from ..models.mimi_model import MimiModel
 from ..modules.conditioner import TensorCondition
 
@@ -51,19 +53,29 @@ def find_voice(name: str, repo: str, suffix: str = "", tell: Callable[[str], Non
         repo, full = hub.split_hub_name(full)
     if tell is not None and not registry.is_cached(repo, full):
         tell(f"{repo}: a voice has the licence of its folder, {Path(full).parent}: see https://huggingface.co/{repo}")
-    found = hub.download(repo, full, optional=True)
-    if found is None:
+    kinds = (
+        f"A voice is a local file, hf://owner/repository/file, or a name of https://huggingface.co/{repo}/tree/main."
+    )
+    try:
+        found = hub.download(repo, full, optional=True)
+    except CheckpointError:
+        if hub.is_reachable():
+            raise
         raise InputError(
-            f"there is no voice {name!r} for this model: {repo} has no file {full!r}. "
-            f"Voices are listed at https://huggingface.co/{repo}/tree/main"
-        )
+            f"there is no voice {quoted(name)} on this machine, and the Hub cannot be reached to look for it in {repo}. {kinds}"
+        ) from None
+    if found is None:
+        raise InputError(f"there is no voice {quoted(name)} for this model: {repo} has no file {quoted(full)}. {kinds}")
     return found
 
 
 def load_speaker(path: str | Path, dim: int, model_id: dict | None = None) -> mx.array:
     """Embedding `[1, dim, T]` float32 of a voice file, checked. `model_id` (sig, epoch) is that of the model."""
     loaded: Any
+    file_size(path)
     try:
+        # Its own reader crashes on some damaged headers.
+        read_header(Path(path))
         loaded = mx.load(str(path), format="safetensors", return_metadata=True)
     except (RuntimeError, ValueError, OSError):
         raise CheckpointError(

@@ -54,8 +54,10 @@ def _common_prefixes(names: Collection[str]) -> Iterator[str]:
 
 def hidden_below(names: Collection[str], wanted: Collection[str]) -> str | None:
     """A prefix under which all of `wanted` are among `names`, where not all names have it."""
-    first = min(wanted, default=None)
-    for name in names if first else ():
+    if not wanted:
+        return None
+    first = min(wanted)
+    for name in names:
         prefix = name.removesuffix(first)
         if prefix != name and prefix and all(prefix + w in names for w in wanted):
             return prefix
