@@ -156,8 +156,10 @@ def reset_rows(state: dict, rows: mx.array) -> dict:
 
 
 def grow(state: dict, capacity: int) -> dict:
-    """The state with rings of `capacity` slots. Only before the old rings have wrapped."""
+    """The state with rings of `capacity` slots, at least as many as they have. Only before the old rings have wrapped."""
     more = capacity - capacity_of(state)
+    if not more:
+        return state
 
     def pad(a: mx.array) -> mx.array:
         return mx.pad(a, [(0, 0)] * 3 + [(0, more), (0, 0)])
