@@ -38,9 +38,10 @@ class Manner:
     pad_bonus: float = 0.0
 
 
-def init_state(step: Step, seeds: Sequence[int], capacity: int, manners: Sequence[Manner]) -> dict:
-    """State before the first step of rows with a clock each, row b sampled and guided by `manners[b]`."""
-    return {**step.init_state(seeds, capacity, lockstep=False), "own": _own(step, manners)}
+def init_state(step: Step, seeds: Sequence[int], capacity: int, manners: Sequence[Manner] | None) -> dict:
+    """State before the first step of rows with a clock each, row b sampled and guided by `manners[b]` if there are any."""
+    state = step.init_state(seeds, capacity, lockstep=False)
+    return state if manners is None else {**state, "own": _own(step, manners)}
 
 
 def _own(step: Step, manners: Sequence[Manner]) -> dict:
@@ -59,9 +60,12 @@ def _own(step: Step, manners: Sequence[Manner]) -> dict:
     return own
 
 
-def one_row(step: Step, capacity: int, seed: int, manner: Manner, begun: dict | None = None) -> dict:
-    """One conversation for `put_row`: at its beginning, or in the state `begun`, which a batch of one row has arrived at."""
-    blank = init_state(step, [seed], capacity, [manner])
+def one_row(step: Step, capacity: int, seed: int, manner: Manner | None = None, begun: dict | None = None) -> dict:
+    """One conversation for `put_row`: at its beginning, or in the state `begun`, which a batch of one row has arrived at.
+
+    Without `manner` it is for a batch whose rows are all sampled and guided in the same way.
+    """
+    blank = init_state(step, [seed], capacity, None if manner is None else [manner])
     if begun is None:
         return {**blank, "trunk": nothing(blank["trunk"])}
     position = mx.broadcast_to(begun["trunk"]["position"], blank["trunk"]["position"].shape)

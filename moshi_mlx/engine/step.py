@@ -19,7 +19,6 @@ import numpy as np
 from .. import arguments
 from ..errors import InputError
 from ..models.lm_model import LmModel
-from ..modules import transformer
 from ..modules.conditioner import ConditionAttributes, fuse
 from ..modules.sampling import Sampler, choose_by_row, gumbel
 from .state import copy_containers
