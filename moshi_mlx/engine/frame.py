@@ -91,7 +91,9 @@ class FrameStep:
         listens = heard & ~ended if self.pause_at_end else heard
         codes, encoder = self.mimi.encode_chunk(pcm[:, None], state["encoder"], max(given, 1), listens)
         codes = mx.where((heard & ~ended)[:, None], codes[:, :given, 0], self.step.lm.cfg.card)
-        lm, out = self.step.run(state["lm"], codes, conditions, heard | fresh)
+        lm, out = self.step.run(
+            state["lm"], codes, None if conditions is None else Conditions(**conditions), heard | fresh
+        )
         speaks = (out.valid & heard)[:, None]
         reply, decoder = self._speak(mx.where(speaks, out.frame, 0), state["decoder"], speaks[:, 0])
         return {"lm": lm, "encoder": encoder, "decoder": decoder}, mx.where(speaks, reply, 0), out.frame

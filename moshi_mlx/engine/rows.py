@@ -111,6 +111,12 @@ class Rows:
         """The conversation in row `row` is over. The row waits to be joined again."""
         self._steps[row], self._fresh[row] = 0, False
 
+    def hear_anew(self, row: int) -> None:
+        """Let the encoder of row `row` begin anew, and the row's frames count from here."""
+        encoder = self._codec[0]
+        self._state["encoder"] = put_rows(self._state["encoder"], encoder, [mx.array([row], mx.int32)])
+        self._frames[row] = 0
+
     # Stepping -------------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:

@@ -243,10 +243,10 @@ class Step:
         """Text tokens `[B]` from `logits [B, V]`."""
         if "own" in state:
             own = state["own"]
-            noise = gumbel(state["seed"], 2 * state["offset"], logits.shape[-1])
+            drawn = gumbel(state["seed"], 2 * state["offset"], logits.shape[-1])
             is_pad = mx.arange(logits.shape[-1]) == self.lm.cfg.padding_token
             logits = logits + mx.where(is_pad, own["pad_bonus"][:, None], 0).astype(logits.dtype)
-            return choose_by_row(logits, own["text"], noise).astype(mx.int32)
+            return choose_by_row(logits, own["text"], drawn).astype(mx.int32)
         noise = None if self.text_sampler.greedy else gumbel(state["seed"], 2 * state["offset"], logits.shape[-1])
         return self.text_sampler.choose(logits, noise).astype(mx.int32)
 
