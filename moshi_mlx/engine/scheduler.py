@@ -23,7 +23,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from ..errors import InputError, MoshiError
-from .streams import Bounds, Inbox, NoFreeRow, Stream
+from .streams import Bounds, Inbox, ModelStopped, NoFreeRow, Stream
 
 T = TypeVar("T")
 CALLS_WAITING = 64
@@ -139,7 +139,7 @@ class Scheduler(Generic[K]):
         """
         with self._changed:
             if not self.running:
-                raise InputError("the model is no longer running.") from self.error
+                raise ModelStopped("the model is no longer running.") from self.error
             stream = Stream(self._bounds, self._changed, options, live, notify)
             if not wait and (self._waiting or not self._may_join(stream)):
                 raise NoFreeRow(f"all {self.rows} rows are taken; try again later.")
@@ -159,7 +159,7 @@ class Scheduler(Generic[K]):
         """Run `action(kind)` on the model's thread between two steps."""
         future: Future[T] = Future()
         if not self.running:
-            raise InputError("the model is no longer running.")
+            raise ModelStopped("the model is no longer running.")
         try:
             self._calls.put_nowait((action, future))
         except queue.Full:
@@ -224,7 +224,7 @@ class Scheduler(Generic[K]):
         self._answer_calls(kind)
         self._let_go(kind)
         self._admit(kind)
-        self._join_a_bit()
+        self._join_a_bit(kind)
         ready = self._ready(kind)
         if not ready:
             if not self._joins:
@@ -315,7 +315,7 @@ class Scheduler(Generic[K]):
         for stream in told:
             stream.tell()
 
-    def _join_a_bit(self) -> None:
+    def _join_a_bit(self, kind: K) -> None:
         """One piece of the joining of the row that has waited longest for its turn."""
         if not self._joins:
             return
@@ -330,11 +330,9 @@ class Scheduler(Generic[K]):
                 self._changed.notify_all()
             stream.tell()
             return
-        except MoshiError as e:
-            with self._changed:
-                self._rows[row] = None
-            stream.end(e)
-            stream.tell()
+        except Exception as e:
+            # Whatever a client asked for that cannot be had is no trouble of the others.
+            self._end(kind, row, e)
             return
         self._joins[row] = bits
 
@@ -374,7 +372,11 @@ class Scheduler(Generic[K]):
             self._waiting.clear()
             self._rows = [None] * len(self._rows)
         for stream in left:
-            stream.end(self.error)
+            stopped = ModelStopped(
+                "the model has stopped." if self.error is None else f"the model has stopped: {self.error}"
+            )
+            stopped.__cause__ = self.error
+            stream.end(stopped)
             stream.tell()
         while not self._calls.empty():
             self._calls.get()[1].cancel()

@@ -33,7 +33,9 @@ def put_rows(state: Any, rows: Any, at: Sequence[mx.array]) -> Any:
     their rows in axis 1, everything else in axis 0.
     """
 
-    def put(old: mx.array, new: mx.array) -> mx.array:
+    def put(old: mx.array | None, new: mx.array | None) -> mx.array | None:
+        if old is None or new is None:
+            return old
         axis = 1 if old.ndim == 5 else 0
         # A batch without its null rows takes the first ones only.
         for i, index in enumerate(at[: new.shape[axis]]):

@@ -28,6 +28,10 @@ class SlowReader(InputError):
     """A client did not read what it was sent, and its stream was ended for it."""
 
 
+class ModelStopped(InputError):
+    """The scheduler's thread has ended, and every stream with it; the cause says why."""
+
+
 class WhenFull(Enum):
     """What happens to a stream whose client does not read: its oldest sound is dropped, it is ended, or its row stands still."""
 
