@@ -26,7 +26,8 @@ from ..modules.sampling import Sampler
 from ..text import Detokenizer
 from . import hibiki, personaplex
 from .hibiki import Ending
-from .session import Frame, default_attributes
+from .reply import Frame
+from .session import default_attributes
 from .voices import Voice
 
 # What of a talk may wait: sound that came while the model was late, and replies that the client has not read.
@@ -83,7 +84,7 @@ class Conversations:
         self._plain = Step(loaded.lm, text_sampler, audio_sampler, Guidance(cfg_coef), compile=False, kv_bits=kv_bits)
         attributes = default_attributes(loaded, rows, cfg_coef)
         conditions = make_conditions(loaded.lm, attributes) if attributes else None
-        pause_at_end = not hibiki.is_zero(loaded.lm.cfg)
+        pause_at_end = not loaded.lm.cfg.is_hibiki_zero
         self._frame_step = FrameStep(self._step, loaded.mimi, conditions, compile, pause_at_end)
         self._rows = Rows(self._frame_step, rows, capacity)
         if compile:
@@ -117,7 +118,7 @@ class Conversations:
             begun = yield from prefill.in_pieces(self._plain, prompt, [talk.seed], PROMPT_PIECE, first["own"])
             yield
         self._rows.join(row, talk.seed, manner, conditions, begun, 0 if prompt is None else prompt.length)
-        if hibiki.is_zero(loaded.lm.cfg):
+        if loaded.lm.cfg.is_hibiki_zero:
             yield
             self._rows.step({row: np.zeros(self.frame_size, np.float32)})
             self._rows.hear_anew(row)
@@ -141,7 +142,7 @@ class Conversations:
         if not hibiki.is_translation(self.checkpoint):
             return None
         if talk.ending is None:
-            talk.ending = Ending(talk.options.tail, without_last=hibiki.is_zero(self.checkpoint.lm.cfg))
+            talk.ending = Ending(talk.options.tail, without_last=self.checkpoint.lm.cfg.is_hibiki_zero)
             talk.rest = talk.ending.frames(self.frame_size)
         return next(talk.rest, None)
 
