@@ -204,7 +204,7 @@ class LmGen:
         ct: ConditionTensor | None = None,
         cross_attention_src: mx.array | None = None,
         *,
-        execute: Sequence[bool] | mx.array | None = None,
+        execute: Sequence[bool] | np.ndarray | mx.array | None = None,
         depformer_replace_tokens: mx.array | None = None,
     ) -> mx.array:
         """One frame: the user's codes `[B, n]` or `[B, n, 1]` of this frame (surplus ones are dropped) -> text `[B, 1]`.

@@ -142,19 +142,6 @@ def capacity_of(state: dict) -> int:
     return slots_of(state["layers"][0])
 
 
-def reset_rows(state: dict, rows: mx.array) -> dict:
-    """The state with the rows where `rows` bool `[B]` is true back at position 0 with empty rings."""
-    keep = ~rows[None, :, None, None, None]
-
-    def clear(a: mx.array) -> mx.array:
-        return mx.where(keep, a, 0).astype(a.dtype)
-
-    return {
-        "position": mx.where(rows, 0, state["position"]),
-        "layers": [map_ring(clear, ring) for ring in state["layers"]],
-    }
-
-
 def grow(state: dict, capacity: int) -> dict:
     """The state with rings of `capacity` slots, at least as many as they have. Only before the old rings have wrapped."""
     more = capacity - capacity_of(state)
