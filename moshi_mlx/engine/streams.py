@@ -200,6 +200,10 @@ class Stream:
         """Speech to text: `Marker(id)` comes back when everything fed so far has been transcribed."""
         self.inbox.send(Mark(id))
 
+    def flush(self) -> None:
+        """Speech to text: what has been said so far is wanted now, not with the model's delay."""
+        self.inbox.send(Flush())
+
     def say(self, text: str) -> None:
         """Text to speech: more text. Words end at white space."""
         self.inbox.send(Say(text), len(text))
@@ -308,6 +312,11 @@ class Mark:
     """Asks for `Marker(id)` in its place."""
 
     id: int
+
+
+@dataclass(frozen=True)
+class Flush:
+    pass
 
 
 @dataclass(frozen=True)
