@@ -75,14 +75,15 @@ class FrameStep:
         heard: mx.array,
         fresh: mx.array,
         ended: mx.array,
-        conditions: dict | None,
+        conditions: Conditions | None,
     ) -> tuple[dict, mx.array, mx.array]:
         """A frame of rows with a clock each, the oldest `steps` steps old: as a call, for the rows where `heard` is true.
 
         `heard`, `fresh`, `ended` bool `[B]`: the row's sound is heard; the row makes its first step, which hears nothing; the user's
-        side ends with this frame. A row that is neither heard nor fresh leaves no trace. `conditions` are those of the rows, as a tree.
+        side ends with this frame. A row that is neither heard nor fresh leaves no trace. `conditions` are those of the rows.
         """
-        return self._masked(self._with_room(state, steps), pcm, heard, fresh, ended, conditions)
+        tree = None if conditions is None else conditions.tree()
+        return self._masked(self._with_room(state, steps), pcm, heard, fresh, ended, tree)
 
     def _rows(
         self, state: dict, pcm: mx.array, heard: mx.array, fresh: mx.array, ended: mx.array, conditions: dict | None

@@ -16,7 +16,7 @@ from ..modules.conditioner import ConditionTensor, add_cross_positions
 from ..modules.sampling import Sampler
 from . import row_state
 from .row_state import Manner
-from .state import copy_containers, let_go, put_rows
+from .state import copy_containers, let_go
 from .state_check import check_step_state
 from .step import (
     DEFAULT_AUDIO_SAMPLER,
@@ -69,7 +69,10 @@ class LmGen:
         self.model, self._owner = model, Owner("this generator")
         self.batch_size = 1 if batch_size is None else arguments.whole("batch_size", batch_size, 1)
         self.max_steps, self.check = max_steps, check
-        self.conditions = conditions
+        # Rows that come and go bring conditions of their own.
+        self.conditions = (
+            row_state.for_rows(conditions) if conditions is not None and support_out_of_sync else conditions
+        )
         masked = None if cfg_is_masked_until is None else tuple(cfg_is_masked_until)
         self._step = Step(
             model,
@@ -174,9 +177,9 @@ class LmGen:
         let_go(old)
         if conditions is not None and self.conditions is not None:
             at = row_state.row_indices(self._step, row, self.batch_size)
-            self.conditions = Conditions(**put_rows(self.conditions.tree(), conditions.tree(), at))
+            self.conditions = row_state.put_conditions(self.conditions, conditions, at)
         self._steps[row], self._out = 0, None
-        mx.eval(self._state, [] if self.conditions is None else self.conditions.tree())
+        mx.eval(self._state)
 
     def warm_up(self) -> None:
         """Step through every size of the rings on a state of its own, without hooks: what steps need is compiled then."""

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..modules import transformer
 from ..modules.sampling import Sampler, row_values
 from .state import put_rows
-from .step import Step
+from .step import Conditions, Step
 
 # Longer ago than anything: null rows that read everything.
 NEVER_MASKED = -(2**30)
@@ -87,6 +87,34 @@ def put_row(step: Step, state: dict, one: dict, row: int) -> dict:
     capacity = max(transformer.capacity_of(s["trunk"]) for s in (state, one))
     state, one = ({**s, "trunk": transformer.grow(s["trunk"], capacity)} for s in (state, one))
     return put_rows(state, one, row_indices(step, row, state["tokens"].shape[0]))
+
+
+def for_rows(conditions: Conditions) -> Conditions:
+    """Conditions whose rows `put_conditions` may replace, whatever the length of their sources."""
+    if conditions.cross is None:
+        return conditions
+    _, rows, _, length, _ = conditions.cross[0].shape
+    return Conditions(conditions.total, conditions.cross, mx.ones((rows, 1, 1, length), mx.bool_))
+
+
+def put_conditions(conditions: Conditions, one: Conditions, at: Sequence[mx.array]) -> Conditions:
+    """`conditions`, made by `for_rows`, with the rows `at` replaced by `one`. A source longer than any before makes all longer."""
+    one = for_rows(one)
+    if conditions.cross is not None and one.cross is not None:
+        length = max(c.cross[0].shape[3] for c in (conditions, one) if c.cross is not None)
+        conditions, one = _lengthened(conditions, length), _lengthened(one, length)
+    replaced = Conditions(**put_rows(conditions.tree(), one.tree(), at))
+    mx.eval(replaced.tree())
+    return replaced
+
+
+def _lengthened(conditions: Conditions, length: int) -> Conditions:
+    assert conditions.cross is not None and conditions.cross_mask is not None
+    more = length - conditions.cross[0].shape[3]
+    if not more:
+        return conditions
+    cross = [mx.pad(c, [(0, 0)] * 3 + [(0, more), (0, 0)]) for c in conditions.cross]
+    return Conditions(conditions.total, cross, mx.pad(conditions.cross_mask, [(0, 0)] * 3 + [(0, more)]))
 
 
 def row_indices(step: Step, row: int, batch: int) -> list[mx.array]:

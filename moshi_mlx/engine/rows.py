@@ -44,7 +44,7 @@ class Rows:
         self._step, self._mimi = frame_step.step, frame_step.mimi
         self._state = self._init_state(capacity or self._step.capacities()[0])
         conditions = frame_step.conditions
-        self._conditions = None if conditions is None else conditions.tree()
+        self._conditions = None if conditions is None else row_state.for_rows(conditions)
         self._codec = self._mimi.init_encoder(1, lockstep=False), self._mimi.init_decoder(1, lockstep=False)
         self._steps = np.zeros(count, int)
         self._frames = np.zeros(count, int)
@@ -103,8 +103,8 @@ class Rows:
         if conditions is not None:
             if self._conditions is None:
                 raise InputError("conditions of a row need a batch that was made with conditions.")
-            self._conditions = put_rows(self._conditions, conditions.tree(), at)
-        mx.eval(self._state, self._conditions)
+            self._conditions = row_state.put_conditions(self._conditions, conditions, at)
+        mx.eval(self._state)
         self._steps[row], self._frames[row], self._fresh[row] = steps, 0, begun is None
 
     def leave(self, row: int) -> None:

@@ -67,14 +67,18 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Fused conditions of a conversation: `total [B', 1, d]` added to every input, `cross` keys and values per layer."""
+    """Fused conditions of a conversation: `total [B', 1, d]` added to every input, `cross` keys and values `[2, B', H, S, D]` per layer.
+
+    `cross_mask [B', 1, 1, S]` is true where a row's source is, if rows have sources of different lengths.
+    """
 
     total: mx.array | None = None
     cross: list[mx.array] | None = None
+    cross_mask: mx.array | None = None
 
     def tree(self) -> dict:
         """As plain containers, which a traced function can take."""
-        return {"total": self.total, "cross": self.cross}
+        return {"total": self.total, "cross": self.cross, "cross_mask": self.cross_mask}
 
 
 @dataclass(frozen=True)
@@ -319,7 +323,7 @@ class Step:
             x = x + conditions.total.astype(x.dtype)
         if execute is not None and self.guidance.active:
             execute = mx.concatenate([execute, execute])
-        return self.lm.trunk(x, trunk, conditions.cross, execute)
+        return self.lm.trunk(x, trunk, conditions.cross, execute, conditions.cross_mask)
 
     def _check_guided(self, conditions: Conditions, rows: int) -> None:
         """Guidance compares two halves of a batch: without something that differs it would be an expensive nothing."""
