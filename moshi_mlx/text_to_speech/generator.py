@@ -76,7 +76,7 @@ class TokenGenerator:
         masked = None
         if cfg_coef != 1.0 and cfg_is_no_prefix and prefixes is not None and not own_clocks:
             masked = [n + delay_steps for n in self.prefix_lengths]
-        self._own_clocks = own_clocks
+        self.own_clocks = own_clocks
         self._gen = LmGen(
             lm,
             text_sampler=text_sampler,
@@ -211,7 +211,7 @@ class TokenGenerator:
         # Where every codebook is imposed, the depth transformer has nothing to say.
         imposed = self._forced is not None and (forced[self._stepped] != UNGENERATED).all()
         codes = mx.array(np.where(forced == UNGENERATED, 0, forced)) if imposed else None
-        execute = self._stepped if self._own_clocks else None
+        execute = self._stepped if self.own_clocks else None
         self._gen.step(self._given, execute=execute, depformer_replace_tokens=codes)
         for u, stepped in zip(self.utterances, self._stepped, strict=True):
             u.offset += bool(stepped)
