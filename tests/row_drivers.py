@@ -22,7 +22,7 @@ class Client:
     items: list = field(default_factory=list)
 
 
-def drive(kind, clients: list[Client], seed: int, restart: float = 0.02) -> None:
+def drive(kind, clients: list[Client], seed: int, restart: float = 0.005) -> None:
     """Serve `clients` in the rows of `kind` until all are done; each one's `items` are what it got in its last life."""
     rng = np.random.default_rng(seed)
     changed = threading.Condition()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 
 import mlx.core as mx
 import numpy as np
@@ -16,6 +17,8 @@ from speech_toys import _tidy, attributes, loaded, make_tts  # noqa: F401
 
 from moshi_mlx.engine.streams import Mark, Say
 from moshi_mlx.errors import InputError
+from moshi_mlx.machine.footprint import measure
+from moshi_mlx.models.mimi_model import MimiModel
 from moshi_mlx.modules.conditioner import ConditionAttributes
 from moshi_mlx.modules.sampling import MOST_KEPT, Sampler, choose_by_row, gumbel, row_values
 from moshi_mlx.session import Session
@@ -121,6 +124,55 @@ def test_a_conversation_in_a_row_is_what_it_is_alone(dialogues, case, seed):
             same_sound(found.pcm, wanted.pcm, loudest)
 
 
+def test_joining_traces_and_allocates_nothing(dialogues, monkeypatch):
+    """Python of the model runs while it is traced, and at no other time; arrays in use are as many as before."""
+    model, traced = dialogues("compiled")[0].checkpoint, []
+    for part in ("encode_chunk", "decode_chunk"):
+        whole = getattr(MimiModel, part)
+        monkeypatch.setattr(MimiModel, part, lambda *a, whole=whole, part=part: traced.append(part) or whole(*a))
+    rows = Conversations(model, rows=3)
+    # Once for each size of the rings, and none was made for a frame.
+    assert len(traced) == 2 * len(rows.batch.frame_step.step.capacities())
+    traced.clear()
+    used = []
+    for number in range(50):
+        join(rows, number % 3, Talk(seed=number, text_sampler=(None, GREEDY, WARM)[number % 3]))
+        rows.step({number % 3: (noise(1, number), False)})
+        gc.collect()
+        used.append(mx.get_active_memory())
+    assert traced == []
+    # Give or take a number that waits to be let go of.
+    assert max(used[3:]) - min(used[3:]) < 256, used
+
+
+def join(rows, row: int, options) -> None:
+    for _ in rows.join(row, options):
+        pass
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_two_thousand_streams(dialogues):
+    rows = Conversations(dialogues("compiled")[0].checkpoint, rows=2)
+    used, resident = [], []
+    for number in range(2000):
+        join(rows, number % 2, Talk(seed=number))
+        rows.step({number % 2: (noise(1, number), False)})
+        if number % 100 == 99:
+            gc.collect()
+            used.append(mx.get_active_memory())
+            resident.append(measure().physical)
+    assert max(used) - min(used) < 256, used
+    # The last thousand has added less than one row's state.
+    assert resident[-1] - resident[9] < 4 << 20, resident
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", DIALOGUES)
+def test_many_schedules_of_conversations(dialogues, case):
+    for seed in range(20):
+        test_a_conversation_in_a_row_is_what_it_is_alone.hypothesis.inner_test(dialogues, case, seed)
+
+
 def test_a_row_outgrows_its_rings_beside_a_young_one(dialogues, monkeypatch):
     """Rings grow with the oldest row, and one that joins then is none the worse for it."""
     from moshi_mlx.engine import step
@@ -139,15 +191,13 @@ def test_nothing_of_a_stream_is_left_in_its_row(dialogues):
     """After a row was taken over, state, seed, sampling and pending text are those of a batch that never saw the first stream."""
     model = dialogues("compiled")[0].checkpoint
     used, unused = Conversations(model, rows=2), Conversations(model, rows=2)
-    for _ in used.join(1, Talk(seed=77, text_sampler=WARM)):
-        pass
+    join(used, 1, Talk(seed=77, text_sampler=WARM))
     for frame in noise(6, 5).reshape(-1, 1920):
         used.step({1: (frame, False)})
     used._talks[1].text.pending = b"\xe2\x82"
     used.leave(1)
     for batch in (used, unused):
-        for _ in batch.join(1, Talk(seed=3)):
-            pass
+        join(batch, 1, Talk(seed=3))
     mine, clean = (tree_flatten(b.batch.state) for b in (used, unused))
     for (name, a), (other, b) in zip(mine, clean, strict=True):
         assert name == other
@@ -239,7 +289,7 @@ def test_a_stream_is_heard_as_alone(transcriptions, seed):
 
 def test_pause_probabilities_of_a_row(transcriptions):
     rows, clients, sounds, _ = transcriptions
-    drive(rows, clients, seed=5)
+    drive(rows, clients[:1], seed=5)
     listener = Listener(rows.checkpoint.lm, rows.checkpoint.mimi)
     listener.read([listener.start()])
     prefix = np.zeros(round(rows.checkpoint.config.stt.audio_silence_prefix_seconds * 12.5 + 0.49) * 1920, np.float32)

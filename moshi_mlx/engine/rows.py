@@ -15,7 +15,9 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from ..audio.samples import refuse_nonsense
 from ..errors import InputError
+from ..machine.owner import Owner
 from ..modules import transformer
 from . import row_state
 from .frame import FrameStep
@@ -40,6 +42,7 @@ class Rows:
     def __init__(self, frame_step: FrameStep, count: int, capacity: int | None = None):
         if count < 1:
             raise InputError(f"a batch has one row or more, {count} were asked for.")
+        self._owner = Owner("this batch of rows")
         self.frame_step, self.count = frame_step, count
         self._step, self._mimi = frame_step.step, frame_step.mimi
         self._state = self._init_state(capacity or self._step.capacities()[0])
@@ -90,7 +93,14 @@ class Rows:
         """
         if not 0 <= row < self.count:
             raise InputError(f"there are rows 0 to {self.count - 1}, found {row}.")
-        one = row_state.one_row(self._step, self.capacity, seed, manner or Manner(), begun)
+        if conditions is not None and self._conditions is None:
+            raise InputError("conditions of a row need a batch that was made with conditions.")
+        with self._owner:
+            self._replace(row, seed, manner or Manner(), conditions, begun)
+        self._steps[row], self._frames[row], self._fresh[row] = steps, 0, begun is None
+
+    def _replace(self, row: int, seed: int, manner: Manner, conditions: Conditions | None, begun: dict | None) -> None:
+        one = row_state.one_row(self._step, self.capacity, seed, manner, begun)
         encoder, decoder = self._codec
         at = row_state.row_indices(self._step, row, self.count)
         old = self._state
@@ -100,16 +110,13 @@ class Rows:
             "decoder": put_rows(old["decoder"], decoder, at[:1]),
         }
         let_go(old)
-        if conditions is not None:
-            if self._conditions is None:
-                raise InputError("conditions of a row need a batch that was made with conditions.")
+        if conditions is not None and self._conditions is not None:
             self._conditions = row_state.put_conditions(self._conditions, conditions, at)
         mx.eval(self._state)
-        self._steps[row], self._frames[row], self._fresh[row] = steps, 0, begun is None
 
     def leave(self, row: int) -> None:
-        """The conversation in row `row` is over. The row waits to be joined again."""
-        self._steps[row], self._fresh[row] = 0, False
+        """The conversation in row `row` is over. The row waits to be joined again, and until then stays as old as it is."""
+        self._fresh[row] = False
 
     def hear_anew(self, row: int) -> None:
         """Let the encoder of row `row` begin anew, and the row's frames count from here."""
@@ -135,10 +142,15 @@ class Rows:
         return {row: RowFrame(sound[row], tokens[row]) for row in given}
 
     def _run(self, given: Mapping[int, np.ndarray], ended: Collection[int]) -> tuple[np.ndarray, np.ndarray]:
+        with self._owner:
+            return self._masked(given, ended)
+
+    def _masked(self, given: Mapping[int, np.ndarray], ended: Collection[int]) -> tuple[np.ndarray, np.ndarray]:
         pcm = np.zeros((self.count, self._mimi.frame_size), np.float32)
         heard, marked = np.zeros(self.count, bool), np.zeros(self.count, bool)
         for row, frame in given.items():
             pcm[row], heard[row], marked[row] = frame, True, row in ended
+        refuse_nonsense(pcm)
         fresh = self._fresh.copy()
         old = self._state
         masks = (mx.array(heard), mx.array(fresh), mx.array(marked))
@@ -154,10 +166,14 @@ class Rows:
         self._fresh[:] = False
         return np.array(sound), np.array(tokens)
 
-    def trace(self) -> None:
-        """Trace the step for every size the rings will have, and make one, so that no conversation waits for it."""
+    def warm_up(self) -> None:
+        """Step nobody through every size that the rings will have: what steps need is compiled then."""
         pcm, nobody = mx.zeros((self.count, self._mimi.frame_size)), mx.zeros((self.count,), mx.bool_)
         for capacity in self._step.capacities():
-            state = self._init_state(capacity)
-            self.frame_step.masked(state, pcm, 0, nobody, nobody, nobody, self._conditions)
-        self._run({}, ())
+            if capacity >= self.capacity:
+                old = self._init_state(capacity)
+                new = self.frame_step.masked(old, pcm, 0, nobody, nobody, nobody, self._conditions)
+                let_go(old)
+                mx.eval(new)
+        old = {}
+        mx.clear_cache()

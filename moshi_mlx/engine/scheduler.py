@@ -11,6 +11,7 @@ the tick under way, `Scheduler.patience` for others that are about due, and a bo
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -23,6 +24,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from ..errors import InputError, MoshiError
+from ..machine import streams
+from ..machine.owner import PATIENCE, Closer
 from .streams import Bounds, Inbox, ModelStopped, NoFreeRow, Stream
 
 T = TypeVar("T")
@@ -89,7 +92,7 @@ class Scheduler(Generic[K]):
     """Owns the model's thread. `patience` in seconds is how long a step waits for rows whose frame is about due."""
 
     def __init__(self, make: Callable[[], K], name: str = "model", patience: float | None = None):
-        self._make = make
+        self._make, self._process = make, os.getpid()
         self._patience = patience
         self._changed = threading.Condition()
         self._waiting: deque[Stream] = deque()
@@ -105,6 +108,7 @@ class Scheduler(Generic[K]):
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+        self._closer = Closer(self._stop)
         # What making it raised is raised here.
         self._loaded.result()
 
@@ -138,8 +142,8 @@ class Scheduler(Generic[K]):
         scheduler's thread: it has to be quick and must not call the scheduler.
         """
         with self._changed:
-            if not self.running:
-                raise ModelStopped("the model is no longer running.") from self.error
+            if not self.running or os.getpid() != self._process:
+                raise ModelStopped("the model is not running in this process any more.") from self.error
             stream = Stream(self._bounds, self._changed, options, live, notify)
             if not wait and (self._waiting or not self._may_join(stream)):
                 raise NoFreeRow(f"all {self.rows} rows are taken; try again later.")
@@ -187,11 +191,17 @@ class Scheduler(Generic[K]):
 
     def close(self) -> None:
         """End the thread after the step under way, and every stream with it."""
+        self._stop(None)
+
+    def _stop(self, timeout: float | None = PATIENCE) -> None:
+        if os.getpid() != self._process:
+            # There is no such thread here.
+            return
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(timeout)
 
     def __enter__(self) -> Scheduler[K]:
         return self
@@ -202,6 +212,7 @@ class Scheduler(Generic[K]):
     # The model's thread ---------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        streams.use()
         try:
             kind = self._make()
             self._bounds, self._rows = kind.bounds, [None] * kind.rows

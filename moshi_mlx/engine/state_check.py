@@ -62,9 +62,7 @@ def check_step_state(
     `InputError` for what it cannot be.
     """
     capacity = step.capacities()[0]
-    expected = (
-        step.init_state([0] * batch, capacity) if lockstep else init_state(step, [0] * batch, capacity, manners)
-    )
+    expected = step.init_state([0] * batch, capacity) if lockstep else init_state(step, [0] * batch, capacity, manners)
     parts = _parts(state, expected, "lm")
     capacity = _check_rings(expected["trunk"], parts["trunk"])
     _same_form(

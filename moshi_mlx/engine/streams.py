@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..audio.capture import faded_in
-from ..audio.samples import usable
+from ..audio.samples import as_samples, usable
 from ..errors import InputError
 
 
@@ -77,7 +77,7 @@ class Inbox:
 
     def feed(self, pcm: np.ndarray, timeout: float = 0.0) -> int:
         """Append samples `[n]`; returns how many old ones had to go, after `timeout` seconds without room for the new."""
-        pcm, invalid = usable(np.array(pcm, np.float32))
+        pcm, invalid = usable(as_samples(pcm))
         now = time.monotonic()
         with self._changed:
             self.invalid += invalid
@@ -188,7 +188,7 @@ class Stream:
     # The client -----------------------------------------------------------------------------------------------------
 
     def feed(self, pcm: np.ndarray, timeout: float = 0.0) -> int:
-        """Sound float `[n]`, 24 kHz mono, any n. Returns samples dropped, the oldest first, because too many wait.
+        """Sound `[n]`, 24 kHz mono, any n: floats in -1..1 or whole numbers scaled by their type. Returns samples dropped, the oldest first, because too many wait.
 
         With a `timeout` it first waits so many seconds for room, as an upload does.
         """

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..arguments import kind, number, whole
+from ..errors import InputError
 
 # Rows up to this length are ordered within one GPU thread block.
 LONGEST_PIECE = 2048

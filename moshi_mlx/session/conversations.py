@@ -88,7 +88,7 @@ class Conversations:
         self._frame_step = FrameStep(self._step, loaded.mimi, conditions, compile, pause_at_end)
         self._rows = Rows(self._frame_step, rows, capacity)
         if compile:
-            self._rows.trace()
+            self._rows.warm_up()
         self._talks: list[_Talk | None] = [None] * rows
         self.frame_size, self.sample_rate = loaded.mimi.frame_size, loaded.mimi.sample_rate
         self.bounds = Bounds(
