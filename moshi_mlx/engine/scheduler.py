@@ -145,7 +145,8 @@ class Scheduler(Generic[K]):
             if not self.running or os.getpid() != self._process:
                 raise ModelStopped("the model is not running in this process any more.") from self.error
             stream = Stream(self._bounds, self._changed, options, live, notify)
-            if not wait and (self._waiting or not self._may_join(stream)):
+            before = any(s.live or not live for s in self._waiting)
+            if not wait and (before or not self._may_join(stream)):
                 raise NoFreeRow(f"all {self.rows} rows are taken; try again later.")
             if len(self._waiting) >= STREAMS_WAITING:
                 raise NoFreeRow(f"{STREAMS_WAITING} clients wait already; try again later.")

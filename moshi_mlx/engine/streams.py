@@ -91,6 +91,7 @@ class Inbox:
             if lost:
                 self._skip(lost)
                 self.dropped += lost
+                self._fade_in = True
             self._changed.notify_all()
         return lost
 
