@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,6 +26,7 @@ from .checkpoint.loader import DTYPES, Checkpoint, Loader
 from .config.description import Generation
 from .errors import MoshiError
 from .machine import memory
+from .machine.ranks import Ranks
 from .modules.sampling import Sampler
 from .output import open_nowhere, refuse_inputs, remove_unfinished
 
@@ -296,6 +297,11 @@ def announce(loader: Loader) -> None:
         scale = f"scale {loader.adapter.scaling:g}"
         say(f"adapter: {loader.adapter.path}, rank {loader.adapter.rank}, {scale}")
     say(f"memory: needs {memory.gigabytes(need.total)}, {memory.gigabytes(memory.available_bytes())} available")
+
+
+def share(names: Sequence[str]) -> Ranks:
+    """The work on `names`, shared with the other ranks where MLX's launcher started several."""
+    return Ranks(names, lambda text: print(f"error: {text}.", file=sys.stderr, flush=True))
 
 
 def say(text: str) -> None:

@@ -161,7 +161,7 @@ def test_memory_is_flat_over_two_thousand_streams(dialogues):
             gc.collect()
             used.append(mx.get_active_memory())
             resident.append(measure().physical)
-    assert max(used) - min(used) < 256, used
+    assert max(used) - min(used) < 1024, used
     # The last thousand has added less than one row's state.
     assert resident[-1] - resident[9] < 4 << 20, resident
 

@@ -63,6 +63,11 @@ class FileTranscriber:
         surroundings.check_window(listener.lm.cfg.transformer.context)
         self._listener, self._tokenizer, self._around, self._timing = listener, tokenizer, surroundings, timing
 
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second of the readers."""
+        return self._around.sample_rate
+
     def __call__(
         self,
         readers: Iterable[AudioReader],
