@@ -201,7 +201,9 @@ def make_listener(args: argparse.Namespace, loaded: Checkpoint, batch: int) -> L
     sampler = Sampler(
         temp=defaults.temp_text if "lm_gen_config" in loaded.config.raw else 0, top_p=0, top_k=defaults.top_k_text
     )
-    return Listener(loaded.lm, loaded.mimi, batch, sampler=sampler, prompt=prompt, compile=args.compile)
+    return Listener(
+        loaded.lm, loaded.mimi, batch, sampler=sampler, prompt=prompt, compile=args.compile, kv_bits=args.kv_bits
+    )
 
 
 def tokenizer_of(loaded: Checkpoint):
@@ -236,7 +238,7 @@ def transcribe(args: argparse.Namespace) -> int:
             hear(args, loaded, files, heard, ranks.done)
         told = [Heard(**found) for found in ranks.gather(asdict(heard))]
         if not ranks.leads:
-            return 0
+            return int(ranks.failed)
     failed = ranks.failed or any(h.failed for h in told)
     numbered = sorted((n, t) for h in told for n, t in h.printed)
     show(args, [Transcript(**{**t, "words": [Word(*w) for w in t["words"]]}) for _, t in numbered])

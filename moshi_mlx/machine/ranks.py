@@ -62,7 +62,7 @@ class Ranks:
         """Item `number` is finished."""
         self._finished.add(number)
         if not self.leads:
-            self._send(self._links[0], {"done": number})
+            self._send(self._links.get(0), {"done": number})
 
     def gather(self, result: Any) -> list[Any]:
         """Wait for all: the results of all ranks on rank 0, in their order, only its own elsewhere. `result` is what JSON can hold.
@@ -78,7 +78,7 @@ class Ranks:
             for link in self._links.values():
                 self._send(link, {"over": True})
             return [self._results[r] for r in sorted(self._results)]
-        self._send(self._links[0], {"result": result})
+        self._send(self._links.get(0), {"result": result})
         with self._changed:
             self._changed.wait_for(lambda: not self._links)
         # A launcher ends all when the first exits with an error, which rank 0 may do now.
@@ -163,7 +163,9 @@ class Ranks:
             what = f"perhaps not made: {', '.join(left)}"
         return f"rank {rank} of {self.size} has ended before its work was done; {what}"
 
-    def _send(self, link: socket.socket, message: dict) -> None:
+    def _send(self, link: socket.socket | None, message: dict) -> None:
+        if link is None:
+            return
         # Who is gone has been told of by who listens.
         with contextlib.suppress(OSError):
             link.sendall(json.dumps(message).encode() + b"\n")
