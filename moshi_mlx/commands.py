@@ -29,6 +29,7 @@ from .config.description import Generation
 from .errors import ConfigError, CutShortWarning, MoshiError, clean, quit_at_once
 from .machine import memory
 from .machine.capacity import capacity
+from .machine.ranks import Ranks
 from .modules.sampling import Sampler
 from .output import open_nowhere, refuse_inputs, remove_unfinished
 from .text import escape_unwritable
@@ -385,6 +386,11 @@ def announce(loader: Loader) -> None:
     for note in loader.notes:
         say(f"note: {note}")
     say(f"memory: needs {memory.gigabytes(need.total)}, {memory.gigabytes(memory.available_bytes())} available")
+
+
+def share(names: Sequence[str]) -> Ranks:
+    """The work on `names`, shared with the other ranks where MLX's launcher started several."""
+    return Ranks(names, lambda text: print(f"error: {text}.", file=sys.stderr, flush=True))
 
 
 def say(text: str) -> None:

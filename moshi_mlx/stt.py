@@ -13,8 +13,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
@@ -38,6 +39,7 @@ from .speech_to_text.recording import AudioPrompt, Surroundings
 from .speech_to_text.sources import FrameSource, open_source
 from .speech_to_text.transcribe import TIMINGS, FileTranscriber, Transcript
 from .speech_to_text.writers import FORMATS, format_of, json_object
+from .text import Word
 
 # English and French, with the heads that tell ends of turns.
 DEFAULT_NAME = "stt-1b"
@@ -109,20 +111,16 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.files == ["-"] and not wants_recordings(args):
         args.files, args.input = [], "-"
-    listens = not args.files
-    check_arguments(args, listens)
-    failed = 0 if listens else leave_out_unreadable(args)
-    if failed and not args.files:
-        return 1
+    check_arguments(args, listens=not args.files)
     commands.check_checkpoint(args, ("stt",), DEFAULT_NAME)
-    with ExitStack() as stack:
-        source = None
-        if listens:
-            source = stack.enter_context(open_source(args.input, args.input_device, raw_of(args), say))
-        loaded = commands.load(args, kinds=("stt",), default=DEFAULT_NAME, batch=args.batch)
-        if source is not None:
-            return listen(args, loaded, source)
-        return transcribe(args, loaded, failed)
+    if args.files:
+        return transcribe(args)
+    with open_source(args.input, args.input_device, raw_of(args), say) as source:
+        return listen(args, load(args), source)
+
+
+def load(args: argparse.Namespace, batch: int = 1) -> Checkpoint:
+    return commands.load(args, kinds=("stt",), default=DEFAULT_NAME, batch=batch)
 
 
 def raw_of(args: argparse.Namespace) -> Raw | None:
@@ -170,21 +168,20 @@ def check_arguments(args: argparse.Namespace, listens: bool) -> None:
         commands.refuse_overwriting(args, made=outputs)
 
 
-def leave_out_unreadable(args: argparse.Namespace) -> int:
-    """Before anything is loaded: one recording that cannot be read is an error, one of several is told and left out. How many."""
+def readable(args: argparse.Namespace, files: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Before anything is loaded: one recording that cannot be read is an error, one of several is told and left out."""
     usable = []
-    for name in args.files:
+    for number, name in files:
         try:
             # What a pipe holds can be read only once.
             if name != "-" and (Path(name).is_file() or not Path(name).exists()):
                 AudioReader(name, raw=raw_of(args)).close()
-            usable.append(name)
+            usable.append((number, name))
         except AudioError as e:
             if len(args.files) == 1:
                 raise
             print(f"error: {e}", file=sys.stderr)
-    failed, args.files[:] = len(args.files) - len(usable), usable
-    return failed
+    return usable
 
 
 def make_listener(args: argparse.Namespace, loaded: Checkpoint, batch: int) -> Listener:
@@ -200,7 +197,9 @@ def make_listener(args: argparse.Namespace, loaded: Checkpoint, batch: int) -> L
     defaults = loaded.config.generation
     shipped = defaults.temp_text if "lm_gen_config" in loaded.config.raw else 0.0
     sampler = Sampler(temp=commands.first(args.temp, shipped), top_p=0, top_k=defaults.top_k_text)
-    return Listener(loaded.lm, loaded.mimi, batch, sampler=sampler, prompt=prompt, compile=args.compile)
+    return Listener(
+        loaded.lm, loaded.mimi, batch, sampler=sampler, prompt=prompt, compile=args.compile, kv_bits=args.kv_bits
+    )
 
 
 def tokenizer_of(loaded: Checkpoint):
@@ -223,11 +222,47 @@ def delays(loaded: Checkpoint) -> tuple[float, float]:
 # Recordings -----------------------------------------------------------------------------------------------------------
 
 
-def transcribe(args: argparse.Namespace, loaded: Checkpoint, failed: int = 0) -> int:
-    """Transcripts of `args.files`; `failed` others have been told already."""
-    tokenizer, alone = tokenizer_of(loaded), len(args.files) + failed == 1
-    batch = min(args.batch, len(args.files))
-    listener = make_listener(args, loaded, batch)
+def transcribe(args: argparse.Namespace) -> int:
+    """Transcripts of `args.files`, or of this rank's part of them where several share the work."""
+    start = time.perf_counter()
+    with commands.share(args.files) as ranks:
+        mine = ranks.part(args.files)
+        files = readable(args, mine)
+        heard = Heard(failed=len(mine) - len(files))
+        if files:
+            loaded = load(args, min(args.batch, len(files)))
+            hear(args, loaded, files, heard, ranks.done)
+        told = [Heard(**found) for found in ranks.gather(asdict(heard))]
+        if not ranks.leads:
+            return int(ranks.failed)
+    failed = ranks.failed or any(h.failed for h in told)
+    numbered = sorted((n, t) for h in told for n, t in h.printed)
+    show(args, [Transcript(**{**t, "words": [Word(*w) for w in t["words"]]}) for _, t in numbered])
+    if any(h.files for h in told):
+        report(sum(h.seconds for h in told), time.perf_counter() - start, sum(h.files for h in told))
+    return 1 if failed else 0
+
+
+@dataclass
+class Heard:
+    """What a rank has to tell: recordings `heard`, their seconds, those that `failed`, and numbered transcripts to be printed."""
+
+    failed: int = 0
+    files: int = 0
+    seconds: float = 0.0
+    printed: list[tuple[int, dict]] = field(default_factory=list)
+
+
+def hear(
+    args: argparse.Namespace,
+    loaded: Checkpoint,
+    files: Sequence[tuple[int, str]],
+    heard: Heard,
+    done: Callable[[int], None],
+) -> None:
+    """Transcribe numbered files, as many at once as `--batch` says."""
+    tokenizer, alone = tokenizer_of(loaded), len(args.files) == 1
+    listener = make_listener(args, loaded, min(args.batch, len(files)))
     assert listener.mimi is not None
     delay, silence = delays(loaded)
     prompt = None
@@ -236,57 +271,49 @@ def transcribe(args: argparse.Namespace, loaded: Checkpoint, failed: int = 0) ->
     around = Surroundings(delay, silence, listener.mimi.frame_size, listener.mimi.sample_rate, prompt)
     transcriber = FileTranscriber(listener, tokenizer, around, args.timing)
     printer = TextPrinter(tokenizer, loaded.lm.cfg) if _prints_text(args) and alone else None
-    start, seconds = time.perf_counter(), 0.0
-    printed: list[Transcript] = []
-    with Progress(
-        TextColumn("{task.completed:.0f} s"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal or printer is not None,
-        transient=True,
-    ) as bar:
+    columns = (TextColumn("{task.completed:.0f} s"), BarColumn(), TimeRemainingColumn())
+    shown = console.is_terminal and printer is None
+    with Progress(*columns, console=console, disable=not shown, transient=True) as bar, ExitStack() as stack:
         task = bar.add_task("hear", total=None)
-        for names in _groups(args.files, batch):
-            with ExitStack() as stack:
-                readers = [
-                    stack.enter_context(AudioReader(n, listener.mimi.sample_rate, raw_of(args), say)) for n in names
-                ]
-                found = transcriber(
-                    readers,
-                    printer.add if printer else None,
-                    lambda frames: bar.update(task, advance=frames / around.frame_rate),
+        readers: list[AudioReader] = []
+
+        def opened() -> Iterator[AudioReader]:
+            for _, name in files:
+                reader = AudioReader(name, transcriber.sample_rate, raw_of(args), say)
+                readers.append(stack.enter_context(reader))
+                yield reader
+
+        found = transcriber.each(
+            opened(),
+            printer.add if printer else None,
+            lambda frames: bar.update(task, advance=frames / around.frame_rate),
+        )
+        for i, transcript in found:
+            readers[i].close()
+            number, name = files[i]
+            heard.files += 1
+            heard.seconds += transcript.duration
+            if transcript.error is None:
+                deliver(args, name, transcript, number, heard)
+            elif alone:
+                raise transcript.error
+            else:
+                heard.failed += 1
+                print(f"error: {transcript.error}", file=sys.stderr)
+            if transcript.prompt_left:
+                say(
+                    f"{transcript.source}: the prompt text was not found at its beginning, so the transcript is not to be trusted"
                 )
-            for name, transcript in zip(names, found, strict=True):
-                seconds += transcript.duration
-                failed += transcript.error is not None
-                if transcript.error is None:
-                    deliver(args, name, transcript, printed)
-                elif alone:
-                    raise transcript.error
-                else:
-                    print(f"error: {transcript.error}", file=sys.stderr)
-                if transcript.prompt_left:
-                    say(
-                        f"{transcript.source}: the prompt text was not found at its beginning, so the transcript is not to be trusted"
-                    )
+            done(number)
     if printer is not None:
         printer.end()
-    show(args, printed, alone)
-    report(seconds, time.perf_counter() - start, len(args.files))
-    return 1 if failed else 0
-
-
-def _groups(files: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    for i in range(0, len(files), size):
-        yield files[i : i + size]
 
 
 def _prints_text(args: argparse.Namespace) -> bool:
     return not args.output and not args.output_dir and (args.formats or ["txt"]) == ["txt"]
 
 
-def deliver(args: argparse.Namespace, name: str, transcript: Transcript, printed: list[Transcript]) -> None:
+def deliver(args: argparse.Namespace, name: str, transcript: Transcript, number: int, heard: Heard) -> None:
     """Write a transcript to its files, or keep it for standard output."""
     if args.output:
         write_text(args.output, FORMATS[format_of(args.output)](transcript))
@@ -298,7 +325,8 @@ def deliver(args: argparse.Namespace, name: str, transcript: Transcript, printed
             write_text(path, FORMATS[kind](transcript))
             say(f"wrote {path}")
     else:
-        printed.append(transcript)
+        kept = {k: getattr(transcript, k) for k in ("source", "text", "duration")}
+        heard.printed.append((number, {**kept, "words": [astuple(w) for w in transcript.words]}))
 
 
 def transcript_path(args: argparse.Namespace, name: str, kind: str) -> Path:
@@ -306,9 +334,9 @@ def transcript_path(args: argparse.Namespace, name: str, kind: str) -> Path:
     return Path(args.output_dir) / f"{stem}.{kind}"
 
 
-def show(args: argparse.Namespace, printed: list[Transcript], alone: bool) -> None:
+def show(args: argparse.Namespace, printed: list[Transcript]) -> None:
     """Print transcripts that were not printed while they were found."""
-    kind = (args.formats or ["txt"])[0]
+    kind, alone = (args.formats or ["txt"])[0], len(args.files) == 1
     if not printed or (kind == "txt" and alone):
         return
     if alone:

@@ -12,10 +12,12 @@ from moshi_mlx.checkpoint import load_lm_file
 from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.engine.forward import forward
+from moshi_mlx.engine.row_state import one_row, put_row
 from moshi_mlx.engine.step import Conditions, Guidance, Hooks, Step, make_conditions
 from moshi_mlx.models.lm import Lm
 from moshi_mlx.modules.conditioner import ConditionAttributes, TensorCondition, dropout_all_conditions
 from moshi_mlx.modules.sampling import Sampler
+from moshi_mlx.modules.transformer import capacity_of
 
 DTYPE_NAMES = {"BF16": "bfloat16", "F32": "float32", "U32": "uint32"}
 KEEP = -100
@@ -157,7 +159,8 @@ def check_mode(lm: Lm, options: dict, data: dict[str, np.ndarray], conditions: C
             execute = None
             if "exec_mask" in data:
                 execute = mx.array(data["exec_mask"][t].astype(bool))
-                state = step.reset(state, mx.array(data["reset_mask"][t].astype(bool)))
+                for row in np.flatnonzero(data["reset_mask"][t]).tolist():
+                    state = put_row(step, state, one_row(step, capacity_of(state["trunk"]), seed=0), row)
             replace = None
             if data.get("hook.replace_on", np.zeros(t + 1))[t]:
                 replace = mx.array(data["hook.replace_tokens"][t])

@@ -15,7 +15,8 @@ from moshi_mlx.checkpoint import load_mimi_file
 from moshi_mlx.checkpoint.weights_writer import WeightsWriter
 from moshi_mlx.config import MimiConfig
 from moshi_mlx.config.presets import MIMI_V0_1
-from moshi_mlx.models.mimi_model import MimiModel, reset_codec
+from moshi_mlx.engine.state import put_rows
+from moshi_mlx.models.mimi_model import MimiModel
 
 GOLDENS = Path(__file__).parent / "goldens" / "mimi"
 SEEDED_WEIGHTS = "seeded_weights.py"
@@ -146,7 +147,9 @@ def _run_rows(mimi: MimiModel, rows, decode_codes, masks, resets):
     at, codes, pcm, size = [0, 0], [[], []], [[], []], mimi.frame_size
     for t, mask in enumerate(masks):
         if resets and any(resets[t]):
-            encoder, decoder = (reset_codec(s, mx.array(resets[t])) for s in (encoder, decoder))
+            at_rows = [mx.array([row], mx.int32) for row in (0, 1) if resets[t][row]]
+            blank = mimi.init_encoder(len(at_rows), lockstep=False), mimi.init_decoder(len(at_rows), lockstep=False)
+            encoder, decoder = (put_rows(s, b, at_rows) for s, b in zip((encoder, decoder), blank, strict=True))
         pick = partial(_next, at=at, mask=mask)
         heard = mx.concatenate(
             [pick(row, lambda r, i: rows[r][:, :, i * size : (i + 1) * size], 0.5, (1, 1, size)) for row in (0, 1)]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from toy import randomise
 
 from moshi_mlx.config import TransformerConfig
+from moshi_mlx.engine.state import put_rows
 from moshi_mlx.modules import transformer
 from moshi_mlx.modules.kv_cache import ring_attend, ring_capacity
 from moshi_mlx.modules.transformer import Transformer
@@ -114,8 +115,9 @@ def test_rows_start_pause_and_reset_by_themselves():
     for t in range(60):
         if t in (20, 33):
             rows = np.array([False, t == 20, t == 33])
-            state = transformer.reset_rows(state, mx.array(rows))
-            for b in np.flatnonzero(rows):
+            for b in np.flatnonzero(rows).tolist():
+                blank = model.init_state(1, model.capacity(), mx.float32, lockstep=False)
+                state = put_rows(state, blank, [mx.array([b], mx.int32)])
                 lives[b].append([])
         execute = rng.random(3) < 0.7
         feed = np.where(execute[:, None, None], np.stack([x[b, at[b]] for b in range(3)])[:, None], np.nan).astype(

@@ -137,6 +137,11 @@ class Capture:
         """Without a click where something was left out before."""
         if not self._fade_in:
             return frame
-        n = round(FADE_SECONDS * self.sample_rate)
         self._fade_in = False
-        return np.concatenate([frame[:n] * np.linspace(0, 1, n, dtype=np.float32), frame[n:]])
+        return faded_in(frame, self.sample_rate)
+
+
+def faded_in(frame: np.ndarray, sample_rate: int) -> np.ndarray:
+    """A frame that follows a gap, without the click."""
+    n = round(FADE_SECONDS * sample_rate)
+    return np.concatenate([frame[:n] * np.linspace(0, 1, n, dtype=np.float32), frame[n:]])

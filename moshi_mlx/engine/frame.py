@@ -3,7 +3,8 @@
     (state, pcm) -> (state, pcm, tokens)
 
 Mimi encodes, the language model steps, Mimi decodes; nothing is evaluated in between, so a frame costs one evaluation.
-State: `{"lm": step state, "encoder": ..., "decoder": ...}`.
+State: `{"lm": step state, "encoder": ..., "decoder": ...}`. Conversations advance together, or each has its own clock and
+stands still where a mask says so (see `rows`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class FrameStep:
         # Whether the last frame began with larger rings.
         self.grown = False
         wrap: Callable = mx.compile if compile else lambda f: f
-        self._speaking, self._silent = wrap(self._frame), wrap(self._listen)
+        self._speaking, self._silent, self._masked = wrap(self._frame), wrap(self._listen), wrap(self._rows)
 
     def init_state(self, seeds: Sequence[int], capacity: int | None = None) -> dict:
         """State before the first frame of `len(seeds)` conversations, rings of the first size unless `capacity` says more."""
@@ -65,6 +66,43 @@ class FrameStep:
         has_reply = steps + 1 > self.step.clock.max_delay and self.step.generated > 0
         run = self._speaking if has_reply else self._silent
         return run(state, pcm, ended)
+
+    def masked(
+        self,
+        state: dict,
+        pcm: mx.array,
+        steps: int,
+        heard: mx.array,
+        fresh: mx.array,
+        ended: mx.array,
+        conditions: Conditions | None,
+    ) -> tuple[dict, mx.array, mx.array]:
+        """A frame of rows with a clock each, the oldest `steps` steps old: as a call, for the rows where `heard` is true.
+
+        `heard`, `fresh`, `ended` bool `[B]`: the row's sound is heard; the row makes its first step, which hears nothing; the user's
+        side ends with this frame. A row that is neither heard nor fresh leaves no trace. `conditions` are those of the rows.
+        """
+        tree = None if conditions is None else conditions.tree()
+        return self._masked(self._with_room(state, steps), pcm, heard, fresh, ended, tree)
+
+    def _rows(
+        self, state: dict, pcm: mx.array, heard: mx.array, fresh: mx.array, ended: mx.array, conditions: dict | None
+    ) -> tuple[dict, mx.array, mx.array]:
+        given = self.step.clock.given
+        listens = heard & ~ended if self.pause_at_end else heard
+        codes, encoder = self.mimi.encode_chunk(pcm[:, None], state["encoder"], max(given, 1), listens)
+        codes = mx.where((heard & ~ended)[:, None], codes[:, :given, 0], self.step.lm.cfg.card)
+        lm, out = self.step.run(
+            state["lm"], codes, None if conditions is None else Conditions(**conditions), heard | fresh
+        )
+        speaks = (out.valid & heard)[:, None]
+        reply, decoder = self._speak(mx.where(speaks, out.frame, 0), state["decoder"], speaks[:, 0])
+        return {"lm": lm, "encoder": encoder, "decoder": decoder}, mx.where(speaks, reply, 0), out.frame
+
+    def _speak(self, tokens: mx.array, state: dict, execute: mx.array | None = None) -> tuple[mx.array, dict]:
+        """Sound `[B, 1920]` of a frame's tokens `[B, 1 + generated]`, and the decoder's state."""
+        reply, state = self.mimi.decode_chunk(tokens[:, 1:, None], state, execute)
+        return reply[:, 0], state
 
     def evaluated(
         self, state: dict, pcm: mx.array, steps: int, ended: mx.array | None = None
@@ -132,5 +170,5 @@ class FrameStep:
 
     def _frame(self, state: dict, pcm: mx.array, ended: mx.array | None = None) -> tuple[dict, mx.array, mx.array]:
         state, _, tokens = self._listen(state, pcm, ended)
-        reply, decoder = self.mimi.decode_chunk(tokens[:, 1:, None], state["decoder"])
-        return {**state, "decoder": decoder}, reply[:, 0], tokens
+        reply, decoder = self._speak(tokens, state["decoder"])
+        return {**state, "decoder": decoder}, reply, tokens

@@ -14,6 +14,8 @@ from ..models.lm_model import LmModel
 from ..modules import transformer
 from ..modules.conditioner import ConditionTensor, add_cross_positions
 from ..modules.sampling import Sampler
+from . import row_state
+from .row_state import Manner
 from .state import copy_containers, let_go
 from .state_check import check_step_state
 from .step import (
@@ -36,7 +38,8 @@ class LmGen:
 
     `max_steps` is accepted for scripts of the published package and is no limit. Without `batch_size` there is one
     conversation and hooks see `text [1]` and `audio [dep_q]`; with it they see `text [B, 1]` and `audio [B, dep_q, 1]`.
-    `support_out_of_sync` gives every row its own clock, which `execute` masks and `reset` of single rows need.
+    `support_out_of_sync` gives every row its own clock, which `execute` masks, `reset` of single rows and `join` need; with `manners`
+    every row is also sampled and guided in its own way.
     Not thread-safe: one thread makes, steps and reads it.
     """
 
@@ -61,11 +64,15 @@ class LmGen:
         compile: bool = True,
         kv_bits: int | None = None,
         seed: int | Sequence[int] | None = None,
+        manners: Sequence[Manner] | None = None,
     ):
         self.model, self._owner = model, Owner("this generator")
         self.batch_size = 1 if batch_size is None else arguments.whole("batch_size", batch_size, 1)
         self.max_steps, self.check = max_steps, check
-        self.conditions = conditions
+        # Rows that come and go bring conditions of their own.
+        self.conditions = (
+            row_state.for_rows(conditions) if conditions is not None and support_out_of_sync else conditions
+        )
         masked = None if cfg_is_masked_until is None else tuple(cfg_is_masked_until)
         self._step = Step(
             model,
@@ -83,6 +90,9 @@ class LmGen:
             text_hook = _published_text_hook(on_text_hook, batch_size)
             self._hooks = Hooks(on_text_logits_hook, text_hook, _published_audio_hook(on_audio_hook, batch_size))
         self._lockstep = not support_out_of_sync
+        if manners is not None and (self._lockstep or len(manners) != self.batch_size):
+            raise InputError(f"manners are given for each of {self.batch_size} rows, with support_out_of_sync=True.")
+        self.manners = None if manners is None else list(manners)
         self._cross_source: mx.array | None = None
         self.seeds = self._seeds(seed)
         self.reset()
@@ -108,28 +118,73 @@ class LmGen:
     def continue_from(self, state: dict, decoded: bool = False) -> None:
         """As setting `state`; `decoded`: frames go to a codec, which knows no special tokens."""
         with self._owner:
-            self._put(check_step_state(self._step, state, self.batch_size, self._lockstep, decoded))
+            self._put(check_step_state(self._step, state, self.batch_size, self._lockstep, decoded, self.manners))
 
     def _put(self, state: dict) -> None:
         self._state = state
-        self._steps = int(np.array(state["offset"]).max())
+        self._steps = np.array(np.broadcast_to(np.array(state["offset"]), self.batch_size), int)
         self._out: StepOutput | None = None
 
-    def reset(self, rows: Sequence[bool] | mx.array | None = None) -> None:
-        """Start over: all conversations, or those where `rows` is true (with `support_out_of_sync`)."""
-        if rows is None:
-            with self._owner:
-                self._put(self._step.init_state(self.seeds, self._step.capacities()[0], self._lockstep))
-            return
-        if self._lockstep:
+    def reset(self, rows: Sequence[bool] | mx.array | None = None, seed: int | Sequence[int] | None = None) -> None:
+        """Start over: all conversations, or those where `rows` is true (with `support_out_of_sync`).
+
+        `seed` replaces the seeds: one for each conversation that starts over, or a number counted up from the first of them.
+        """
+        which = list(range(self.batch_size)) if rows is None else np.flatnonzero(np.array(rows, bool)).tolist()
+        if rows is not None and self._lockstep:
             raise InputError("resetting single conversations needs support_out_of_sync=True.")
-        self._state = self._step.reset(self._state, mx.array(np.array(rows, bool)))
-        self._out = None
+        if seed is not None:
+            for row, new in zip(which, arguments.seeds(seed, len(which)), strict=True):
+                self.seeds[row] = new
+        if rows is not None:
+            for row in which:
+                self.join(row)
+            return
+        with self._owner:
+            self._put(self._begin(self.seeds))
+
+    def _begin(self, seeds: Sequence[int]) -> dict:
+        """The state before the first step of all conversations."""
+        capacity = self._step.capacities()[0]
+        if self._lockstep:
+            return self._step.init_state(seeds, capacity)
+        return row_state.init_state(self._step, seeds, capacity, self.manners)
+
+    def join(
+        self, row: int, seed: int | None = None, manner: Manner | None = None, conditions: Conditions | None = None
+    ) -> None:
+        """Begin a conversation in row `row` (with `support_out_of_sync`); nothing is left there of the one before.
+
+        Seed, manner and conditions (of one row, with guidance of two) replace those of the row; what is None stays as it was.
+        """
+        if self._lockstep:
+            raise InputError("a row that joins needs support_out_of_sync=True.")
+        if conditions is not None and self.conditions is None:
+            raise InputError("conditions of a row need a batch that was made with conditions.")
+        if manner is not None and self.manners is None:
+            raise InputError("a row sampled in its own way needs a batch that was made with manners.")
+        self.seeds[row] = self.seeds[row] if seed is None else seed
+        if self.manners is not None and manner is not None:
+            self.manners[row] = manner
+        with self._owner:
+            self._replace(row, conditions)
+
+    def _replace(self, row: int, conditions: Conditions | None) -> None:
+        own = None if self.manners is None else self.manners[row]
+        old = self._state
+        one = row_state.one_row(self._step, transformer.capacity_of(old["trunk"]), self.seeds[row], own)
+        self._state = row_state.put_row(self._step, old, one, row)
+        let_go(old)
+        if conditions is not None and self.conditions is not None:
+            at = row_state.row_indices(self._step, row, self.batch_size)
+            self.conditions = row_state.put_conditions(self.conditions, conditions, at)
+        self._steps[row], self._out = 0, None
+        mx.eval(self._state)
 
     def warm_up(self) -> None:
         """Step through every size of the rings on a state of its own, without hooks: what steps need is compiled then."""
         given = mx.zeros((self.batch_size, self._step.clock.given), mx.int32)
-        state = self._step.init_state([0] * self.batch_size, self._step.capacities()[0], self._lockstep)
+        state = self._begin([0] * self.batch_size)
         for position in self._step.growths():
             state = self._with_room(state, position)
             new, out = self._step.run(state, given, self.conditions)
@@ -152,7 +207,7 @@ class LmGen:
         ct: ConditionTensor | None = None,
         cross_attention_src: mx.array | None = None,
         *,
-        execute: Sequence[bool] | mx.array | None = None,
+        execute: Sequence[bool] | np.ndarray | mx.array | None = None,
         depformer_replace_tokens: mx.array | None = None,
     ) -> mx.array:
         """One frame: the user's codes `[B, n]` or `[B, n, 1]` of this frame (surplus ones are dropped) -> text `[B, 1]`.
@@ -162,19 +217,20 @@ class LmGen:
         """
         with self._owner:
             given = self._given(other_audio_tokens)
+            stepped = np.ones(self.batch_size, bool) if execute is None else np.array(execute, bool)
             if execute is not None:
                 if self._lockstep:
                     raise InputError("execution masks need support_out_of_sync=True.")
-                execute = mx.array(np.array(execute, bool))
+                execute = mx.array(stepped)
             replace = None
             if depformer_replace_tokens is not None:
                 replace = mx.array(depformer_replace_tokens, mx.int32).reshape(self.batch_size, -1)
-            self._state = self._with_room(self._state, self._steps)
+            self._state = self._with_room(self._state, self.steps)
             conditions = self._call_conditions(ct, cross_attention_src)
             old = self._state
             self._state, self._out = self._step.run(old, given, conditions, execute, replace, self._hooks)
             let_go(old)
-            self._steps += 1
+            self._steps += stepped
             # Begun now, so that reading any part of it later waits for one evaluation and starts none. That rings are written in place all
             # the same hangs on a detail of MLX: on Metal the old ring is somebody's until the command buffer that read it is done, so a step
             # has to be many buffers long (about 11; Moshi 7B's has 43). Much larger buffers (MLX_MAX_OPS_PER_BUFFER) or a tiny model make it
@@ -209,7 +265,11 @@ class LmGen:
     @property
     def steps(self) -> int:
         """Steps of the longest conversation so far."""
-        return self._steps
+        return int(self._steps.max())
+
+    def steps_of(self, row: int) -> int:
+        """Steps of conversation `row` since it began."""
+        return int(self._steps[row])
 
     @property
     def frame(self) -> mx.array:
@@ -218,8 +278,8 @@ class LmGen:
 
     @property
     def has_frame(self) -> bool:
-        """Whether the last step completed a frame (of the longest conversation)."""
-        return self._out is not None and self._steps > self._step.clock.max_delay
+        """Whether the last step completed a frame of the longest conversation; `output.valid` tells it of each."""
+        return self._out is not None and self.steps > self._step.clock.max_delay
 
     @property
     def output(self) -> StepOutput:

@@ -6,7 +6,7 @@ the last position of the prompt, where the model's own tokens begin, is an ordin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -62,6 +62,18 @@ def run(step: Step, forced: Forced, seeds: Sequence[int]) -> dict:
 
     A prompt may be longer than the attention window, which then has moved on.
     """
+    pieces = in_pieces(step, forced, seeds)
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return end.value
+
+
+def in_pieces(
+    step: Step, forced: Forced, seeds: Sequence[int], size: int = CHUNK, own: dict | None = None
+) -> Generator[None, None, dict]:
+    """The same in passes of `size` positions, between which something else may be done; `own` as in a state (see `row_state`)."""
     clock, length = step.clock, forced.length
     if clock.max_delay > 1 or step.guidance.active:
         raise InputError("prompts are read at once by models with delays of at most one frame, without guidance.")
@@ -69,9 +81,13 @@ def run(step: Step, forced: Forced, seeds: Sequence[int]) -> dict:
     if last < forced.embedded:
         raise InputError("a prompt given as embeddings has to be followed by at least one frame of tokens.")
     state = step.init_state(seeds, _capacity(step, length))
-    trunk = _read(step, forced, state["trunk"], last, len(seeds))
+    trunk = state["trunk"]
+    for start in range(0, last, size):
+        trunk = _read(step, forced, trunk, start, min(start + size, last), len(seeds))
+        yield
     window = mx.broadcast_to(mx.array(_window(step, forced.tokens, last)), state["tokens"].shape)
     state = {**state, "trunk": trunk, "tokens": window, "offset": mx.array(last, mx.int32)}
+    state = state if own is None else {**state, "own": own}
     state = _last_step(step, forced.tokens, state, last)
     mx.eval(state)
     return state
@@ -85,20 +101,18 @@ def _capacity(step: Step, length: int) -> int:
     return capacity
 
 
-def _read(step: Step, forced: Forced, trunk: dict, stop: int, batch: int) -> dict:
-    """The temporal transformer over positions 0 .. stop - 1."""
+def _read(step: Step, forced: Forced, trunk: dict, start: int, end: int, batch: int) -> dict:
+    """The temporal transformer over positions `start` .. `end` - 1, evaluated."""
     lm, embedded = step.lm, forced.embedded
-    for start in range(0, stop, CHUNK):
-        end = min(start + CHUNK, stop)
-        parts = []
-        if start < embedded:
-            assert forced.embeddings is not None
-            parts.append(forced.embeddings[start : min(end, embedded)].astype(lm.dtype)[None])
-        if end > embedded:
-            parts.append(lm.embed(mx.array(forced.tokens[None, :, max(start, embedded) : end])))
-        x = mx.concatenate(parts, axis=1)
-        _, trunk = lm.trunk(mx.broadcast_to(x, (batch, *x.shape[1:])), trunk)
-        mx.eval(trunk)
+    parts = []
+    if start < embedded:
+        assert forced.embeddings is not None
+        parts.append(forced.embeddings[start : min(end, embedded)].astype(lm.dtype)[None])
+    if end > embedded:
+        parts.append(lm.embed(mx.array(forced.tokens[None, :, max(start, embedded) : end])))
+    x = mx.concatenate(parts, axis=1)
+    _, trunk = lm.trunk(mx.broadcast_to(x, (batch, *x.shape[1:])), trunk)
+    mx.eval(trunk)
     return trunk
 
 

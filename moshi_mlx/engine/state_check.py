@@ -6,6 +6,7 @@ within their tables, finite numbers. Whatever passes can be stepped.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -15,6 +16,7 @@ from mlx.utils import tree_flatten
 from ..errors import InputError
 from ..modules import transformer
 from .frame import FrameStep
+from .row_state import Manner, init_state
 from .state import copy_containers
 from .step import Step
 from .token_clock import UNGENERATED
@@ -46,12 +48,21 @@ def check_frame_state(frame: FrameStep, state: Any, batch: int) -> dict:
     return copy_containers({**parts, "lm": lm})
 
 
-def check_step_state(step: Step, state: Any, batch: int, lockstep: bool = True, decoded: bool = False) -> dict:
+def check_step_state(
+    step: Step,
+    state: Any,
+    batch: int,
+    lockstep: bool = True,
+    decoded: bool = False,
+    manners: Sequence[Manner] | None = None,
+) -> dict:
     """`state` of `batch` conversations as `step` takes it, in new containers, its rings of a size that they go through.
 
-    `decoded`: the model's own codes go to a codec, which knows no special tokens. Raises `InputError` for what it cannot be.
+    `decoded`: the model's own codes go to a codec, which knows no special tokens. `manners`: those of rows that have some. Raises
+    `InputError` for what it cannot be.
     """
-    expected = step.init_state([0] * batch, step.capacities()[0], lockstep)
+    capacity = step.capacities()[0]
+    expected = step.init_state([0] * batch, capacity) if lockstep else init_state(step, [0] * batch, capacity, manners)
     parts = _parts(state, expected, "lm")
     capacity = _check_rings(expected["trunk"], parts["trunk"])
     _same_form(

@@ -3,7 +3,8 @@
     state, out = step.run(state, given, ...)
 
 `state` is a plain tree of arrays: `{"trunk": transformer state, "tokens", "offset", "seed"}`. It is a value: keep it to come
-back to a moment or to fork a conversation. There is no step limit.
+back to a moment or to fork a conversation. There is no step limit. Rows that come and go have a clock each (`offset [B]`) and
+may have an `"own"` part: how each of them is sampled and guided, as arrays, so that a change is no new trace (see `row_state`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from ..machine import device, memory
 from ..models.lm_model import LmModel
 from ..modules import transformer
 from ..modules.conditioner import ConditionAttributes, fuse
-from ..modules.sampling import Sampler, gumbel
+from ..modules.sampling import Sampler, choose_by_row, gumbel
+from .state import copy_containers
 from .token_clock import UNGENERATED, ZERO, TokenClock
 
 # Where rings grow, they start this large and double up to the model's window: attention then reads little more than was said.
@@ -55,24 +57,32 @@ class Guidance:
     def active(self) -> bool:
         return self.coef != 1.0
 
-    def mix(self, logits: mx.array) -> mx.array:
-        """`[2B, ...]` -> `[B, ...]`, in the model's own type."""
+    def mix(self, logits: mx.array, own: dict | None = None) -> mx.array:
+        """`[2B, V]` -> `[B, V]`, in the model's own type; `own` holds a coefficient per row."""
         if not self.active:
             return logits
         conditioned, null = mx.split(logits, 2, axis=0)
-        return null + self.coef * (conditioned - null)
+        if own is None:
+            return null + self.coef * (conditioned - null)
+        coef = own["coef"][:, None]
+        # A row without guidance is what it is alone, to the bit.
+        return mx.where(coef == 1, conditioned, null + coef.astype(logits.dtype) * (conditioned - null))
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Fused conditions of a conversation: `total [B', 1, d]` added to every input, `cross` keys and values per layer."""
+    """Fused conditions of a conversation: `total [B', 1, d]` added to every input, `cross` keys and values `[2, B', H, S, D]` per layer.
+
+    `cross_mask [B', 1, 1, S]` is true where a row's source is, if rows have sources of different lengths.
+    """
 
     total: mx.array | None = None
     cross: list[mx.array] | None = None
+    cross_mask: mx.array | None = None
 
     def tree(self) -> dict:
         """As plain containers, which a traced function can take."""
-        return {"total": self.total, "cross": self.cross}
+        return {"total": self.total, "cross": self.cross, "cross_mask": self.cross_mask}
 
 
 @dataclass(frozen=True)
@@ -185,16 +195,6 @@ class Step:
             "seed": mx.array(np.array([s % 2**32 for s in seeds], np.uint32)),
         }
 
-    def reset(self, state: dict, rows: mx.array) -> dict:
-        """The state with the conversations where `rows` bool `[B]` is true back at their beginning."""
-        doubled = mx.concatenate([rows, rows]) if self.guidance.active else rows
-        return {
-            "trunk": transformer.reset_rows(state["trunk"], doubled),
-            "tokens": mx.where(rows[:, None, None], UNGENERATED, state["tokens"]),
-            "offset": mx.where(rows, 0, state["offset"]),
-            "seed": state["seed"],
-        }
-
     # The step ---------------------------------------------------------------------------------------------------
 
     def run(
@@ -257,14 +257,20 @@ class Step:
         inputs, is_initial = clock.read(tokens, offset)
         if execute is not None:
             inputs = mx.where(execute[:, None], inputs, clock.initial)
-        hidden, trunk = self._trunk(state["trunk"], self._guided_rows(inputs, is_initial, offset), conditions, execute)
+        hidden, trunk = self._trunk(state["trunk"], self._guided_rows(inputs, is_initial, state), conditions, execute)
         raw = self.lm.text_linear(hidden[:, 0])
         guided = self.guidance.active and self.guidance.no_text
-        logits = raw[: raw.shape[0] // 2] if guided else self.guidance.mix(raw)
+        logits = raw[: raw.shape[0] // 2] if guided else self.guidance.mix(raw, state.get("own"))
         return {**state, "trunk": trunk, "tokens": tokens}, hidden, logits
 
     def sample_text(self, state: dict, logits: mx.array) -> mx.array:
         """Text tokens `[B]` from `logits [B, V]`."""
+        if "own" in state:
+            own = state["own"]
+            drawn = gumbel(state["seed"], 2 * state["offset"], logits.shape[-1])
+            is_pad = mx.arange(logits.shape[-1]) == self.lm.cfg.padding_token
+            logits = logits + mx.where(is_pad, own["pad_bonus"][:, None], 0).astype(logits.dtype)
+            return choose_by_row(logits, own["text"], drawn).astype(mx.int32)
         noise = None if self.text_sampler.greedy else gumbel(state["seed"], 2 * state["offset"], logits.shape[-1])
         return self.text_sampler.choose(logits, noise).astype(mx.int32)
 
@@ -274,23 +280,27 @@ class Step:
         Only the first `count` codebooks are generated, where the others are known to be of no use; they read 0.
         """
         count = self.generated if count is None else count
-        cfg, guided = self.lm.cfg, self.guidance.active
-        own: list[mx.array] = []
+        cfg, guided, own = self.lm.cfg, self.guidance.active, state.get("own")
+        tokens: list[mx.array] = []
         noise: list = [None] * count
-        if not self.audio_sampler.greedy:
+        if own is not None or not self.audio_sampler.greedy:
             # Drawn at once, and sized by the model: leaving out codebooks changes no draw.
             every = gumbel(state["seed"], 2 * state["offset"] + 1, cfg.dep_q * cfg.card)
             noise = list(mx.split(every, cfg.dep_q, axis=-1))
 
         def choose(k: int, logits: mx.array) -> mx.array:
-            token = self.audio_sampler.choose(self.guidance.mix(logits), noise[k])
-            own.append(token)
+            mixed = self.guidance.mix(logits, own)
+            if own is None:
+                token = self.audio_sampler.choose(mixed, noise[k])
+            else:
+                token = choose_by_row(mixed, own["audio"], noise[k])
+            tokens.append(token)
             return mx.concatenate([token, token]) if guided else token
 
         first = mx.concatenate([text, text]) if guided else text
         self.lm.depformer(hidden, first, choose, count, chosen=True)
-        own += [mx.zeros_like(own[0])] * (self.generated - count)
-        return mx.stack(own, axis=1).astype(mx.int32)
+        tokens += [mx.zeros_like(tokens[0])] * (self.generated - count)
+        return mx.stack(tokens, axis=1).astype(mx.int32)
 
     def commit(
         self, state: dict, text: mx.array, audio: mx.array | None, execute: mx.array | None
@@ -305,16 +315,19 @@ class Step:
             advanced = mx.where(execute, advanced, offset)
             valid = (advanced > clock.max_delay) & execute
         frame = mx.where(valid[:, None], clock.returned(tokens), UNGENERATED)
-        return {**state, "tokens": tokens, "offset": advanced}, frame, valid
+        # No container of the old state goes on in the new one: the caller may empty the old one.
+        return {**copy_containers(state), "tokens": tokens, "offset": advanced}, frame, valid
 
-    def _guided_rows(self, inputs: mx.array, is_initial: mx.array, offset: mx.array) -> mx.array:
+    def _guided_rows(self, inputs: mx.array, is_initial: mx.array, state: dict) -> mx.array:
         """`[B, K]` -> `[B', K]`: with guidance the null rows follow, with what they must not see set to -1."""
-        g = self.guidance
+        g, offset = self.guidance, state["offset"]
         if not g.active:
             return inputs
         null = inputs
-        if g.masked_until is not None:
-            limit = self.clock.delays + mx.array(g.masked_until, mx.int32)[:, None]
+        until = None if g.masked_until is None else mx.array(g.masked_until, mx.int32)
+        until = state["own"]["masked_until"] if "own" in state else until
+        if until is not None:
+            limit = self.clock.delays + until[:, None]
             first = offset if offset.ndim == 0 else offset[:, None]
             null = mx.where((first <= limit) & ~is_initial, ZERO, null)
         if g.no_text:
@@ -330,7 +343,7 @@ class Step:
             x = x + conditions.total.astype(x.dtype)
         if execute is not None and self.guidance.active:
             execute = mx.concatenate([execute, execute])
-        return self.lm.trunk(x, trunk, conditions.cross, execute)
+        return self.lm.trunk(x, trunk, conditions.cross, execute, conditions.cross_mask)
 
     def _check_guided(self, conditions: Conditions, rows: int) -> None:
         """Guidance compares two halves of a batch: without something that differs it would be an expensive nothing."""

@@ -204,10 +204,15 @@ class LmModel(nn.Module):
         return text if x is None else x + text
 
     def trunk(
-        self, x: mx.array, state: dict, cross: list | None = None, execute: mx.array | None = None
+        self,
+        x: mx.array,
+        state: dict,
+        cross: list | None = None,
+        execute: mx.array | None = None,
+        cross_mask: mx.array | None = None,
     ) -> tuple[mx.array, dict]:
         """Temporal transformer and final norm: `x [B, T, d]` -> `z [B, T, d]` and the new state."""
-        y, state = self.transformer(x, state, cross, execute)
+        y, state = self.transformer(x, state, cross, execute, cross_mask)
         return self.out_norm(y), state
 
     def heads(self, z: mx.array) -> list[mx.array]:

@@ -12,10 +12,9 @@ import mlx.nn as nn
 
 from ..config.parts import MimiConfig
 from ..errors import InputError
-from ..modules import conv, transformer
 from ..modules.conv import CausalConv, CausalConvTranspose, DepthwiseUpsample
 from ..modules.quantization import SplitResidualQuantizer
-from ..modules.seanet import SeanetDecoder, SeanetEncoder, reset_stack
+from ..modules.seanet import SeanetDecoder, SeanetEncoder
 from ..modules.transformer import Transformer
 
 # Offline calls walk through the sequence in pieces: memory stays bounded and the result is the same.
@@ -156,15 +155,6 @@ class MimiModel(nn.Module):
         if not 1 <= levels <= self.num_codebooks:
             raise InputError(f"this codec holds {self.num_codebooks} codebooks, {levels} were asked for.")
         return levels
-
-
-def reset_codec(state: dict, rows: mx.array) -> dict:
-    """The state of an encoder or decoder with the rows where `rows` bool `[B]` is true back at the start of a stream."""
-    return {
-        "convs": reset_stack(state["convs"], rows),
-        "transformer": transformer.reset_rows(state["transformer"], rows),
-        "resample": conv.reset_rows(state["resample"], rows),
-    }
 
 
 def with_own_clocks(state: dict, batch: int) -> dict:

@@ -65,10 +65,10 @@ class CrossAttention(nn.Module):
         _, k, v = mx.split(split_heads(self.in_proj(source), 3 * self._heads), 3, axis=1)
         return mx.stack([k, v])
 
-    def __call__(self, x: mx.array, keys_values: mx.array) -> mx.array:
-        """`x [B, T, d]` or `[B, d]`."""
+    def __call__(self, x: mx.array, keys_values: mx.array, mask: mx.array | None = None) -> mx.array:
+        """`x [B, T, d]` or `[B, d]`; `mask [B, 1, 1, S]` is true where there is something, for rows whose sources differ in length."""
         q = split_heads(self._queries(x), self._heads)
-        return self.out_proj(merge_heads(attend(q, keys_values)).reshape(x.shape))
+        return self.out_proj(merge_heads(attend(q, keys_values, mask)).reshape(x.shape))
 
     def _queries(self, x: mx.array) -> mx.array:
         """The query rows alone: two thirds of the packed product would be thrown away."""

@@ -125,13 +125,5 @@ def keep_rows(new: State, old: State, execute: mx.array | None) -> State:
     return {name: mx.where(_rows(execute, a), a, old[name]) for name, a in new.items()}
 
 
-def reset_rows(state: State, rows: mx.array) -> State:
-    """Rows where `rows` bool `[B]` is true as at the start of a stream."""
-    out = {}
-    for name, a in state.items():
-        out[name] = a | rows if name == "fresh" else mx.where(_rows(rows, a), 0, a)
-    return out
-
-
 def _rows(mask: mx.array, like: mx.array) -> mx.array:
     return mask.reshape(-1, *[1] * (like.ndim - 1))

@@ -8,14 +8,19 @@ draw alone and a restored conversation goes on identically.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from ..arguments import kind, number, whole
+from ..errors import InputError
 
 # Rows up to this length are ordered within one GPU thread block.
 LONGEST_PIECE = 2048
+# Of rows that are sampled each in its own way so many entries are ordered, whatever a row keeps of them.
+MOST_KEPT = 512
 
 
 @dataclass
@@ -101,7 +106,12 @@ class Sampler:
 
 
 def _kth_largest(x: mx.array, k: int) -> mx.array:
-    """The k-th largest of `x [..., V]`, `[..., 1]`.
+    """The k-th largest of `x [..., V]`, `[..., 1]`."""
+    return _largest(x, k)[..., :1]
+
+
+def _largest(x: mx.array, k: int) -> mx.array:
+    """The k largest of `x [..., V]`, `[..., k]`, the smallest of them first.
 
     A long row is first cut into pieces of which only the k largest stay: GPUs order short rows in one kernel, long ones in many.
     """
@@ -111,7 +121,36 @@ def _kth_largest(x: mx.array, k: int) -> mx.array:
         best = mx.partition(x.reshape(*x.shape[:-1], -1, piece), piece - k, axis=-1)[..., piece - k :]
         x = best.reshape(*x.shape[:-1], -1)
     at = x.shape[-1] - k
-    return mx.partition(x, at, axis=-1)[..., at : at + 1]
+    return mx.partition(x, at, axis=-1)[..., at:]
+
+
+def row_values(samplers: Sequence[Sampler]) -> dict[str, mx.array]:
+    """What `choose_by_row` takes of one sampler per row: `temp` float32 `[B]` and `top_k` int32 `[B]` (0: all).
+
+    Rows differ in temperature and top-k alone. Raises `InputError` for a sampler with more.
+    """
+    for s in samplers:
+        if s.logit_bias or s.min_p > 0 or (not s.top_k and 0 < s.top_p < 1):
+            raise InputError(
+                "rows of a batch are sampled by temperature and top-k alone; leave out top_p, min_p and logit_bias."
+            )
+        if (s.top_k or 0) > MOST_KEPT:
+            raise InputError(f"top_k of a row should be 0 (everything) to {MOST_KEPT}, found {s.top_k}.")
+    return {
+        "temp": mx.array(np.array([s.temp for s in samplers], np.float32)),
+        "top_k": mx.array(np.array([s.top_k or 0 for s in samplers], np.int32)),
+    }
+
+
+def choose_by_row(logits: mx.array, values: dict[str, mx.array], noise: mx.array) -> mx.array:
+    """Tokens `[B]` uint32 of `logits [B, V]`, each row by its own `values`: what `Sampler.choose` gives for the row alone."""
+    temp, top_k = values["temp"][:, None], values["top_k"][:, None]
+    greedy = temp <= 0
+    best = mx.sort(_largest(logits, min(MOST_KEPT, logits.shape[-1])), axis=-1)
+    threshold = mx.take_along_axis(best, mx.maximum(best.shape[-1] - top_k, 0), axis=-1)
+    scaled = logits.astype(mx.float32) / mx.where(greedy, 1, temp)
+    drawn = mx.where((logits >= threshold) | (top_k == 0), scaled, -mx.inf) + noise
+    return mx.argmax(mx.where(greedy, scaled, drawn), axis=-1)
 
 
 def gumbel(seeds: mx.array, step: mx.array, count: int) -> mx.array:

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config.parts import SeanetConfig
-from .conv import CausalConv, CausalConvTranspose, reset_rows
+from .conv import CausalConv, CausalConvTranspose
 
 
 def elu(x: mx.array) -> mx.array:
@@ -64,10 +64,6 @@ class _Stack(nn.Module):
             x, s = layer(x, s, execute)
             new.append(s)
         return x, new
-
-
-def reset_stack(state: list[dict], rows: mx.array) -> list[dict]:
-    return [reset_rows(s, rows) for s in state]
 
 
 class SeanetEncoder(_Stack):

@@ -49,12 +49,13 @@ class TransformerLayer(nn.Module):
         attend_fn: Attend,
         rotate: Rotate | None = None,
         cross: mx.array | None = None,
+        cross_mask: mx.array | None = None,
     ) -> tuple[mx.array, Ring]:
         """`x [B, T, d]` or `[B, d]`; `cross` holds the keys and values of the source. Returns the output and the attention's cache."""
         y, cache = self.self_attn(self.norm1(x), attend_fn, rotate)
         x = x + (self.layer_scale_1(y) if self._scaled else y)
         if self._cross and cross is not None:
-            y = self.cross_attention(self.norm_cross(x), cross)
+            y = self.cross_attention(self.norm_cross(x), cross, cross_mask)
             x = x + (self.layer_scale_cross(y) if self._scaled else y)
         y = self.gating(self.norm2(x))
         return x + (self.layer_scale_2(y) if self._scaled else y), cache
@@ -90,6 +91,7 @@ class Transformer(nn.Module):
         state: dict,
         cross: list[mx.array] | None = None,
         execute: mx.array | None = None,
+        cross_mask: mx.array | None = None,
     ) -> tuple[mx.array, dict]:
         """`x [B, T, d]` at the positions that follow `state`; any T gives what T single steps give.
 
@@ -108,7 +110,7 @@ class Transformer(nn.Module):
         rings = []
         for i, layer in enumerate(self.layers):
             attend_fn = partial(ring_attend, ring=state["layers"][i], span=span)
-            x, ring = layer(x, attend_fn, rotate, cross[i] if cross else None)
+            x, ring = layer(x, attend_fn, rotate, cross[i] if cross else None, cross_mask)
             rings.append(ring)
         step = length if execute is None else length * execute.astype(mx.int32)
         x = x[:, None] if single else x
@@ -142,22 +144,11 @@ def capacity_of(state: dict) -> int:
     return slots_of(state["layers"][0])
 
 
-def reset_rows(state: dict, rows: mx.array) -> dict:
-    """The state with the rows where `rows` bool `[B]` is true back at position 0 with empty rings."""
-    keep = ~rows[None, :, None, None, None]
-
-    def clear(a: mx.array) -> mx.array:
-        return mx.where(keep, a, 0).astype(a.dtype)
-
-    return {
-        "position": mx.where(rows, 0, state["position"]),
-        "layers": [map_ring(clear, ring) for ring in state["layers"]],
-    }
-
-
 def grow(state: dict, capacity: int) -> dict:
-    """The state with rings of `capacity` slots. Only before the old rings have wrapped."""
+    """The state with rings of `capacity` slots, at least as many as they have. Only before the old rings have wrapped."""
     more = capacity - capacity_of(state)
+    if not more:
+        return state
 
     def pad(a: mx.array) -> mx.array:
         return mx.pad(a, [(0, 0)] * 3 + [(0, more), (0, 0)])

@@ -6,7 +6,7 @@ is given to and none is lost (family.md 0.2).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..audio.samples import as_samples, refuse_nonsense
 from ..engine.generate import LmGen
+from ..engine.state import put_rows
 from ..errors import InputError
 from ..machine.owner import Owner
 from ..models.lm_model import LmModel
@@ -42,9 +43,10 @@ class HeardFrames:
 
 
 class Listener:
-    """`batch` streams heard in lockstep. Belongs to the thread that made it.
+    """`batch` streams, each of which joins, pauses and leaves by itself. Belongs to the thread that made it.
 
-    `mimi` may be None for a caller that has codes.
+    `mimi` may be None for a caller that has codes. `own_clocks` (by default, where there are several streams) is what joining and
+    pausing need; without it they are heard in lockstep.
     """
 
     def __init__(
@@ -57,11 +59,14 @@ class Listener:
         prompt: TextPrompt | None = None,
         compile: bool = True,
         seed: int = 0,
+        own_clocks: bool | None = None,
+        kv_bits: int | None = None,
     ):
         if lm.dep_q or not lm.n_q:
             raise InputError("this is not a speech-to-text model: it should listen to codebooks and generate none.")
         self._owner = Owner("this listener")
         self.lm, self.mimi, self.batch, self.prompt = lm, mimi, batch, prompt
+        self.own_clocks = batch > 1 if own_clocks is None else own_clocks
         self._gen = LmGen(
             lm,
             text_sampler=sampler or Sampler(temp=0),
@@ -70,51 +75,93 @@ class Listener:
             on_text_hook=prompt.observe if prompt else None,
             compile=compile,
             seed=seed,
+            support_out_of_sync=self.own_clocks,
+            kv_bits=kv_bits,
         )
-        self._encode_chunk: Callable = mx.compile(self._encode) if compile else self._encode
+        wrap: Callable = mx.compile if compile else lambda f: f
+        self._encode_chunk = wrap(self._encode)
+        self._heads = wrap(self._pauses)
+        self._blank = None if mimi is None else mimi.init_encoder(1, lockstep=False)
         self.reset()
 
     def reset(self) -> None:
         """Begin anew, before the first step."""
         self._gen.reset()
         if self.mimi is not None:
-            self._encoder = self.mimi.init_encoder(self.batch)
+            self._encoder = self.mimi.init_encoder(self.batch, lockstep=not self.own_clocks)
         if self.prompt is not None:
             self.prompt.reset()
+
+    def join(self, row: int, seed: int | None = None) -> None:
+        """Begin a new stream in `row`, before its first step; nothing is left there of the one before."""
+        if not self.own_clocks:
+            if self.batch > 1:
+                raise InputError("a stream of several begins by itself only in a listener with own_clocks.")
+            self.reset()
+            return
+        self._gen.join(row, seed)
+        if self.mimi is not None:
+            self._encoder = put_rows(self._encoder, self._blank, [mx.array([row], mx.int32)])
+            mx.eval(self._encoder)
+        if self.prompt is not None:
+            self.prompt.reset(row)
 
     @property
     def heads(self) -> int:
         """Pause heads of the model."""
         return len(self.lm.extra_heads)
 
-    def _encode(self, pcm: mx.array, state: dict) -> tuple[mx.array, dict]:
+    def _encode(self, pcm: mx.array, state: dict, execute: mx.array | None = None) -> tuple[mx.array, dict]:
         assert self.mimi is not None
-        return self.mimi.encode_chunk(pcm, state, self.lm.n_q)
+        return self.mimi.encode_chunk(pcm, state, self.lm.n_q, execute)
 
-    def start(self) -> Heard:
-        """The first step: nothing is heard yet. Its token is that of model time 0."""
-        return self.hear(mx.full((self.batch, self.lm.n_q), self.lm.cfg.card, mx.int32))
+    def _pauses(self, hidden: mx.array) -> mx.array:
+        """Probabilities of a pause `[B, heads]` float32 from the trunk's output."""
+        return mx.concatenate([p[:, 0, :1] for p in self.lm.heads(hidden)], axis=-1).astype(mx.float32)
 
-    def hear(self, codes: mx.array) -> Heard:
-        """One frame of `codes [B, n_q]`."""
-        text = self._gen.step(codes)[:, 0]
-        pauses = [p[:, 0, :1] for p in self._gen.extra_heads()]
-        return Heard(text, mx.concatenate(pauses, axis=-1) if pauses else None)
+    def start(self, rows: Sequence[int] | None = None) -> Heard:
+        """The first step, of all streams or of `rows`: nothing is heard yet. Its token is that of model time 0."""
+        silence = mx.full((self.batch, self.lm.n_q), self.lm.cfg.card, mx.int32)
+        return self.hear(silence, None if rows is None else np.isin(np.arange(self.batch), rows))
 
-    def listen(self, pcm: np.ndarray) -> HeardFrames:
+    def hear(self, codes: mx.array, execute: np.ndarray | None = None) -> Heard:
+        """One frame of `codes [B, n_q]`, heard by all streams or by those where `execute` bool `[B]` is true."""
+        if self.prompt is not None:
+            self.prompt.executed = execute
+        text = self._gen.step(codes, execute=execute)[:, 0]
+        return Heard(text, self._heads(self._gen.output.hidden) if self.heads else None)
+
+    def listen(self, pcm: np.ndarray, execute: np.ndarray | None = None) -> HeardFrames:
         """`pcm [B, F * 1920]` -> F frames. Encoded at once, heard one after the other, read back together.
 
         Sound is floats in -1..1 or whole numbers scaled by their type; what is no number is refused, and the streams stay where they are.
+        Of a stream where `execute` bool `[B]` is false nothing is heard; it has to join before it goes on.
         """
         with self._owner:
             pcm = refuse_nonsense(as_samples(pcm))
             encoder, self._encoder = self._encoder, {}
             codes, self._encoder = self._encode_chunk(mx.array(pcm)[:, None], encoder)
-            return self.read([self.hear(codes[:, :, f]) for f in range(codes.shape[2])])
+            return self.read([self.hear(codes[:, :, f], execute) for f in range(codes.shape[2])])
+
+    def listen_some(self, frames: Mapping[int, np.ndarray], fresh: Collection[int] = ()) -> HeardFrames:
+        """One frame float32 `[1920]` of some streams, while the others stand still; those in `fresh` make their first step."""
+        assert self.mimi is not None
+        pcm = np.zeros((self.batch, 1, self.mimi.frame_size), np.float32)
+        heard = np.zeros(self.batch, bool)
+        for row, frame in frames.items():
+            pcm[row, 0], heard[row] = frame, True
+        with self._owner:
+            encoder, self._encoder = self._encoder, {}
+            codes, self._encoder = self._encode_chunk(mx.array(refuse_nonsense(pcm)), encoder, mx.array(heard))
+            codes = mx.where(mx.array(heard)[:, None], codes[:, :, 0], self.lm.cfg.card)
+            return self.read([self.hear(codes, heard | np.isin(np.arange(self.batch), list(fresh)))])
 
     def warm_up(self) -> None:
         """Compile what a frame needs; the streams do not notice."""
         assert self.mimi is not None
+        if self.own_clocks:
+            self.listen_some({})
+            return
         kept = self._gen.state, self._encoder
         self.listen(np.zeros((self.batch, self.mimi.frame_size), np.float32))
         self._gen.state, self._encoder = kept
@@ -122,7 +169,7 @@ class Listener:
     def read(self, heard: list[Heard]) -> HeardFrames:
         """The values of some steps."""
         tokens = mx.stack([h.text for h in heard])
-        pauses = [h.pauses.astype(mx.float32) for h in heard if h.pauses is not None]
+        pauses = [h.pauses for h in heard if h.pauses is not None]
         stacked = mx.stack(pauses) if pauses else mx.zeros((len(heard), self.batch, 0))
         mx.eval(tokens, stacked, self._gen.state)
         return HeardFrames(np.array(tokens), np.array(stacked))

@@ -19,13 +19,19 @@ class TextPrompt:
 
     def __init__(self, tokens: Sequence[int], batch: int = 1):
         self._tokens, self._batch = list(tokens), batch
+        # Streams that make the next step, bool [batch]; None: all.
+        self.executed: np.ndarray | None = None
+        self._left: list[deque[int]] = []
         self.reset()
 
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def reset(self) -> None:
-        """Begin anew."""
+    def reset(self, row: int | None = None) -> None:
+        """Begin anew, in all streams or in `row`."""
+        if row is not None:
+            self._left[row] = deque(self._tokens)
+            return
         self._left = [deque(self._tokens) for _ in range(self._batch)]
 
     @property
@@ -46,6 +52,7 @@ class TextPrompt:
         """`[B, 1]`: what was sampled. Read back only while there is a prompt."""
         if not any(self._left):
             return
-        for queue, token in zip(self._left, np.array(text)[:, 0], strict=True):
-            if queue and int(token) == queue[0]:
+        executed = np.ones(self._batch, bool) if self.executed is None else self.executed
+        for queue, token, steps in zip(self._left, np.array(text)[:, 0], executed, strict=True):
+            if steps and queue and int(token) == queue[0]:
                 queue.popleft()

@@ -46,7 +46,10 @@ class Transcript:
 
 
 class FileTranscriber:
-    """Transcribes up to `listener.batch` recordings at once. `timing` is the rule for the times of words, one of `TIMINGS`."""
+    """Transcribes recordings, up to `listener.batch` at once; as one of them ends the next takes its place.
+
+    `timing` is the rule for the times of words, one of `TIMINGS`.
+    """
 
     def __init__(
         self,
@@ -60,36 +63,66 @@ class FileTranscriber:
         surroundings.check_window(listener.lm.cfg.transformer.context)
         self._listener, self._tokenizer, self._around, self._timing = listener, tokenizer, surroundings, timing
 
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second of the readers."""
+        return self._around.sample_rate
+
     def __call__(
         self,
-        readers: Sequence[AudioReader],
+        readers: Iterable[AudioReader],
         on_token: Callable[[int, int], None] | None = None,
         on_frames: Callable[[int], None] | None = None,
     ) -> list[Transcript]:
-        """Transcripts of `readers`.
+        """Transcripts of `readers`, in their order. See `each`."""
+        found = sorted(self.each(readers, on_token, on_frames), key=lambda item: item[0])
+        return [transcript for _, transcript in found]
 
-        `on_token(row, token)` gets every token of a transcript as it comes, `on_frames` how many more frames were heard.
+    def each(
+        self,
+        readers: Iterable[AudioReader],
+        on_token: Callable[[int, int], None] | None = None,
+        on_frames: Callable[[int], None] | None = None,
+    ) -> Iterator[tuple[int, Transcript]]:
+        """The number of a reader, counted from 0, and its transcript, as soon as it is there. A reader is asked for when a row is free.
+
+        `on_token(number, token)` gets every token of a transcript as it comes, `on_frames` how many more frames were heard.
         """
-        listener, size = self._listener, self._around.frame_size
-        listener.reset()
-        rows = [_Row(r, self._around.frames(r), self._around.hidden_tokens) for r in readers]
-        # The first step's token is that of model time 0, before any frame.
-        first = listener.read([listener.start()])
-        self._keep(rows, first.tokens, [1] * len(rows), on_token)
+        listener, size, around = self._listener, self._around.frame_size, self._around
+        waiting = enumerate(readers)
+        rows: list[_Row | None] = [None] * listener.batch
         pcm = np.zeros((listener.batch, CHUNK * size), np.float32)
-        while not all(row.ended for row in rows):
-            counts = [row.fill(pcm[b].reshape(CHUNK, size)) for b, row in enumerate(rows)]
-            self._keep(rows, listener.listen(pcm).tokens, counts, on_token)
+        while True:
+            fresh = []
+            for b in range(listener.batch):
+                if rows[b] is None and (following := next(waiting, None)) is not None:
+                    number, reader = following
+                    rows[b] = _Row(number, reader, around.frames(reader), around.hidden_tokens)
+                    listener.join(b)
+                    fresh.append(b)
+            active = np.array([row is not None for row in rows])
+            if not active.any():
+                return
+            if fresh:
+                # The first step's token is that of model time 0, before any frame.
+                first = listener.read([listener.start(fresh if listener.own_clocks else None)])
+                self._keep(rows, first.tokens, [int(b in fresh) for b in range(listener.batch)], on_token)
+            counts = [0 if row is None else row.fill(pcm[b].reshape(CHUNK, size)) for b, row in enumerate(rows)]
+            heard = listener.listen(pcm, active if listener.own_clocks else None)
+            self._keep(rows, heard.tokens, counts, on_token)
             if on_frames:
                 on_frames(max(counts))
-        left = listener.prompt.left if listener.prompt else [0] * len(rows)
-        return [self._transcript(row, n) for row, n in zip(rows, left, strict=False)]
+            for b, row in enumerate(rows):
+                if row is not None and row.ended:
+                    rows[b] = None
+                    yield row.number, self._transcript(row, listener.prompt.left[b] if listener.prompt else 0)
 
-    def _keep(self, rows: list[_Row], tokens: np.ndarray, counts: list[int], on_token) -> None:
+    def _keep(self, rows: Sequence[_Row | None], tokens: np.ndarray, counts: list[int], on_token) -> None:
         for b, (row, count) in enumerate(zip(rows, counts, strict=True)):
             for token in tokens[:count, b].tolist():
+                assert row is not None
                 if row.add(token) and on_token:
-                    on_token(b, token)
+                    on_token(row.number, token)
 
     def _transcript(self, row: _Row, prompt_left: int) -> Transcript:
         around, tokenizer = self._around, self._tokenizer
@@ -107,8 +140,9 @@ class FileTranscriber:
 
 @dataclass
 class _Row:
-    """One recording on its way. Its first `hidden` tokens count as padding."""
+    """One recording on its way, the `number`-th. Its first `hidden` tokens count as padding."""
 
+    number: int
     reader: AudioReader
     frames: Iterator[np.ndarray]
     hidden: int

@@ -12,20 +12,20 @@ The result does not depend on when the text came: a step waits until it knows th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from ..engine.state import put_rows
 from ..models.mimi_model import MimiModel
 from ..text import Word
 from .checks import check_entry, check_unfinished
 from .generator import TokenGenerator
-
-if TYPE_CHECKING:
-    from .script import ScriptReader
+from .machine import State
+from .script import ScriptReader
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,27 @@ class SpeechFrame:
 
 
 class Speech:
-    """A batch of utterances in lockstep. Belongs to the thread that made it."""
+    """A batch of utterances, in lockstep or each by itself (see `TokenGenerator`). Belongs to the thread that made it."""
 
     def __init__(
         self, generator: TokenGenerator, mimi: MimiModel, readers: Sequence[ScriptReader], compile: bool = True
     ):
         self.generator, self.mimi = generator, mimi
         self._readers = list(readers)
-        self._decoder = mimi.init_decoder(generator.batch)
+        self._decoder = mimi.init_decoder(generator.batch, lockstep=not generator.own_clocks)
+        self._blank = mimi.init_decoder(1, lockstep=False)
         self._decode: Callable = mx.compile(mimi.decode_chunk) if compile else mimi.decode_chunk
         self.entries_said = 0
         self.words_said = [0] * generator.batch
+
+    def join(
+        self, row: int, reader: ScriptReader, state: State, prefix: mx.array | None = None, **options: Any
+    ) -> None:
+        """Begin an utterance in `row`; `options` are those of `TokenGenerator.join`."""
+        self.generator.join(row, state, prefix, **options)
+        self._readers[row], self.words_said[row] = reader, 0
+        self._decoder = put_rows(self._decoder, self._blank, [mx.array([row], mx.int32)])
+        mx.eval(self._decoder)
 
     # Text in ----------------------------------------------------------------------------------------------------
 
@@ -62,18 +72,18 @@ class Speech:
         """What follows is said by the other speaker."""
         self._add(self._readers[row].end_turn(), row)
 
-    def finish(self) -> None:
-        """No more text will come."""
-        for row in range(len(self._readers)):
-            self.end_turn(row)
-        self.generator.text_complete = True
+    def finish(self, row: int | None = None) -> None:
+        """No more text will come, for any utterance or for that in `row`."""
+        for b in range(len(self._readers)) if row is None else (row,):
+            self.end_turn(b)
+            self.generator.utterances[b].text_complete = True
 
     def _add(self, entries, row: int) -> None:
         window = self.generator.lm.cfg.transformer.context
         for entry in entries:
             check_entry(entry, window)
         check_unfinished(self._readers[row].pending, window)
-        self.generator.states[row].entries.extend(entries)
+        self.generator.utterances[row].state.entries.extend(entries)
         self.entries_said += len(entries)
         self.words_said[row] += sum(bool(e.tokens) for e in entries)
 
@@ -99,37 +109,52 @@ class Speech:
         """Words and pauses that have not begun yet."""
         return sum(len(s.entries) for s in self.generator.states)
 
-    def step(self) -> SpeechFrame:
-        """The next 80 ms."""
+    def step(self, rows: Collection[int] | None = None) -> SpeechFrame:
+        """The next 80 ms, of all utterances or of `rows`, while the others stand still."""
         generator = self.generator
-        frame = generator.step()
-        index = generator.offset - 1 - generator.max_delay
-        if frame is None or index < generator.delay_steps:
+        frame = generator.step(rows)
+        stepped = range(generator.batch) if rows is None else rows
+        index = [u.offset - 1 - generator.max_delay for u in generator.utterances]
+        sounds = [b in stepped and index[b] >= generator.delay_steps for b in range(generator.batch)]
+        silent = SpeechFrame([np.zeros(0, np.float32)] * generator.batch, [None] * generator.batch)
+        if frame is None or not any(sounds):
             mx.async_eval(generator.state)
-            return SpeechFrame([np.zeros(0, np.float32)] * generator.batch, [None] * generator.batch)
+            return silent
         decoder, self._decoder = self._decoder, {}
-        pcm, self._decoder = self._decode(frame[:, 1:, None], decoder)
+        tokens, execute = frame[:, 1:, None], None
+        if generator.own_clocks:
+            execute = mx.array(sounds)
+            tokens = mx.where(execute[:, None, None], tokens, 0)
+        pcm, self._decoder = self._decode(tokens, decoder, execute)
         pcm = mx.clip(pcm[:, 0], -1, 1)
         mx.async_eval(pcm, frame, self._decoder, generator.state)
         sound, codes = np.array(pcm), np.array(frame[:, 1:])
-        heard = [self._heard(row, index) for row in range(generator.batch)]
-        return SpeechFrame(
-            [sound[b] if h else sound[b, :0] for b, h in enumerate(heard)],
-            [codes[b] if h else None for b, h in enumerate(heard)],
-        )
+        for b, sounding in enumerate(sounds):
+            if sounding and self._heard(b, index[b]):
+                silent.pcm[b], silent.codes[b] = sound[b], codes[b]
+        return silent
+
+    def warm_up(self) -> None:
+        """Make a step of no utterance (with `own_clocks`), so that none waits for what a step needs."""
+        self.generator.step(())
+        nothing = mx.zeros((self.generator.batch, self.generator.codebooks, 1), mx.int32)
+        nobody = mx.zeros((self.generator.batch,), mx.bool_)
+        pcm, self._decoder = self._decode(nothing, self._decoder, nobody)
+        mx.eval(pcm, self._decoder, self.generator.state)
 
     def _heard(self, row: int, index: int) -> bool:
         """Whether frame `index` lies between the voice prefix and the end of the final padding."""
-        generator = self.generator
-        end = generator.states[row].end_step
-        first = generator.delay_steps + generator.prefix_lengths[row]
+        generator, utterance = self.generator, self.generator.utterances[row]
+        end = utterance.state.end_step
+        first = generator.delay_steps + utterance.prefix_length
         return index >= first and (end is None or index < generator.delay_steps + end + generator.final_padding)
 
     def words(self, row: int = 0) -> list[Word]:
         """Words begun so far, in seconds of this utterance's sound. A word lasts until the next word or pause begins."""
         generator = self.generator
-        state, prefix = generator.states[row], generator.prefix_lengths[row]
-        now = generator.offset if state.end_step is None else state.end_step
+        utterance = generator.utterances[row]
+        state, prefix = utterance.state, utterance.prefix_length
+        now = utterance.offset if state.end_step is None else state.end_step
         seconds = {step: max(0, step - prefix) / self.mimi.frame_rate for step in (*state.consumption_times, now)}
         following = dict(zip(state.consumption_times, [*state.consumption_times[1:], now], strict=True))
         return [Word(text, seconds[step], seconds[following[step]]) for text, step in state.transcript]

@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from ..compat.mimi import Mimi
 from ..config.description import CheckpointConfig
+from ..engine.row_state import Manner
 from ..engine.step import Conditions, make_conditions
 from ..errors import ConfigError, InputError
 from ..models.lm_model import LmModel
@@ -241,21 +242,42 @@ class TTSModel:
         seed: int | Sequence[int] | None = None,
         compile: bool = True,
         keep_log: bool = False,
+        own_clocks: bool = False,
+        kv_bits: int | None = None,
     ) -> Speech:
-        """Utterances to be spoken in lockstep, one per entry of `attributes`; their text is given to the result.
+        """Utterances to be spoken, one per entry of `attributes`; their text is given to the result.
 
-        `keep_log`: keep what was sampled at every step in `generator.logged_text_tokens`.
+        They go on in lockstep or, with `own_clocks`, each by itself and others take their places (`join`). `keep_log`: keep what was
+        sampled at every step in `generator.logged_text_tokens`. `kv_bits` stores keys and values packed.
         """
         states = [self.machine.new_state([]) for _ in attributes]
-        readers = [
-            ScriptReader(
-                self.tokenizer, self.machine.token_ids, self.mimi.frame_rate, self.multi_speaker, padding_between
-            )
-            for _ in attributes
-        ]
-        generator = self.generator(states, attributes, prefixes, seed=seed, compile=compile)
+        readers = [self.reader(padding_between) for _ in attributes]
+        generator = self.generator(
+            states, attributes, prefixes, seed=seed, compile=compile, own_clocks=own_clocks, kv_bits=kv_bits
+        )
         generator.keep_log = keep_log
         return Speech(generator, self.mimi, readers, compile)
+
+    def reader(self, padding_between: int = 1) -> ScriptReader:
+        """What takes the text of one utterance apart."""
+        ids, rate = self.machine.token_ids, self.mimi.frame_rate
+        return ScriptReader(self.tokenizer, ids, rate, self.multi_speaker, padding_between)
+
+    def join(
+        self,
+        speech: Speech,
+        row: int,
+        attributes: ConditionAttributes,
+        prefix: mx.array | None = None,
+        *,
+        padding_between: int = 1,
+        seed: int | None = None,
+        manner: Manner | None = None,
+    ) -> None:
+        """Begin an utterance in `row` of a speech with `own_clocks`, with nothing to say yet."""
+        state, reader = self.machine.new_state([]), self.reader(padding_between)
+        conditions = self._conditions_of([attributes])
+        speech.join(row, reader, state, prefix, conditions=conditions, manner=manner, seed=seed)
 
     def generate(
         self,
