@@ -62,19 +62,22 @@ def run(step: Step, forced: Forced, seeds: Sequence[int]) -> dict:
 
     A prompt may be longer than the attention window, which then has moved on.
     """
-    clock, length = step.clock, forced.length
-    if clock.max_delay > 1 or step.guidance.active:
-        raise InputError("prompts are read at once by models with delays of at most one frame, without guidance.")
-    last = length - 1
-    if last < forced.embedded:
-        raise InputError("a prompt given as embeddings has to be followed by at least one frame of tokens.")
-    state = step.init_state(seeds, _capacity(step, length))
-    trunk = _read(step, forced, state["trunk"], last, len(seeds))
-    window = mx.broadcast_to(mx.array(_window(step, forced.tokens, last)), state["tokens"].shape)
-    state = {**state, "trunk": trunk, "tokens": window, "offset": mx.array(last, mx.int32)}
-    state = _last_step(step, forced.tokens, state, last)
+    state = last_step(step, forced, read(step, forced, seeds))
     mx.eval(state)
     return state
+
+
+def read(step: Step, forced: Forced, seeds: Sequence[int]) -> dict:
+    """The state before the last step of the prompt, which is the first to draw anything: it is the same for all seeds but for them."""
+    clock, last = step.clock, forced.length - 1
+    if clock.max_delay > 1 or step.guidance.active:
+        raise InputError("prompts are read at once by models with delays of at most one frame, without guidance.")
+    if last < forced.embedded:
+        raise InputError("a prompt given as embeddings has to be followed by at least one frame of tokens.")
+    state = step.init_state(seeds, _capacity(step, forced.length))
+    trunk = _read(step, forced, state["trunk"], last, len(seeds))
+    window = mx.broadcast_to(mx.array(_window(step, forced.tokens, last)), state["tokens"].shape)
+    return {**state, "trunk": trunk, "tokens": window, "offset": mx.array(last, mx.int32)}
 
 
 def _capacity(step: Step, length: int) -> int:
@@ -117,9 +120,10 @@ def _window(step: Step, tokens: np.ndarray, position: int) -> np.ndarray:
     return window
 
 
-def _last_step(step: Step, tokens: np.ndarray, state: dict, position: int) -> dict:
-    """The step at `position`, whose tokens are partly the prompt's, partly the model's first own ones."""
+def last_step(step: Step, forced: Forced, state: dict) -> dict:
+    """The prompt's last step, whose tokens are partly the prompt's, partly the model's first own ones; nothing is evaluated."""
     clock, delays, batch = step.clock, step.lm.cfg.delays, state["tokens"].shape[0]
+    tokens, position = forced.tokens, forced.length - 1
     user = range(1 + clock.generated, clock.channels)
     given = mx.array([[int(tokens[c, position + delays[c]]) for c in user]] * batch, mx.int32).reshape(batch, len(user))
     imposed = tokens[:, position + 1] if position + 1 < tokens.shape[1] else np.full(clock.channels, UNGENERATED)

@@ -17,6 +17,7 @@ from ..modules.conv import CausalConv, CausalConvTranspose, DepthwiseUpsample
 from ..modules.quantization import SplitResidualQuantizer
 from ..modules.seanet import SeanetDecoder, SeanetEncoder, reset_stack
 from ..modules.transformer import Transformer
+from .step_weights import StepWeights
 
 # Offline calls walk through the sequence in pieces: memory stays bounded and the result is the same.
 OFFLINE_FRAMES = 64
@@ -64,6 +65,10 @@ class MimiModel(nn.Module):
     def num_codebooks(self) -> int:
         """Levels held, the largest K."""
         return self.cfg.num_codebooks
+
+    def step_weights(self) -> StepWeights:
+        """What encoding and decoding read."""
+        return StepWeights(self)
 
     def transposed_parameters(self) -> list[str]:
         """Names of the kernels of transposed convolutions, which files store with other axes."""

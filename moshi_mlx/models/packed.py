@@ -35,7 +35,7 @@ class StackedTables:
     """Embedding tables of several channels as one: a frame's tokens are gathered, and their rows added, at once."""
 
     def __init__(self, matrix: Matrix, counts: Sequence[int]):
-        self._matrix = matrix
+        self.matrix = matrix
         self._starts = mx.array([sum(counts[:i]) for i in range(len(counts))], mx.int32)
 
     @staticmethod
@@ -48,7 +48,7 @@ class StackedTables:
 
     def total(self, tokens: mx.array, dtype: mx.Dtype) -> mx.array:
         """`tokens [B, n]`, one per table, -1 for nothing -> the sum of their rows `[B, 1, d]`."""
-        rows = self._matrix.rows(mx.maximum(tokens, 0) + self._starts, dtype)
+        rows = self.matrix.rows(mx.maximum(tokens, 0) + self._starts, dtype)
         return mx.sum(mx.where((tokens < 0)[..., None], 0, rows), axis=1, keepdims=True).astype(dtype)
 
 
@@ -56,7 +56,7 @@ class StackedLinears:
     """Linear layers without bias that read the same input, as one product."""
 
     def __init__(self, matrix: Matrix, count: int):
-        self._matrix, self._count = matrix, count
+        self.matrix, self._count = matrix, count
 
     @staticmethod
     def of(layers: Sequence[nn.Module]) -> StackedLinears | None:
@@ -66,8 +66,8 @@ class StackedLinears:
     def __call__(self, x: mx.array, count: int | None = None) -> list[mx.array]:
         """Outputs of the first `count` layers (default: all) for `x [..., in]`, in order."""
         count = self._count if count is None else count
-        rows = self._matrix.weight.shape[0] // self._count
-        matrix = self._matrix if count == self._count else self._matrix.part(0, count * rows)
+        rows = self.matrix.weight.shape[0] // self._count
+        matrix = self.matrix if count == self._count else self.matrix.part(0, count * rows)
         return list(mx.split(matrix.product(x), count, axis=-1))
 
 
