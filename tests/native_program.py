@@ -46,6 +46,7 @@ class Info(_Sized):
         ("source", c.c_char_p), ("license", c.c_char_p), ("precision", c.c_char_p), ("mlx", c.c_char_p), ("bytes", c.c_uint64),
         ("starts", c.c_int32), ("pause_heads", c.c_int32), ("is_translation", c.c_int32), ("keeps_last", c.c_int32),
         ("tail_seconds", c.c_double), ("delay_seconds", c.c_double), ("prefix_seconds", c.c_double),
+        ("pad_token", c.c_int32),
     ]  # fmt: skip
 
 

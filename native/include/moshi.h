@@ -94,6 +94,7 @@ typedef struct moshi_info {
     double tail_seconds;    /* how long to wait for a translation's end at most */
     double delay_seconds;   /* of speech-to-text: how far text lags behind sound */
     double prefix_seconds;  /* of speech-to-text: silence to be heard before a recording */
+    int32_t pad_token;      /* of translation: the text token of a frame in which nothing is said, else -1 */
 } moshi_info;
 
 /* For moshi_step: the user's side is over with this frame, which is not heard. Translation models only; once. */

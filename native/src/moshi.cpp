@@ -72,7 +72,7 @@ void need(const void* pointer, const char* name) {
 constexpr size_t options_size = offsetof(moshi_options, start) + sizeof(int32_t);
 constexpr size_t frame_size = offsetof(moshi_frame, milliseconds) + sizeof(double);
 constexpr size_t word_size = offsetof(moshi_word, end) + sizeof(double);
-constexpr size_t info_size = offsetof(moshi_info, prefix_seconds) + sizeof(double);
+constexpr size_t info_size = offsetof(moshi_info, pad_token) + sizeof(int32_t);
 
 // What of `out` the caller's header knows.
 template <class Struct>
@@ -162,7 +162,9 @@ int32_t moshi_describe(const moshi_model* model, moshi_info* info) {
         value.mlx = m.mlx.c_str();
         value.bytes = m.memory;
         value.starts = int32_t(m.starts.size());
+        value.pad_token = -1;
         if (m.translation) {
+            value.pad_token = m.translation->pad;
             value.is_translation = 1;
             value.keeps_last = !m.translation->without_last;
             value.tail_seconds = m.translation->tail_seconds;
