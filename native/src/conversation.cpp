@@ -88,9 +88,9 @@ void write_conversation(const Model& model, const Arrays& state, const std::stri
     std::unordered_map<std::string, mx::array> arrays;
     for (const auto& [name, array] : state) arrays.insert({name.substr(state_prefix.size()), array});
     if (pending) {
-        std::array<uint8_t, 4> bytes{};
-        bytes[0] = uint8_t(pending->size());
-        std::copy(pending->begin(), pending->end(), bytes.begin() + 1);
+        // How many bytes, and the bytes, three at most.
+        std::array<uint8_t, 4> bytes{uint8_t(pending->size())};
+        for (size_t i = 0; i < std::min<size_t>(3, pending->size()); ++i) bytes[1 + i] = uint8_t((*pending)[i]);
         arrays.insert({text_name, mx::array(bytes.data(), {1, 4}, mx::uint8)});
     }
     const auto& facts = model.manifest().conversation;
