@@ -25,8 +25,7 @@ NATIVE = ROOT / "native"
 
 def configure(source: Path, build: Path, *options: str) -> None:
     """`cmake` over a source folder, with the MLX of this Python."""
-    openblas = ["-DMOSHI_OPENBLAS=ON"] if sys.platform == "linux" and os.environ.get("MOSHI_MLX_BLAS") != "mlx" else []
-    command = ["cmake", "-S", source, "-B", build, f"-DPython_EXECUTABLE={sys.executable}", *openblas, *options]
+    command = ["cmake", "-S", source, "-B", build, f"-DPython_EXECUTABLE={sys.executable}", *options]
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 

@@ -12,6 +12,7 @@ from native_cases import ROOT, equal, export, native, small_rings, sound, talk  
 
 from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx import run_inference
+from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.modules.sampling import Sampler
 from moshi_mlx.session import Session
 from moshi_mlx.session.conversation_file import load_conversation, save_conversation
@@ -104,12 +105,12 @@ def test_packed_keys_and_values(native, demo, rings, tmp_path, bits, frames):
 def test_packed_weights(native, rings, tmp_path, monkeypatch, left_packed, frames):
     """4-bit weights, unpacked as the CPU backend likes them, or left packed as a large model's are."""
     if left_packed:
-        monkeypatch.setattr("moshi_mlx.models.packed.UNPACK_BYTES", 0)
+        monkeypatch.setattr("moshi_mlx.machine.cpu.layout.UNPACK_BYTES", 0)
     subprocess.run([sys.executable, "-m", "moshi_mlx.quantize", DEMO, tmp_path / "q4", "-q", "4"], check=True, capture_output=True)
     loaded = checkpoints.load(tmp_path / "q4")
     folder = export(loaded, tmp_path / "out")
-    packed = (folder / "weights.safetensors").stat().st_size < 10_000_000
-    assert packed == left_packed
+    kinds = {tensor.dtype for name, tensor in WeightsFile(folder / "weights.safetensors").items() if name.startswith("w.lm.transformer.")}
+    assert ("U32" in kinds) == left_packed
     pcm = sound(frames)
     answer, arrays = native.run(folder, [["step", frames]], pcm, options={"seed": 3})
     equal(answer, arrays, talk(Session(loaded, seed=3), pcm))

@@ -146,7 +146,7 @@ def make_plan(
         "precision": loaded.precision,
         "dtype": str(loaded.lm.dtype).removeprefix("mlx.core."),
     }
-    conversation = {"format": conversation_file.FORMAT}
+    conversation = {"format": conversation_file.FORMAT, "model": loaded.fingerprint}
     return replace(plan, facts={"model": model, **plan.facts, "conversation": conversation})
 
 

@@ -40,8 +40,18 @@ def codec_plan(mimi: MimiModel) -> Plan:
         states=[state],
         starts=[Start("", state, 0)],
         facts={
-            "audio": {"sample_rate": mimi.sample_rate, "frame_size": mimi.frame_size, "frame_rate": mimi.frame_rate},
-            "tokens": {"codebooks": mimi.num_codebooks, "card": mimi.cfg.bins, "text_card": 0, "delay": 0},
+            "audio": audio_facts(mimi),
+            "tokens": {"codebooks": mimi.num_codebooks, "card": mimi.cfg.bins, "text_card": 0, "delays": []},
             "text": None,
         },
     )
+
+
+def audio_facts(mimi: MimiModel) -> dict[str, Any]:
+    """What a program has to know of the sound; `stride`: positions of the codec's transformers in a frame."""
+    return {
+        "sample_rate": mimi.sample_rate,
+        "frame_size": mimi.frame_size,
+        "frame_rate": mimi.frame_rate,
+        "stride": mimi.cfg.stride,
+    }

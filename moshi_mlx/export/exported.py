@@ -12,10 +12,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..config.description import read_json
+from ..config.json_text import read_json
 from ..errors import CheckpointError, InputError
 from ..session.reply import Frame
-from ..text import Detokenizer, pack_pending, unpack_pending
+from ..text import Detokenizer, check_pending, pack_pending
 from .folder import FORMAT, MANIFEST, arrays_of
 from .function import SAMPLING, STATE, Arrays
 from .text import PieceTable
@@ -148,7 +148,7 @@ class ExportedSession:
     def state(self) -> Arrays:
         """The conversation by the names of a conversation file."""
         flat = {name.removeprefix(STATE): array for name, array in self._state.items()}
-        return flat if self._text is None else {**flat, "text": pack_pending([self._text.pending])}
+        return {**flat, "text": pack_pending([] if self._text is None else [self._text.pending])}
 
     @state.setter
     def state(self, state: Arrays) -> None:
@@ -157,8 +157,9 @@ class ExportedSession:
         self._state = {STATE + name: array for name, array in state.items()}
         self._steps = self._offset()
         self._start_text()
-        if self._text is not None and pending is not None:
-            (self._text.pending,) = unpack_pending(pending)
+        unfinished = [] if pending is None else check_pending(pending, 1)
+        if self._text is not None and unfinished:
+            self._text.pending = unfinished[0]
 
     @property
     def frames(self) -> int:
@@ -174,7 +175,7 @@ class ExportedSession:
         if self._steps >= capacity and capacity < sizes[-1]:
             larger = next(c for c in sizes if c > capacity)
             self._state = self.exported.with_capacity(self._state, larger)
-        replies = "frame" in self.exported and self._steps + 1 > manifest["tokens"]["delay"]
+        replies = "frame" in self.exported and self._steps + 1 > max(manifest["tokens"]["delays"])
         out, self._state = self.exported.call("frame" if replies else "hear", self._state, inputs)
         mx.eval(self._state, out)
         self._steps += 1

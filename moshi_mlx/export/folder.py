@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,8 @@ from typing import Any
 import mlx.core as mx
 
 from ..checkpoint.weights_writer import TYPE_NAMES, WeightsWriter
-from ..errors import CheckpointError
+from ..errors import InputError, OutputError
+from ..output import check_new_folder, reason, rename, unfinished, write_text
 from ..version import __version__
 from .function import WEIGHTS, Arrays
 from .plan import Plan
@@ -29,30 +27,24 @@ _PLAIN = re.compile(r"[^A-Za-z0-9_-]+")
 
 def check_destination(path: Path) -> None:
     """Refuse what would be overwritten, before any work is done."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise CheckpointError(f"{path} exists and is not an empty folder; name a new one, or remove it first.")
+    check_new_folder(path)
     if not path.absolute().parent.is_dir():
-        raise CheckpointError(f"the folder {path.absolute().parent} does not exist; make it first.")
+        raise OutputError(f"the folder {path.absolute().parent} does not exist; make it first.")
 
 
 def write(plan: Plan, path: Path) -> None:
     """Make the folder `path` of `plan`."""
     check_destination(path)
     whole = path.absolute()
+    part = unfinished.temporary_name(whole.parent, whole.name)
     try:
-        part = Path(tempfile.mkdtemp(prefix=f".{whole.name}.", suffix=".part", dir=whole.parent))
-    except OSError as e:
-        raise CheckpointError(f"{path} cannot be written: {e.strerror or e}.") from None
-    try:
+        part.mkdir()
         _fill(plan, part)
-        os.chmod(part, 0o755)
-        if path.is_dir():
-            path.rmdir()
-        os.rename(part, whole)
+        rename(part, whole, path)
     except OSError as e:
-        raise CheckpointError(f"{path} cannot be written: {e.strerror or e}.") from None
+        raise OutputError(f"{path} cannot be written: {reason(e)}.") from None
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        unfinished.remove(part)
 
 
 def _fill(plan: Plan, folder: Path) -> None:
@@ -62,12 +54,12 @@ def _fill(plan: Plan, folder: Path) -> None:
     for start in plan.starts:
         name = f"start{'.' + _PLAIN.sub('_', Path(start.name).stem) if start.name else ''}.safetensors"
         if any(s["file"] == name for s in starts):
-            raise CheckpointError(f"two voices would be called {name}; give their files different names.")
+            raise InputError(f"two voices would be called {name}; give their files different names.")
         _write_arrays(folder / name, start.state)
         starts.append({"name": start.name, "file": name, "capacity": start.capacity})
     for function in plan.functions:
         function.write(folder / f"{function.name}.mlxfn", plan.examples(function.begins))
-    (folder / "README.md").write_text(plan.about, encoding="utf-8")
+    write_text(folder / "README.md", plan.about)
     files = {f.name: _fingerprint(f) for f in sorted(folder.iterdir())}
     rings = plan.rings
     manifest = {
@@ -86,7 +78,7 @@ def _fill(plan: Plan, folder: Path) -> None:
         },
         "files": files,
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
 
 
 def _rings(plan: Plan) -> dict[str, Any]:

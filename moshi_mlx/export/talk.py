@@ -19,6 +19,7 @@ from ..session import hibiki, personaplex
 from ..session.session import Session, default_attributes
 from ..speech_to_text.delays import delays_of
 from . import text
+from .codec import audio_facts
 from .function import CONDITIONS, SAMPLING, STATE, Arrays, Function, named, tree_of
 from .plan import Plan, Rings, Start
 from .sampler import MAX_TOP_K, InputSampler
@@ -184,12 +185,12 @@ class TalkFunctions:
     def _facts(self) -> dict[str, Any]:
         loaded, cfg, mimi = self.loaded, self.loaded.lm.cfg, self.frame.mimi
         facts = {
-            "audio": {"sample_rate": mimi.sample_rate, "frame_size": mimi.frame_size, "frame_rate": mimi.frame_rate},
+            "audio": audio_facts(mimi),
             "tokens": {
                 "codebooks": self.step.generated,
+                "delays": list(cfg.delays),
                 "card": cfg.card,
                 "text_card": cfg.text_card,
-                "delay": self.step.clock.max_delay,
             },
             "sampling": {
                 "temp": self.audio_sampler.temp,
@@ -204,7 +205,7 @@ class TalkFunctions:
             "text": None if loaded.tokenizer is None else text.table(loaded.tokenizer, cfg),
         }
         if hibiki.is_translation(loaded):
-            zero = hibiki.is_zero(cfg)
+            zero = cfg.is_hibiki_zero
             facts["translation"] = {
                 "end": hibiki.EOS, "pad": hibiki.PAD, "lead_in": zero, "without_last": zero, "tail_seconds": hibiki.TAIL_SECONDS,
             }  # fmt: skip

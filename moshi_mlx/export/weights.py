@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import mlx.core as mx
 
-from ..machine.cpu.columns import by_columns
+from ..machine import device
 from ..models.step_weights import StepWeights
 from .function import WEIGHTS, Arrays
 
@@ -21,7 +21,7 @@ class FileWeights:
             self._name(part, name)
             for part, weights in self._parts.items()
             for name, array in weights.arrays().items()
-            if by_columns(array)
+            if device.by_columns(array)
         }
 
     @staticmethod

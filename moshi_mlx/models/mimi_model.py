@@ -68,7 +68,11 @@ class MimiModel(nn.Module):
 
     def step_weights(self) -> StepWeights:
         """What encoding and decoding read."""
-        return StepWeights(self)
+        quantizer = self.quantizer
+        return StepWeights(
+            self,
+            {"quantizer.rvq_first.half_norms": quantizer.rvq_first, "quantizer.rvq_rest.half_norms": quantizer.rvq_rest},
+        )
 
     def transposed_parameters(self) -> list[str]:
         """Names of the kernels of transposed convolutions, which files store with other axes."""

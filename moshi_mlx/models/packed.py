@@ -7,13 +7,14 @@ matrices are stacked, the modules they came from keep views of the stack.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..modules.embedding import QuantizedTokenEmbedding, TokenEmbedding
-from ..modules.matrix import Matrix, set_matrix
+from ..modules.matrix import PARTS, Matrix, set_matrix
 
 
 def stack(modules: Sequence[nn.Module]) -> Matrix | None:
@@ -31,11 +32,26 @@ def stack(modules: Sequence[nn.Module]) -> Matrix | None:
     return whole
 
 
-class StackedTables:
+class _Stacked:
+    """Rows of several modules in one matrix."""
+
+    def __init__(self, matrix: Matrix):
+        self._matrix = matrix
+
+    def derived(self) -> dict[str, mx.array]:
+        """The arrays of the matrix."""
+        return {name: array for name in PARTS if (array := getattr(self._matrix, name)) is not None}
+
+    def put_derived(self, arrays: dict[str, mx.array]) -> None:
+        """Others of the same form."""
+        self._matrix = replace(self._matrix, **arrays)
+
+
+class StackedTables(_Stacked):
     """Embedding tables of several channels as one: a frame's tokens are gathered, and their rows added, at once."""
 
     def __init__(self, matrix: Matrix, counts: Sequence[int]):
-        self.matrix = matrix
+        super().__init__(matrix)
         self._starts = mx.array([sum(counts[:i]) for i in range(len(counts))], mx.int32)
 
     @staticmethod
@@ -48,15 +64,16 @@ class StackedTables:
 
     def total(self, tokens: mx.array, dtype: mx.Dtype) -> mx.array:
         """`tokens [B, n]`, one per table, -1 for nothing -> the sum of their rows `[B, 1, d]`."""
-        rows = self.matrix.rows(mx.maximum(tokens, 0) + self._starts, dtype)
+        rows = self._matrix.rows(mx.maximum(tokens, 0) + self._starts, dtype)
         return mx.sum(mx.where((tokens < 0)[..., None], 0, rows), axis=1, keepdims=True).astype(dtype)
 
 
-class StackedLinears:
+class StackedLinears(_Stacked):
     """Linear layers without bias that read the same input, as one product."""
 
     def __init__(self, matrix: Matrix, count: int):
-        self.matrix, self._count = matrix, count
+        super().__init__(matrix)
+        self._count = count
 
     @staticmethod
     def of(layers: Sequence[nn.Module]) -> StackedLinears | None:
@@ -66,8 +83,8 @@ class StackedLinears:
     def __call__(self, x: mx.array, count: int | None = None) -> list[mx.array]:
         """Outputs of the first `count` layers (default: all) for `x [..., in]`, in order."""
         count = self._count if count is None else count
-        rows = self.matrix.weight.shape[0] // self._count
-        matrix = self.matrix if count == self._count else self.matrix.part(0, count * rows)
+        rows = self._matrix.weight.shape[0] // self._count
+        matrix = self._matrix if count == self._count else self._matrix.part(0, count * rows)
         return list(mx.split(matrix.product(x), count, axis=-1))
 
 

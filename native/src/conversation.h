@@ -7,7 +7,7 @@
 
 namespace moshi {
 
-// Written under another name until it is whole. `pending`: bytes of a character not yet complete; nullptr for a model without text.
+// Written under another name until it is whole. `pending`: bytes of a character not yet complete; nullptr for a model without a tokenizer.
 void write_conversation(const Model& model, const Arrays& state, const std::string* pending, const std::string& path);
 
 struct Conversation {

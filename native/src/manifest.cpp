@@ -84,7 +84,9 @@ void read_model(Manifest& m, const Json& json) {
     m.codebooks = int32_t(tokens.at("codebooks").integer("codebooks", 0, 1024));
     m.card = int32_t(tokens.at("card").integer("card", 1, 1 << 24));
     m.text_card = int32_t(tokens.at("text_card").integer("text_card", 0, 1 << 24));
-    m.delay = int32_t(tokens.at("delay").integer("delay", 0, 1 << 16));
+    for (const Json& delay : tokens.at("delays").list("delays")) m.delays.push_back(int32_t(delay.integer("delays", 0, 1 << 16)));
+    for (int32_t delay : m.delays) m.delay = std::max(m.delay, delay);
+    m.stride = int32_t(audio.at("stride").integer("stride", 1, 1 << 16));
     if (const Json* s = json.find("sampling"))
         m.sampling = SamplingInfo{temperature(*s, "temp"), temperature(*s, "temp_text"), top_k(*s, "top_k"), top_k(*s, "top_k_text")};
     if (const Json* described = json.find("text")) m.text = text(*described);

@@ -64,7 +64,10 @@ struct Manifest {
     std::string type, source, license, precision;
     int32_t sample_rate = 0, frame_size = 0;
     double frame_rate = 0;
-    int32_t codebooks = 0, card = 0, text_card = 0, delay = 0;
+    int32_t stride = 1;  // positions of the codec's transformers in a frame
+    int32_t codebooks = 0, card = 0, text_card = 0;
+    std::vector<int32_t> delays;  // of text, then of every codebook, in frames
+    int32_t delay = 0;            // the largest of them
     std::map<std::string, FunctionInfo> functions;
     std::string weights;
     std::vector<StartInfo> starts;

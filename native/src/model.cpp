@@ -120,7 +120,7 @@ void Model::check_start(const Arrays& start, const std::string& file) const {
     need("lm.trunk.position", mx::int32, {});
     auto tokens = start.find(state_prefix + "lm.tokens");
     if (tokens == start.end() || tokens->second.dtype() != mx::int32 || tokens->second.ndim() != 3 || tokens->second.shape(0) != 1 ||
-        tokens->second.shape(1) < 1 || tokens->second.shape(2) <= manifest_.delay)
+        size_t(tokens->second.shape(1)) != manifest_.delays.size() || tokens->second.shape(1) <= manifest_.codebooks || tokens->second.shape(2) <= manifest_.delay)
         fail(file, " lacks lm.tokens or has it in another form");
     for (const std::string& name : manifest_.rings->names) {
         auto ring = start.find(name);

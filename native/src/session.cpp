@@ -17,6 +17,8 @@ namespace {
 
 const std::string seed_name = state_prefix + "lm.seed", offset_name = state_prefix + "lm.offset", tokens_name = state_prefix + "lm.tokens";
 
+int64_t offset_of(const Arrays& state) { return values<int32_t>(state.at(offset_name))[0]; }
+
 void check_temperature(float value, const char* name) {
     if (!(value >= 0 && value <= 1e6f)) fail(name, " should be a temperature of 0 (greedy) or more, found ", value);
 }
@@ -68,7 +70,7 @@ void Session::reset(const Options& options) {
     if (model_->has("first")) {
         state_.insert_or_assign(seed_name, mx::array({options.seed}));
         run("first", sampling_);
-        steps_ = offset();
+        steps_ = offset_of(state_);
         if (manifest().translation && manifest().translation->lead_in) lead_in();
         first_ = steps_;
     }
@@ -189,6 +191,7 @@ void Session::restore(const std::string& path) {
     if (!model_->has("first")) require("first", "a codec, which has no conversations");
     // The reader compares with a state of this model, of which only the forms matter.
     Conversation found = read_conversation(*model_, model_->start(0), path);
+    if (offset_of(found.state) < first_) fail(path, " is damaged: its conversation has not begun");
     if (text_) {
         Detokenizer fresh(*manifest().text);
         if (!fresh.resume(found.pending)) fail(path, " is damaged: its text ends in no character");
@@ -196,12 +199,10 @@ void Session::restore(const std::string& path) {
     state_ = std::move(found.state);
     broken_ = ended_ = false;
     reply_ = {};
-    steps_ = offset();
+    steps_ = offset_of(state_);
     start_text();
     if (text_) text_->resume(found.pending);
 }
-
-int64_t Session::offset() const { return values<int32_t>(state_.at(offset_name))[0]; }
 
 int32_t Session::last_text_token() const { return values<int32_t>(state_.at(tokens_name))[size_t(manifest().delay)]; }
 

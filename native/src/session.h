@@ -61,7 +61,6 @@ class Session {
     void lead_in();
     void start_text();
     void read_words(int32_t token, const std::string& text, int64_t index);
-    int64_t offset() const;
     int32_t last_text_token() const;
     mlx::core::array sound(const float* pcm) const;
 
