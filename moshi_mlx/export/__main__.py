@@ -16,6 +16,7 @@ from ..checkpoint.loader import Checkpoint
 from ..errors import InputError
 from ..machine.memory import gigabytes
 from ..session import conversation_file
+from ..session.voices import Voice
 from .codec import codec_plan
 from .folder import check_destination, write
 from .plan import Plan
@@ -125,7 +126,7 @@ def make_plan(
     conditions: dict[str, str] | None = None,
     capacities: Sequence[int] | None = None,
     max_top_k: int = MAX_TOP_K,
-    voices: Sequence[str] = (),
+    voices: Sequence[str | Path | Voice] = (),
     text_prompt: str | None = None,
 ) -> Plan:
     """What the folder of a loaded checkpoint holds."""

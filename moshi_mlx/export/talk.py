@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -17,6 +18,7 @@ from ..errors import InputError
 from ..modules.conditioner import ConditionAttributes
 from ..session import hibiki, personaplex
 from ..session.session import Session, default_attributes
+from ..session.voices import Voice
 from ..speech_to_text.delays import delays_of
 from . import text
 from .codec import audio_facts
@@ -133,12 +135,16 @@ class TalkFunctions:
             heads = ["pauses"] if self.step.lm.extra_heads else []
             found.append(Function("hear", self._hear, ["tokens", *heads], kinds))
         first = self._first if prompt is None else self._after(prompt)
+        # A prompt's last step is the same for all of them: what is imposed there is silence, whoever speaks.
         return [*found, Function("first", first, [], [{}], begins=True)]
 
     # What is written ----------------------------------------------------------------------------------------------
 
     def plan(self, prompts: Mapping[str, Forced]) -> Plan:
         """Everything for a folder; `prompts` by name, for a model that takes some."""
+        endings = [prompt.tokens[:, prompt.length - 1 :] for prompt in prompts.values()]
+        if any(not np.array_equal(ending, endings[0]) for ending in endings):
+            raise InputError("the prompts of these voices end differently; export a folder for each.")
         states = [named(STATE, self.frame.init_state([0], c)) for c in self.capacities]
         rings = self._rings(states)
         starts = [self._start(name, prompt, rings) for name, prompt in prompts.items()] or [
@@ -219,15 +225,15 @@ class TalkFunctions:
         return facts
 
 
-def prompts_of(loaded: Checkpoint, voices: Sequence[str], text_prompt: str | None) -> dict[str, Forced]:
+def prompts_of(
+    loaded: Checkpoint, voices: Sequence[str | Path | Voice], text_prompt: str | None
+) -> dict[str, Forced]:
     """The prompts that conversations can begin with, by the voice's name; none for models that take none."""
-    if not loaded.config.is_personaplex:
-        personaplex.prompt_of(loaded, next(iter(voices), None), text_prompt)
-        return {}
     found = {}
     for voice in voices or [None]:
         prompt = personaplex.prompt_of(loaded, voice, text_prompt)
-        assert prompt is not None
-        found["" if voice is None else str(voice)] = prompt
+        if prompt is not None:
+            found[voice.name if isinstance(voice, Voice) else Path(voice or "").stem] = prompt
+    if voices and loaded.config.is_personaplex and len(found) < len(voices):
+        raise InputError("two voices have the same name; give their files different ones.")
     return found
-

@@ -172,7 +172,7 @@ void Model::trace() {
             }
             for (const Arrays& inputs : kinds) {
                 Arrays state = starts_[0];
-                if (manifest_.rings) grow(state, capacity);
+                if (manifest_.rings) empty_rings(state, capacity);
                 Arrays before = state;
                 Arrays results = call(name, state, inputs);
                 check_results(name, results, before, state);
@@ -270,6 +270,15 @@ Arrays Model::start(size_t which) const {
 
 int64_t Model::capacity(const Arrays& state) const {
     return manifest_.rings ? state.at(manifest_.rings->names[0]).shape(manifest_.rings->axis) : 0;
+}
+
+void Model::empty_rings(Arrays& state, int64_t capacity) const {
+    for (const std::string& name : manifest_.rings->names) {
+        mx::array& ring = state.at(name);
+        mx::Shape shape = ring.shape();
+        shape[size_t(manifest_.rings->axis)] = int(capacity);
+        ring = mx::zeros(shape, ring.dtype());
+    }
 }
 
 void Model::grow(Arrays& state, int64_t capacity) const {

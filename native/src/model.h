@@ -55,6 +55,7 @@ class Model {
     void read_starts();
     void read_functions();
     void trace();
+    void empty_rings(Arrays& state, int64_t capacity) const;
     void check_start(const Arrays& start, const std::string& file) const;
     void check_results(const std::string& function, const Arrays& results, const Arrays& before, const Arrays& after) const;
     std::vector<mlx::core::array> call_graph(Function& function, const Arrays& state, const Arrays& inputs);
