@@ -73,13 +73,19 @@ class Built:
         return subprocess.run([str(self.cli), *map(str, arguments)], capture_output=True, check=False, **options)
 
 
+_built: list[Built] = []
+
+
 @pytest.fixture(scope="session")
 def native(tmp_path_factory) -> Built:
+    """Built once per run, whichever test files ask for it."""
     require_tools()
-    folder = tmp_path_factory.mktemp("native")
-    configure(NATIVE, folder)
-    build(folder)
-    return Built(folder)
+    if not _built:
+        folder = tmp_path_factory.mktemp("native")
+        configure(NATIVE, folder)
+        build(folder)
+        _built.append(Built(folder))
+    return _built[0]
 
 
 def sound(frames: int, seed: int = 0) -> np.ndarray:
