@@ -222,7 +222,40 @@ def run(job: dict) -> dict:
     }
 
 
+def serve(path: str, folder: str) -> None:
+    """Try what each line names, a folder to load or a conversation to take up, and answer with the reason why not, or with ""."""
+    lib = library(path)
+    good = Model(lib, folder)
+    session = Session(good)
+    silence = np.zeros(good.info.frame_size, np.float32)
+    for line in sys.stdin:
+        ask = json.loads(line)
+        reason, verified = "", ""
+        try:
+            if "restore" in ask:
+                good.check(lib.moshi_restore(session.handle, ask["restore"].encode()))
+                session.step(silence)
+            else:
+                if lib.moshi_verify(ask["load"].encode()) < 0:
+                    verified = lib.moshi_error().decode()
+                model = Model(lib, ask["load"])
+                other = Session(model)
+                if model.info.codebooks:
+                    other.step(np.zeros(model.info.frame_size, np.float32))
+                other.words()
+                other.free()
+                model.free()
+        except MoshiError as e:
+            reason = str(e)
+        # Whatever was refused, the good conversation goes on.
+        session.step(silence)
+        print(json.dumps({"reason": reason, "verified": verified}), flush=True)
+
+
 if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        serve(*sys.argv[1:])
+        sys.exit()
     try:
         print(json.dumps(run(json.load(sys.stdin))))
     except MoshiError as e:

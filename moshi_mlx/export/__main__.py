@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -91,12 +92,12 @@ def main(argv: list[str] | None = None) -> int:
     check_destination(args.directory)
 
     loaded = commands.load(args, check=_refuse_speakers)
+    command = ["python", "-m", "moshi_mlx.export", *(sys.argv[1:] if argv is None else argv)]
     plan = make_plan(
-        loaded, codec=args.codec, kv_bits=args.kv_bits, conditions=conditions, capacities=args.capacities,
+        loaded, command, codec=args.codec, kv_bits=args.kv_bits, conditions=conditions, capacities=args.capacities,
         max_top_k=args.max_top_k, voices=args.voice, text_prompt=args.text_prompt,
     )  # fmt: skip
-    command = ["python", "-m", "moshi_mlx.export", *(sys.argv[1:] if argv is None else argv)]
-    write(replace(plan, about=about(loaded, command)), args.directory)
+    write(plan, args.directory)
     size = sum(f.stat().st_size for f in args.directory.iterdir())
     commands.say(f"wrote {args.directory}, {gigabytes(size)}, for the {mx.default_device().type.name} by MLX {mx.__version__}")
     return 0
@@ -120,6 +121,7 @@ def _conditions(given: Sequence[str]) -> dict[str, str]:
 
 def make_plan(
     loaded: Checkpoint,
+    command: Sequence[str] = (),
     *,
     codec: bool = False,
     kv_bits: int | None = None,
@@ -129,7 +131,7 @@ def make_plan(
     voices: Sequence[str | Path | Voice] = (),
     text_prompt: str | None = None,
 ) -> Plan:
-    """What the folder of a loaded checkpoint holds."""
+    """What the folder of a loaded checkpoint holds; `command`: what it says that it was made by."""
     if codec:
         assert loaded.mimi is not None
         plan = codec_plan(loaded.mimi)
@@ -148,7 +150,8 @@ def make_plan(
         "dtype": str(loaded.lm.dtype).removeprefix("mlx.core."),
     }
     conversation = {"format": conversation_file.FORMAT, "model": loaded.fingerprint}
-    return replace(plan, facts={"model": model, **plan.facts, "conversation": conversation})
+    facts = {"model": model, **plan.facts, "conversation": conversation}
+    return replace(plan, facts=facts, about=about(loaded, command))
 
 
 def about(loaded: Checkpoint, command: Sequence[str]) -> str:
@@ -156,7 +159,7 @@ def about(loaded: Checkpoint, command: Sequence[str]) -> str:
     files = loaded.files
     return (
         f"# {files.source}, as an exported frame\n\n"
-        f"Made by `{' '.join(command)}` with MLX {mx.__version__}, for the {mx.default_device().type.name}.\n"
+        f"Made by {f'`{shlex.join(command)}`' if command else 'moshi_mlx'} with MLX {mx.__version__}, for the {mx.default_device().type.name}.\n"
         "It runs with the library in `native/` of moshi_mlx and that version of MLX; another version needs it made anew.\n\n"
         f"Weights: {files.source}. Licence: {files.licence or 'see the model card'}. "
         "An app that carries them has to say so where their licence asks for attribution.\n"

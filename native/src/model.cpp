@@ -35,6 +35,12 @@ void check_machine(const Manifest& m) {
         fail(m.folder, " needs ", m.memory / 1'000'000, " MB of memory, this machine has ", physical / 1'000'000, " MB");
 }
 
+// MLX lists every input that it did not expect, thousands of them; the first line says what is wrong.
+std::string first_line(const std::exception& e) {
+    std::string text = e.what();
+    return text.substr(0, std::min(text.find('\n'), size_t(200)));
+}
+
 // Inputs of the two ways to call a function: with and without an end mark.
 std::string kind_of(const Arrays& inputs) {
     std::string names;
@@ -50,7 +56,7 @@ Arrays load_arrays(const std::string& path) {
         auto [arrays, _] = mx::load_safetensors(path);
         return {arrays.begin(), arrays.end()};
     } catch (const std::exception& e) {
-        fail(path, " cannot be read: ", e.what());
+        fail(path, " cannot be read: ", first_line(e));
     }
 }
 
@@ -85,7 +91,7 @@ void Model::read_functions() {
         try {
             functions_.emplace(name, Function{info, mx::import_function(manifest_.path(info.file)), {}});
         } catch (const std::exception& e) {
-            fail(manifest_.path(info.file), " is no function that MLX ", mx::version(), " can read: ", e.what());
+            fail(manifest_.path(info.file), " is no function that MLX ", mx::version(), " can read: ", first_line(e));
         }
     }
     bool codec = has("encode") && has("decode");
@@ -212,7 +218,7 @@ Arrays Model::call(const std::string& name, Arrays& state, const Arrays& inputs)
     } catch (const Error&) {
         throw;
     } catch (const std::exception& e) {
-        fail(manifest_.path(function.info.file), " does not belong to the other files of its folder: ", e.what());
+        fail(manifest_.path(function.info.file), " does not belong to the other files of its folder: ", first_line(e));
     }
     const auto& results = function.info.results;
     if (out.size() != results.size() + state.size())

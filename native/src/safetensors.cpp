@@ -64,6 +64,7 @@ TensorFile read_tensor_header(const std::string& path) {
         const Json header = Json::parse(text);
         for (const auto& [name, entry] : header.object("header")) {
             if (name == "__metadata__") {
+                if (entry.is_null()) continue;
                 for (const auto& [key, value] : entry.object(name)) file.metadata[key] = value.text(key);
                 continue;
             }
