@@ -123,7 +123,14 @@ class Conversation {
         if (writer_) writer_->commit();
         outcome_.input = arguments_.input;
         outcome_.output = arguments_.output;
-        outcome_.duration = double(written_) / rate();
+        bool writes_down = client_.info.codebooks == 0;
+        outcome_.duration = double(writes_down ? reader_.samples() : written_) / rate();
+        // The silence that follows a recording is not part of it.
+        if (writes_down)
+            for (SpokenWord& word : outcome_.words) {
+                word.start = std::min(word.start, outcome_.duration);
+                word.end = std::min(word.end, outcome_.duration);
+            }
         outcome_.is_translation = client_.info.is_translation;
         outcome_.complete = complete_;
         size_t start = outcome_.text.find_first_not_of(' ');
