@@ -161,14 +161,20 @@ class FrameStep:
         codes = codes[:, :given, 0]
         return codes if ended is None else mx.where(ended[:, None], self.step.lm.cfg.card, codes), state
 
-    def _listen(self, state: dict, pcm: mx.array, ended: mx.array | None = None) -> tuple[dict, mx.array, mx.array]:
-        """A frame before the first reply is complete: nothing to decode."""
+    def hear(self, state: dict, pcm: mx.array, ended: mx.array | None = None) -> tuple[dict, mx.array, mx.array | None]:
+        """A frame without its reply: new state, tokens `[B, 1 + dep_q]`, and for models with pause heads their probabilities `[B, heads]`."""
         codes, encoder = self._hear(state["encoder"], pcm, ended)
         lm, out = self.step.run(state["lm"], codes, self.conditions)
-        decoder = copy_containers(state["decoder"])
-        return {"lm": lm, "encoder": encoder, "decoder": decoder}, mx.zeros_like(pcm), out.frame
+        state = {"lm": lm, "encoder": encoder, "decoder": copy_containers(state["decoder"])}
+        heads = [p[:, 0, :1] for p in self.step.lm.heads(out.hidden)]
+        return state, out.frame, mx.concatenate(heads, axis=-1) if heads else None
+
+    def _listen(self, state: dict, pcm: mx.array, ended: mx.array | None = None) -> tuple[dict, mx.array, mx.array]:
+        """A frame before the first reply is complete: nothing to decode."""
+        state, tokens, _ = self.hear(state, pcm, ended)
+        return state, mx.zeros_like(pcm), tokens
 
     def _frame(self, state: dict, pcm: mx.array, ended: mx.array | None = None) -> tuple[dict, mx.array, mx.array]:
-        state, _, tokens = self._listen(state, pcm, ended)
+        state, tokens, _ = self.hear(state, pcm, ended)
         reply, decoder = self._speak(tokens, state["decoder"])
         return {**state, "decoder": decoder}, reply, tokens

@@ -62,35 +62,47 @@ def run(step: Step, forced: Forced, seeds: Sequence[int]) -> dict:
 
     A prompt may be longer than the attention window, which then has moved on.
     """
-    pieces = in_pieces(step, forced, seeds)
-    while True:
-        try:
-            next(pieces)
-        except StopIteration as end:
-            return end.value
+    return _result(in_pieces(step, forced, seeds))
 
 
 def in_pieces(
     step: Step, forced: Forced, seeds: Sequence[int], size: int = CHUNK, own: dict | None = None
 ) -> Generator[None, None, dict]:
     """The same in passes of `size` positions, between which something else may be done; `own` as in a state (see `row_state`)."""
-    clock, length = step.clock, forced.length
+    state = yield from _read_in_pieces(step, forced, seeds, size)
+    state = state if own is None else {**state, "own": own}
+    state = last_step(step, forced, state)
+    mx.eval(state)
+    return state
+
+
+def read(step: Step, forced: Forced, seeds: Sequence[int]) -> dict:
+    """The state before the last step of the prompt, which is the first to draw anything: it is the same for all seeds but for them."""
+    return _result(_read_in_pieces(step, forced, seeds, CHUNK))
+
+
+def _read_in_pieces(step: Step, forced: Forced, seeds: Sequence[int], size: int) -> Generator[None, None, dict]:
+    clock, last = step.clock, forced.length - 1
     if clock.max_delay > 1 or step.guidance.active:
         raise InputError("prompts are read at once by models with delays of at most one frame, without guidance.")
-    last = length - 1
     if last < forced.embedded:
         raise InputError("a prompt given as embeddings has to be followed by at least one frame of tokens.")
-    state = step.init_state(seeds, _capacity(step, length))
+    state = step.init_state(seeds, _capacity(step, forced.length))
     trunk = state["trunk"]
     for start in range(0, last, size):
         trunk = _read(step, forced, trunk, start, min(start + size, last), len(seeds))
         yield
     window = mx.broadcast_to(mx.array(_window(step, forced.tokens, last)), state["tokens"].shape)
-    state = {**state, "trunk": trunk, "tokens": window, "offset": mx.array(last, mx.int32)}
-    state = state if own is None else {**state, "own": own}
-    state = _last_step(step, forced.tokens, state, last)
-    mx.eval(state)
-    return state
+    return {**state, "trunk": trunk, "tokens": window, "offset": mx.array(last, mx.int32)}
+
+
+def _result(pieces: Generator[None, None, dict]) -> dict:
+    """What the pieces come to, all done at once."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            return end.value
 
 
 def _capacity(step: Step, length: int) -> int:
@@ -131,9 +143,10 @@ def _window(step: Step, tokens: np.ndarray, position: int) -> np.ndarray:
     return window
 
 
-def _last_step(step: Step, tokens: np.ndarray, state: dict, position: int) -> dict:
-    """The step at `position`, whose tokens are partly the prompt's, partly the model's first own ones."""
+def last_step(step: Step, forced: Forced, state: dict) -> dict:
+    """The prompt's last step, whose tokens are partly the prompt's, partly the model's first own ones; nothing is evaluated."""
     clock, delays, batch = step.clock, step.lm.cfg.delays, state["tokens"].shape[0]
+    tokens, position = forced.tokens, forced.length - 1
     user = range(1 + clock.generated, clock.channels)
     given = mx.array([[int(tokens[c, position + delays[c]]) for c in user]] * batch, mx.int32).reshape(batch, len(user))
     imposed = tokens[:, position + 1] if position + 1 < tokens.shape[1] else np.full(clock.channels, UNGENERATED)

@@ -39,6 +39,11 @@ def lay_out(module: nn.Module) -> None:
         layout.lay_out(module)
 
 
+def by_columns(array: mx.array) -> bool:
+    """Whether `lay_out` left a matrix as a view of its transpose."""
+    return not on_gpu() and layout.by_columns(array)
+
+
 def takes_overlapping_rows() -> bool:
     """Whether products read a matrix whose rows overlap in memory as it lies. CUDA's library wants rows apart by their width at least."""
     return not (mx.cuda.is_available() and on_gpu())

@@ -21,6 +21,7 @@ from ..modules.kv_cache import attend
 from ..modules.norm import make_norm
 from ..modules.transformer import Transformer
 from .packed import StackedLinears, StackedTables, unpacked_table
+from .step_weights import StepWeights
 
 # (codebook index, logits [B', card]) -> token [B'] that the next codebook reads
 Choose = Callable[[int, mx.array], mx.array]
@@ -67,6 +68,11 @@ class DepFormer(nn.Module):
         self._inputs = StackedLinears.of([self.slices[self._input_sets.index(w)].linear_in for w in range(sets)])
         for part in self.slices[1:]:
             part.emb = unpacked_table(part.emb, dtype)
+
+    @property
+    def stacked_inputs(self) -> StackedLinears | None:
+        """The input projections as one product, once they are prepared."""
+        return self._inputs
 
     def inputs(self, z: mx.array, steps: int) -> list[mx.array]:
         """The projection of `z [B', d]` that each of the first `steps` codebooks reads; shared ones computed once."""
@@ -189,6 +195,10 @@ class LmModel(nn.Module):
         self._tables = StackedTables.of([self.text_emb, *self.audio_embs])
         self.depformer.prepare(self.dtype)
         device.lay_out(self)
+
+    def step_weights(self) -> StepWeights:
+        """What a step reads, what `prepare` has stacked included."""
+        return StepWeights(self, {"tables": self._tables, "depformer.inputs": self.depformer.stacked_inputs})
 
     def embed(self, tokens: mx.array) -> mx.array:
         """Trunk input `[B, T, d]` of `tokens [B, K]` or `[B, K, T]`: audio in codebook order, then text (lm.md 2.4)."""

@@ -16,6 +16,7 @@ from ..modules.conv import CausalConv, CausalConvTranspose, DepthwiseUpsample
 from ..modules.quantization import SplitResidualQuantizer
 from ..modules.seanet import SeanetDecoder, SeanetEncoder
 from ..modules.transformer import Transformer
+from .step_weights import StepWeights
 
 # Offline calls walk through the sequence in pieces: memory stays bounded and the result is the same.
 OFFLINE_FRAMES = 64
@@ -63,6 +64,17 @@ class MimiModel(nn.Module):
     def num_codebooks(self) -> int:
         """Levels held, the largest K."""
         return self.cfg.num_codebooks
+
+    def step_weights(self) -> StepWeights:
+        """What encoding and decoding read."""
+        quantizer = self.quantizer
+        return StepWeights(
+            self,
+            {
+                "quantizer.rvq_first.half_norms": quantizer.rvq_first,
+                "quantizer.rvq_rest.half_norms": quantizer.rvq_rest,
+            },
+        )
 
     def transposed_parameters(self) -> list[str]:
         """Names of the kernels of transposed convolutions, which files store with other axes."""

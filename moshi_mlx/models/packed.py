@@ -7,13 +7,14 @@ matrices are stacked, the modules they came from keep views of the stack.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..modules.embedding import QuantizedTokenEmbedding, TokenEmbedding
-from ..modules.matrix import Matrix, set_matrix, split_columns
+from ..modules.matrix import PARTS, Matrix, set_matrix, split_columns
 
 
 def stack(modules: Sequence[nn.Module]) -> Matrix | None:
@@ -31,11 +32,26 @@ def stack(modules: Sequence[nn.Module]) -> Matrix | None:
     return whole
 
 
-class StackedTables:
+class _Stacked:
+    """Rows of several modules in one matrix."""
+
+    def __init__(self, matrix: Matrix):
+        self._matrix = matrix
+
+    def derived(self) -> dict[str, mx.array]:
+        """The arrays of the matrix."""
+        return {name: array for name in PARTS if (array := getattr(self._matrix, name)) is not None}
+
+    def put_derived(self, arrays: dict[str, mx.array]) -> None:
+        """Others of the same form."""
+        self._matrix = replace(self._matrix, **arrays)
+
+
+class StackedTables(_Stacked):
     """Embedding tables of several channels as one: a frame's tokens are gathered, and their rows added, at once."""
 
     def __init__(self, matrix: Matrix, counts: Sequence[int]):
-        self._matrix = matrix
+        super().__init__(matrix)
         self._starts = mx.array([sum(counts[:i]) for i in range(len(counts))], mx.int32)
 
     @staticmethod
@@ -52,11 +68,12 @@ class StackedTables:
         return mx.sum(mx.where((tokens < 0)[..., None], 0, rows), axis=1, keepdims=True).astype(dtype)
 
 
-class StackedLinears:
+class StackedLinears(_Stacked):
     """Linear layers without bias that read the same input, as one product."""
 
     def __init__(self, matrix: Matrix, count: int):
-        self._matrix, self._count = matrix, count
+        super().__init__(matrix)
+        self._count = count
 
     @staticmethod
     def of(layers: Sequence[nn.Module]) -> StackedLinears | None:

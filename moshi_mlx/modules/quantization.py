@@ -38,6 +38,14 @@ class ResidualQuantizer(nn.Module):
             self._norms[level] = centroids, norms
         return norms
 
+    def derived(self) -> dict[str, mx.array]:
+        """What encoding reads beside the parameters, by level."""
+        return {str(level): self._half_norms(level) for level in range(len(self.codebooks))}
+
+    def put_derived(self, arrays: dict[str, mx.array]) -> None:
+        """Others, which belong to the centroids that are there now."""
+        self._norms = {int(level): (self.codebooks[int(level)], norms) for level, norms in arrays.items()}
+
     def decode(self, codes: mx.array) -> mx.array:
         """`codes [B, k, F]`, k at most the number of levels -> `[B, F, dim]`."""
         total = self.codebooks[0][codes[:, 0]]

@@ -107,21 +107,27 @@ class Sampler:
 
 def _kth_largest(x: mx.array, k: int) -> mx.array:
     """The k-th largest of `x [..., V]`, `[..., 1]`."""
-    return _largest(x, k)[..., :1]
+    return _k_largest(x, k)[..., :1]
 
 
-def _largest(x: mx.array, k: int) -> mx.array:
-    """The k largest of `x [..., V]`, `[..., k]`, the smallest of them first.
+def _k_largest(x: mx.array, k: int) -> mx.array:
+    """The k largest of `x [..., V]`, `[..., k]`, the smallest of them first."""
+    x = largest(x, k)
+    at = x.shape[-1] - k
+    return mx.partition(x, at, axis=-1)[..., at:]
 
-    A long row is first cut into pieces of which only the k largest stay: GPUs order short rows in one kernel, long ones in many.
+
+def largest(x: mx.array, k: int) -> mx.array:
+    """Some of `x [..., V]`, the k largest among them: a long row is cut into pieces of which only the k largest stay.
+
+    GPUs order short rows in one kernel, long ones in many.
     """
     size = x.shape[-1]
     piece = max((n for n in range(8 * k, LONGEST_PIECE + 1) if size % n == 0), default=size)
-    if piece < size:
-        best = mx.partition(x.reshape(*x.shape[:-1], -1, piece), piece - k, axis=-1)[..., piece - k :]
-        x = best.reshape(*x.shape[:-1], -1)
-    at = x.shape[-1] - k
-    return mx.partition(x, at, axis=-1)[..., at:]
+    if piece == size:
+        return x
+    best = mx.partition(x.reshape(*x.shape[:-1], -1, piece), piece - k, axis=-1)[..., piece - k :]
+    return best.reshape(*x.shape[:-1], -1)
 
 
 def row_values(samplers: Sequence[Sampler]) -> dict[str, mx.array]:
@@ -146,7 +152,7 @@ def choose_by_row(logits: mx.array, values: dict[str, mx.array], noise: mx.array
     """Tokens `[B]` uint32 of `logits [B, V]`, each row by its own `values`: what `Sampler.choose` gives for the row alone."""
     temp, top_k = values["temp"][:, None], values["top_k"][:, None]
     greedy = temp <= 0
-    best = mx.sort(_largest(logits, min(MOST_KEPT, logits.shape[-1])), axis=-1)
+    best = mx.sort(_k_largest(logits, min(MOST_KEPT, logits.shape[-1])), axis=-1)
     threshold = mx.take_along_axis(best, mx.maximum(best.shape[-1] - top_k, 0), axis=-1)
     scaled = logits.astype(mx.float32) / mx.where(greedy, 1, temp)
     drawn = mx.where((logits >= threshold) | (top_k == 0), scaled, -mx.inf) + noise

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_map_with_path
 
 from .. import memory
@@ -41,6 +42,12 @@ def lay_out(module: nn.Module) -> None:
         return layer
 
     module.update_modules(tree_map_with_path(by_columns, module.leaf_modules(), is_leaf=nn.Module.is_module))
+
+
+def by_columns(array: mx.array) -> bool:
+    """Whether a matrix is stored as its transpose and seen through a view."""
+    seen = np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array, copy=False)
+    return array.ndim == 2 and seen.flags.f_contiguous and not seen.flags.c_contiguous
 
 
 class _PackedLinear(nn.QuantizedLinear):

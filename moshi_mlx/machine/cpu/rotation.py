@@ -27,7 +27,8 @@ def make_rotation(cfg: TransformerConfig, start: mx.array, length: int) -> Calla
 
     def rotate_halves(groups: mx.array) -> mx.array:
         halves = groups.reshape(*groups.shape[:-1], 2, half).swapaxes(-1, -2)
-        turned = rotate(mx.contiguous(halves).reshape(groups.shape))
+        # The new shape puts the pairs side by side in memory (and, unlike `mx.contiguous`, can be exported).
+        turned = rotate(halves.reshape(groups.shape))
         return turned.reshape(*groups.shape[:-1], half, 2).swapaxes(-1, -2).reshape(groups.shape)
 
     return rotate_halves if cfg.positional_embedding == "rope_concat" else rotate
