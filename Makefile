@@ -38,7 +38,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing the package into $(VENV); the first time takes a minute or two ..."
-	@$(PIP) -e .
+	@$(PIP) -e ".[server]"
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
