@@ -11,12 +11,13 @@ import moshi_mlx.quantize.command
 import pytest
 
 import moshi_mlx.models.__main__
-from moshi_mlx import bench, local, run_helium, run_inference, run_tts, stt
+from moshi_mlx import bench, local, local_web, run_helium, run_inference, run_tts, stt
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PARSERS = {
     "moshi_mlx.local": local.parser,
+    "moshi_mlx.local_web": local_web.parser,
     "moshi_mlx.run_inference": run_inference.parser,
     "moshi_mlx.stt": stt.parser,
     "moshi_mlx.run_tts": run_tts.parser,
