@@ -411,4 +411,4 @@ def test_no_tensors(tmp_path):
 def test_load_in_one_call(tiny_checkpoint):
     loaded = checkpoint.load(tiny_checkpoint, context=50)
     assert loaded.lm.cfg.transformer.context == 50
-    assert loaded.precision == ("float32" if mx.default_device() == mx.cpu else "bfloat16")
+    assert loaded.precision == ("bfloat16" if device.on_gpu() else "float32")

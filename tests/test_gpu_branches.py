@@ -29,6 +29,7 @@ from moshi_mlx.engine.generate import LmGen
 from moshi_mlx.engine.step import Step
 from moshi_mlx.machine import device, memory
 from moshi_mlx.machine.cpu import cores, layout, rotation
+from moshi_mlx.modules.attention import make_rotation
 from moshi_mlx.session import Session
 
 pytestmark = pytest.mark.usefixtures("gpu_branches")
@@ -94,6 +95,24 @@ def test_they_are_taken(nothing_of_the_cpu, calls):
     assert calls["layer_norm"] == 2 * codec
     assert calls["scaled_dot_product_attention"] == layers + codec + (depth - 1) * dep
     mx.eval(state, sound, tokens)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("length", [1, 2])
+@pytest.mark.parametrize("own_clocks", [False, True])
+def test_rotation_has_an_offset_for_every_head_or_one_for_all(monkeypatch, batch, length, own_clocks):
+    """A GPU steps through an offset with an axis, one of a single element too, by what it rotates: past the end the CPU does not look."""
+    seen = []
+    original = mx.fast.rope
+    monkeypatch.setattr(
+        mx.fast, "rope", lambda x, *a, offset, **k: (seen.append((x, offset)), original(x, *a, offset=offset, **k))[1]
+    )
+    cfg = make_lm().cfg.transformer
+    start = mx.array([5, 6, 7][:batch] if own_clocks else 5, mx.int32)
+    rotate = make_rotation(cfg, start, batch, length)
+    rotate(mx.zeros((batch, 3, cfg.num_heads, length, cfg.head_dim)))
+    [(x, offset)] = seen
+    assert offset.ndim == 0 or offset.shape == x.shape[:1]
 
 
 def test_without_them_others_are_taken(calls, monkeypatch):

@@ -74,6 +74,7 @@ def test_nothing_of_the_warm_up_is_heard(tiny_checkpoint, monkeypatch):
         assert (a.codes == b.codes).all() and (a.pcm == b.pcm).all()
 
 
+@pytest.mark.cpu_only("a GPU's rings have one size")
 def test_every_size_is_evaluated(tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(step_module, "FIRST_CAPACITY", 64)
     sizes, evaluated = [], mx.eval
@@ -134,6 +135,7 @@ def test_the_session_with_the_rust_codec_warms_up_too(tiny_checkpoint, monkeypat
     assert traced == []
 
 
+@pytest.mark.cpu_only("a GPU's rings have one size")
 def test_live_measures_with_what_is_compiled(tiny_checkpoint, monkeypatch):
     """Before a live talk nothing is compiled that the session has not compiled."""
     monkeypatch.setattr(step_module, "FIRST_CAPACITY", 64)
