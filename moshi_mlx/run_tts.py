@@ -18,7 +18,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -28,13 +28,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from . import commands
 from .audio.files import AudioWriter
 from .commands import console, say
-from .errors import InputError, clean
+from .errors import InputError
 from .output import check_writable, is_standard_output, make_folder, write_text
 from .speech_to_text.transcribe import Transcript
 from .speech_to_text.writers import FORMATS, format_of, json_object
 from .text_to_speech import archive, setup
-from .text_to_speech.checks import Speakable
-from .text_to_speech.outlets import Outlet, run
+from .text_to_speech.checks import Speakable, tags_report
+from .text_to_speech.outlets import Outlet, run, run_many
 from .text_to_speech.requests import Request, read_requests
 from .text_to_speech.speech import Speech
 from .text_to_speech.text_sources import TextFeed, pieces_of, read_text, stdin_pieces
@@ -249,7 +249,7 @@ def say_text(args: argparse.Namespace, text_file: str | None, out: str | None) -
     )
     for line in (
         feed.speakable.report(),
-        tags_report(speech),
+        tags_report(speech.tags_left_out),
         None if whole else "the text was not finished within --max-seconds",
     ):
         if line:
@@ -293,14 +293,6 @@ def open_sink(args: argparse.Namespace, out: str | None):
     from .text_to_speech.loudspeaker import Loudspeaker
 
     return Loudspeaker(args.output_device)
-
-
-def tags_report(speech: Speech) -> str | None:
-    """One sentence about markup that was not spoken; None if there was none."""
-    kinds = list(dict.fromkeys(clean(tag, 60) for tag in speech.tags_left_out))
-    if not kinds:
-        return None
-    return f"left out markup that says nothing to this voice: {' '.join(kinds[:6])}{' ...' if len(kinds) > 6 else ''}"
 
 
 def limit_samples(args: argparse.Namespace, tts: TTSModel) -> int | None:
@@ -347,43 +339,61 @@ def answer_requests(args: argparse.Namespace, path: Path) -> int:
         made=[Path(args.out_folder) / f"{r.id}.{kind}" for r in requests for kind in ("wav", "json", "safetensors")],
     )
     folder = make_folder(args.out_folder)
-    tts = _model(args, [r.voices for r in requests], args.batch)
-    for i in range(0, len(requests), args.batch):
-        answer(args, tts, requests[i : i + args.batch], folder)
-    return 0
+    with commands.share([r.id for r in requests]) as ranks:
+        mine = dict(ranks.part(requests))
+        seconds = 0.0
+        begin = time.perf_counter()
+        if mine:
+            tts = _model(args, [r.voices for r in requests], min(args.batch, len(mine)))
+            begin = time.perf_counter()
+            seconds = answer(args, tts, mine, folder, ranks.done)
+        spoken = sum(ranks.gather(seconds))
+        if ranks.leads:
+            taken = time.perf_counter() - begin
+            say(
+                f"{len(requests)} requests, {args.batch} at once: {spoken:.1f} s of speech in {taken:.1f} s "
+                f"(real-time factor {taken / max(spoken, 1e-9):.3f})"
+            )
+        return int(ranks.failed)
 
 
-def answer(args: argparse.Namespace, tts: TTSModel, requests: Sequence[Request], folder: Path) -> None:
-    """Speak some requests side by side."""
-    begin = time.perf_counter()
+def answer(
+    args: argparse.Namespace, tts: TTSModel, requests: dict[int, Request], folder: Path, done: Callable[[int], None]
+) -> float:
+    """Speak numbered requests, as many side by side as `--batch` says; the seconds of their sound."""
+    voices = [r.voices for r in requests.values()][: args.batch]
+    speech = setup.start(args, tts, voices, keep_log=not args.only_wav, own_clocks=True)
+    speakable, samples = Speakable(tts.tokenizer), 0
+    sinks: dict[int, FileSink] = {}
     with ExitStack() as stack:
-        sinks = [stack.enter_context(FileSink(str(folder / f"{r.id}.wav"))) for r in requests]
-        speech = setup.start(args, tts, [r.voices for r in requests], keep_log=not args.only_wav)
-        speakable = Speakable(tts.tokenizer)
-        for row, request in enumerate(requests):
+
+        def begin(row: int, number: int) -> Outlet:
+            request = requests[number]
+            sinks[number] = stack.enter_context(FileSink(str(folder / f"{request.id}.wav")))
+            setup.join(args, tts, speech, row, request.voices)
             feed = TextFeed(speech, speakable, row)
             for turn in request.turns:
                 feed.add(turn)
                 feed.end_turn()
             feed.finish()
-        outlets = [Outlet(sink.write, keep_codes=not args.only_wav) for sink in sinks]
+            speech.finish(row)
+            return Outlet(sinks[number].write, keep_codes=not args.only_wav)
+
         with progress(speech) as step:
-            run(speech, outlets, (), limit_samples(args, tts), step)
-        for sink in sinks:
-            sink.finish()
-    for line in (speakable.report(), tags_report(speech)):
+            for told in run_many(speech, requests, begin, limit_samples(args, tts), step):
+                request = requests[told.number]
+                sinks.pop(told.number).finish()
+                samples += told.outlet.samples
+                if not told.whole:
+                    say(f"{request.id}: the text was not finished within --max-seconds")
+                if not args.only_wav:
+                    archive.write(folder, request, speech, told.row, told.outlet.codes, archive.settings(args, tts))
+                say(f"wrote {folder / request.id}.wav")
+                done(told.number)
+    for line in (speakable.report(), tags_report(speech.tags_left_out)):
         if line:
             say(line)
-    for row, (request, outlet) in enumerate(zip(requests, outlets, strict=True)):
-        if speech.generator.states[row].end_step is None:
-            say(f"{request.id}: the text was not finished within --max-seconds")
-        if not args.only_wav:
-            archive.write(folder, request, speech, row, outlet.codes, archive.settings(args, tts))
-        say(f"wrote {folder / request.id}.wav")
-    seconds, taken = sum(o.samples for o in outlets) / tts.mimi.sample_rate, time.perf_counter() - begin
-    say(
-        f"{len(requests)} at once: {seconds:.1f} s of speech in {taken:.1f} s (real-time factor {taken / max(seconds, 1e-9):.3f})"
-    )
+    return samples / tts.mimi.sample_rate
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from moshi_mlx.checkpoint.weights_file import WeightsFile, read_header
 from moshi_mlx.config.description import CheckpointConfig
 from moshi_mlx.config.presets import MIMI_NAME, MOSHI_NAME, TOKENIZER_NAME
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError, MoshiError
-from moshi_mlx.machine import memory
+from moshi_mlx.machine import device, memory
 from moshi_mlx.models import Lm, LmConfig
 from moshi_mlx.text import Detokenizer
 

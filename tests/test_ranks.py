@@ -11,12 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 import soundfile
+from random_checkpoint import write
 from row_drivers import noise
 from speech_toys import _tidy, checkpoint  # noqa: F401
 
+from moshi_mlx import run_inference, run_tts
 from moshi_mlx.machine.ranks import Ranks
 
 # The launcher, which adds the rank and the addresses of all to every process it starts.
@@ -97,9 +100,62 @@ def test_more_ranks_than_files(recordings, tmp_path):
     assert (tmp_path / "a.txt").exists()
 
 
+@pytest.fixture(scope="module")
+def dialogue(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("dialogue")
+    write(folder, "tiny", None, seed=1)
+    return folder
+
+
+def test_replies_are_those_of_one_machine_and_of_each_alone(recordings, dialogue, tmp_path):
+    """In two rows that are filled again, in one process and in two, and one after the other."""
+    args = [*recordings, "--model", dialogue, "--tail", 0.2, "--rows", 2, "--seed", 42, "--json"]
+    alone = subprocess.run(moshi("run_inference", *args, "--batch", tmp_path / "one"), capture_output=True, text=True)
+    shared = launch(2, *moshi("run_inference", *args, "--batch", tmp_path / "two"))
+    replies = [
+        [{k: v for k, v in r.items() if k != "output"} for r in json.loads(out.stdout)["replies"]]
+        for out in (alone, shared)
+    ]
+    assert replies[0] == replies[1]
+    assert [r["input"] for r in replies[0]] == list(map(str, recordings))
+    for number, path in enumerate(recordings):
+        sound = [soundfile.read(tmp_path / folder / path.name, dtype="int16")[0] for folder in ("one", "two")]
+        np.testing.assert_array_equal(sound[1], sound[0])
+        reply = tmp_path / f"{number}.wav"
+        run_inference.main(
+            [str(path), str(reply), "--model", str(dialogue), "--tail", "0.2", "--seed", str(42 + number), "--json"]
+        )
+        # Random weights are loud: what is beyond full scale is cut, and one step of 16 bits is a hair.
+        np.testing.assert_allclose(soundfile.read(reply, dtype="int16")[0], sound[0], atol=1)
+
+
+def test_requests_are_spoken_as_on_one_machine(tmp_path):
+    """In rows that are filled again, in one process and in two; by itself each says the same."""
+    texts = {"a": "Hello.", "b": "Good morning, how are you?", "c": "Yes.", "d": "One two three."}
+    requests = [{"turns": [t], "voices": ["a.wav" if n < "c" else "b.wav"], "id": n} for n, t in texts.items()]
+    path, args = (
+        tmp_path / "r.jsonl",
+        ("--model", checkpoint("tiny-tts"), "--voice-repo", checkpoint("tiny-tts") / "voices"),
+    )
+    path.write_text("\n".join(map(json.dumps, requests)))
+    run_tts.main([str(path), *map(str, args), "--batch", "2", "--out-folder", str(tmp_path / "one")])
+    found = launch(2, *moshi("run_tts", path, *args, "--out-folder", tmp_path / "two"))
+    assert found.stderr.count("4 requests, ") == 1
+    for request in requests:
+        alone = tmp_path / "alone.jsonl"
+        alone.write_text(json.dumps(request))
+        run_tts.main([str(alone), *map(str, args), "--out-folder", str(tmp_path / "alone")])
+        codes = [
+            mx.load(str(tmp_path / way / f"{request['id']}.safetensors"))["frames"] for way in ("one", "two", "alone")
+        ]
+        np.testing.assert_array_equal(codes[1], codes[0])
+        np.testing.assert_array_equal(codes[2], codes[0])
+
+
 DYING = """
 import os, signal, sys, time
 from moshi_mlx import commands
+from moshi_mlx import run_inference, run_tts
 from moshi_mlx.machine.ranks import Ranks
 def main(argv):
     with commands.share([f"{n}.wav" for n in "abcdefg"]) as ranks:

@@ -36,14 +36,15 @@ class RowFrame(NamedTuple):
 class Rows:
     """`count` rows of `frame_step`, whose conditions, if it has any, are those of as many rows.
 
-    `capacity`: slots of the key/value rings to begin with; they grow with the oldest row up to the model's window.
+    `capacity`: slots of the key/value rings to begin with; they grow with the oldest row up to the model's window. `alike`: all rows are
+    sampled and guided as `frame_step` says, which may then be in any way.
     """
 
-    def __init__(self, frame_step: FrameStep, count: int, capacity: int | None = None):
+    def __init__(self, frame_step: FrameStep, count: int, capacity: int | None = None, alike: bool = False):
         if count < 1:
             raise InputError(f"a batch has one row or more, {count} were asked for.")
         self._owner = Owner("this batch of rows")
-        self.frame_step, self.count = frame_step, count
+        self.frame_step, self.count, self.alike = frame_step, count, alike
         self._step, self._mimi = frame_step.step, frame_step.mimi
         self._state = self._init_state(capacity or self._step.capacities()[0])
         conditions = frame_step.conditions
@@ -56,7 +57,9 @@ class Rows:
 
     def _init_state(self, capacity: int) -> dict:
         return {
-            "lm": row_state.init_state(self._step, [0] * self.count, capacity, [Manner()] * self.count),
+            "lm": row_state.init_state(
+                self._step, [0] * self.count, capacity, None if self.alike else [Manner()] * self.count
+            ),
             "encoder": self._mimi.init_encoder(self.count, lockstep=False),
             "decoder": self._mimi.init_decoder(self.count, lockstep=False),
         }
@@ -95,11 +98,15 @@ class Rows:
             raise InputError(f"there are rows 0 to {self.count - 1}, found {row}.")
         if conditions is not None and self._conditions is None:
             raise InputError("conditions of a row need a batch that was made with conditions.")
+        if self.alike and manner is not None:
+            raise InputError("rows of this batch are all sampled and guided alike.")
         with self._owner:
-            self._replace(row, seed, manner or Manner(), conditions, begun)
+            self._replace(row, seed, None if self.alike else manner or Manner(), conditions, begun)
         self._steps[row], self._frames[row], self._fresh[row] = steps, 0, begun is None
 
-    def _replace(self, row: int, seed: int, manner: Manner, conditions: Conditions | None, begun: dict | None) -> None:
+    def _replace(
+        self, row: int, seed: int, manner: Manner | None, conditions: Conditions | None, begun: dict | None
+    ) -> None:
         one = row_state.one_row(self._step, self.capacity, seed, manner, begun)
         encoder, decoder = self._codec
         at = row_state.row_indices(self._step, row, self.count)

@@ -6,7 +6,7 @@ scheduler = Scheduler(lambda: Conversations(load(...), rows=4))     # or by clie
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from ..checkpoint.loader import Checkpoint
 from ..engine import prefill, row_state
 from ..engine.frame import FrameStep
+from ..engine.prefill import Forced
 from ..engine.row_state import Manner
 from ..engine.rows import RowFrame, Rows
 from ..engine.scheduler import Outcome
@@ -34,6 +35,7 @@ from .voices import Voice
 INPUT_SECONDS, OUTPUT_FRAMES = 2.0, 256
 # Positions of a prompt that are read between two steps of other rows.
 PROMPT_PIECE = 32
+PROMPTS_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Talk:
 class Conversations:
     """Rows of talk with one checkpoint. Belongs to the thread that made it; a `Kind` of the scheduler.
 
-    `cfg_coef` other than 1 makes a batch with guidance, whose coefficient every talk may set for itself.
+    `cfg_coef` other than 1 makes a batch with guidance, whose coefficient every talk may set for itself. `alike`: no talk sets how it is
+    sampled and guided, and the batch may then be sampled in any way.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Conversations:
         compile: bool = True,
         kv_bits: int | None = None,
         capacity: int | None = None,
+        alike: bool = False,
     ):
         if loaded.mimi is None:
             raise InputError("a conversation needs the checkpoint's codec.")
@@ -86,10 +90,11 @@ class Conversations:
         conditions = make_conditions(loaded.lm, attributes) if attributes else None
         pause_at_end = not loaded.lm.cfg.is_hibiki_zero
         self._frame_step = FrameStep(self._step, loaded.mimi, conditions, compile, pause_at_end)
-        self._rows = Rows(self._frame_step, rows, capacity)
+        self._rows = Rows(self._frame_step, rows, capacity, alike)
         if compile:
             self._rows.warm_up()
         self._talks: list[_Talk | None] = [None] * rows
+        self._prompts: dict[tuple[str | None, str | None], Forced | None] = {}
         self.frame_size, self.sample_rate = loaded.mimi.frame_size, loaded.mimi.sample_rate
         self.bounds = Bounds(
             INPUT_SECONDS, OUTPUT_FRAMES, WhenFull.DROP, 0, self.sample_rate, self.frame_size, fold=_keep_text
@@ -106,16 +111,18 @@ class Conversations:
         """Begin a talk in `row`, in pieces of about one step: exhaust it before the row's first `step`."""
         talk = options or Talk()
         loaded = self.checkpoint
-        prompt = personaplex.prompt_of(loaded, talk.voice, talk.text_prompt)
-        manner = Manner(talk.text_sampler, talk.audio_sampler, talk.cfg_coef, pad_bonus=talk.pad_bonus)
+        prompt = self._prompt(talk)
+        manner: Manner | None = Manner(talk.text_sampler, talk.audio_sampler, talk.cfg_coef, pad_bonus=talk.pad_bonus)
+        if self._rows.alike:
+            manner = None if manner == Manner() else manner
         attributes = talk.attributes
         if attributes is None:
             attributes = default_attributes(loaded, 1, self.cfg_coef)
         conditions = make_conditions(loaded.lm, attributes) if attributes else None
         begun = None
         if prompt is not None:
-            first = row_state.init_state(self._plain, [talk.seed], 1, [manner])
-            begun = yield from prefill.in_pieces(self._plain, prompt, [talk.seed], PROMPT_PIECE, first["own"])
+            own = row_state.init_state(self._plain, [talk.seed], 1, None if manner is None else [manner]).get("own")
+            begun = yield from prefill.in_pieces(self._plain, prompt, [talk.seed], PROMPT_PIECE, own)
             yield
         self._rows.join(row, talk.seed, manner, conditions, begun, 0 if prompt is None else prompt.length)
         if loaded.lm.cfg.is_hibiki_zero:
@@ -124,6 +131,18 @@ class Conversations:
             self._rows.hear_anew(row)
         tokenizer = loaded.tokenizer
         self._talks[row] = _Talk(talk, Detokenizer(tokenizer, loaded.lm.cfg) if tokenizer else None)
+
+    def _prompt(self, talk: Talk) -> Forced | None:
+        """What a talk begins with; that of the last few voices and roles is kept, since a voice may have to be read and encoded."""
+        if isinstance(talk.voice, Voice):
+            return personaplex.prompt_of(self.checkpoint, talk.voice, talk.text_prompt)
+        key = (None if talk.voice is None else str(talk.voice), talk.text_prompt)
+        if key not in self._prompts:
+            prompt = personaplex.prompt_of(self.checkpoint, talk.voice, talk.text_prompt)
+            while len(self._prompts) >= PROMPTS_KEPT:
+                del self._prompts[next(iter(self._prompts))]
+            self._prompts[key] = prompt
+        return self._prompts[key]
 
     def leave(self, row: int) -> None:
         self._rows.leave(row)
@@ -146,7 +165,7 @@ class Conversations:
             talk.rest = talk.ending.frames(self.frame_size)
         return next(talk.rest, None)
 
-    def step(self, given: dict[int, tuple[np.ndarray, bool] | None]) -> dict[int, Outcome]:
+    def step(self, given: Mapping[int, tuple[np.ndarray, bool] | None]) -> dict[int, Outcome]:
         """The next 80 ms of some rows, as `collect` gives them -> their replies."""
         outcomes = {row: Outcome(done=True) for row, each in given.items() if each is None}
         heard = {row: each for row, each in given.items() if each is not None}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..errors import InputError, clean
 from .machine import Entry
 
 if TYPE_CHECKING:
@@ -101,3 +102,11 @@ def _shown(characters: list[str]) -> str:
     kinds = list(dict.fromkeys(characters))
     shown = " ".join(c if unicodedata.category(c)[0] != "C" else f"U+{ord(c):04X}" for c in kinds[:8])
     return f"{shown}{' ...' if len(kinds) > 8 else ''}"
+
+
+def tags_report(tags: Iterable[str]) -> str | None:
+    """One sentence about markup that was not spoken; None if there was none."""
+    kinds = list(dict.fromkeys(clean(tag, 60) for tag in tags))
+    if not kinds:
+        return None
+    return f"left out markup that says nothing to this voice: {' '.join(kinds[:6])}{' ...' if len(kinds) > 6 else ''}"

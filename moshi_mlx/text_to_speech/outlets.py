@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +30,45 @@ class Outlet:
         if self.keep_codes:
             self.codes.append(codes)
         self.write(pcm)
+
+
+@dataclass
+class Told:
+    """One of many utterances, the `number`-th: where its sound went, and whether it was told to its end. `row` is where it was spoken."""
+
+    number: int
+    row: int
+    outlet: Outlet
+    whole: bool = True
+
+
+def run_many(
+    speech: Speech,
+    numbers: Iterable[int],
+    begin: Callable[[int, int], Outlet],
+    limit: int | None = None,
+    on_step: Callable[[], None] | None = None,
+) -> Iterator[Told]:
+    """Speak utterances in the rows of `speech` (with `own_clocks`), the next one as soon as a row is done with the one before.
+
+    `begin(row, number)` begins one, gives all of its text, and says where its sound goes. Each is yielded before its row is taken over.
+    """
+    waiting = iter(numbers)
+    rows: dict[int, Told] = {}
+    while True:
+        for row in range(speech.generator.batch):
+            if row not in rows and (number := next(waiting, None)) is not None:
+                rows[row] = Told(number, row, begin(row, number))
+        if not rows:
+            return
+        frame = speech.step(list(rows))
+        if on_step:
+            on_step()
+        for row, told in list(rows.items()):
+            told.outlet.take(frame.pcm[row], frame.codes[row])
+            told.whole = speech.generator.done_row(row)
+            if told.whole or (limit is not None and told.outlet.samples >= limit):
+                yield rows.pop(row)
 
 
 def run(

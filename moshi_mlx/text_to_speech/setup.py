@@ -6,10 +6,13 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import mlx.core as mx
+
 from ..checkpoint.files import Files
 from ..checkpoint.loader import Checkpoint
 from ..config.parts import LmConfig, LutConditionerConfig
 from ..errors import InputError
+from ..modules.conditioner import ConditionAttributes
 from . import voices as voice_files
 from .speech import Speech
 from .tts_model import TTSModel
@@ -77,22 +80,33 @@ def _check_codebooks(wanted: int | None, lm: LmConfig, may_be_fewer: bool) -> No
         raise InputError(f"--nq: this model speaks with all of its {lm.dep_q} codebooks only, {wanted} were asked for.")
 
 
-def start(args: argparse.Namespace, tts: TTSModel, voices: Sequence[Voices], keep_log: bool = False) -> Speech:
+def start(
+    args: argparse.Namespace, tts: TTSModel, voices: Sequence[Voices], keep_log: bool = False, own_clocks: bool = False
+) -> Speech:
     """One utterance for each of `voices`, with nothing to say yet."""
-    paths = [[tts.get_voice_path(name) for name in names] for names in voices]
-    prefixes = None
-    if tts.multi_speaker:
-        coef = args.cfg_coef if tts.valid_cfg_conditionings else None
-        attributes = [tts.make_condition_attributes(p, coef) for p in paths]
-    else:
-        attributes = [tts.make_condition_attributes() for _ in paths]
-        prefixes = [tts.get_prefix(p[0]) for p in paths]
+    sides = [side(args, tts, names) for names in voices]
     return tts.speech(
-        attributes,
-        prefixes,
+        [attributes for attributes, _ in sides],
+        None if tts.multi_speaker else [prefix for _, prefix in sides if prefix is not None],
         padding_between=args.padding_between,
-        # The same seed for each: what a request sounds like does not depend on those beside it.
-        seed=[args.seed] * len(paths),
+        seed=[args.seed] * len(sides),
         compile=args.compile,
         keep_log=keep_log,
+        own_clocks=own_clocks,
+        kv_bits=args.kv_bits,
     )
+
+
+def side(args: argparse.Namespace, tts: TTSModel, names: Voices) -> tuple[ConditionAttributes, mx.array | None]:
+    """How the model is told whose voice to speak with: conditions, and a clip where it continues one."""
+    paths = [tts.get_voice_path(name) for name in names]
+    if not tts.multi_speaker:
+        return tts.make_condition_attributes(), tts.get_prefix(paths[0])
+    return tts.make_condition_attributes(paths, args.cfg_coef if tts.valid_cfg_conditionings else None), None
+
+
+def join(args: argparse.Namespace, tts: TTSModel, speech: Speech, row: int, names: Voices) -> None:
+    """Begin an utterance with the voices `names` in `row` of a speech with `own_clocks`."""
+    attributes, prefix = side(args, tts, names)
+    # The same seed for each: what a request sounds like does not depend on those beside it.
+    tts.join(speech, row, attributes, prefix, padding_between=args.padding_between, seed=args.seed)
