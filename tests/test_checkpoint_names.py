@@ -42,7 +42,7 @@ def test_a_prefix_that_all_tensors_have_is_taken_off(tiny_copy, tmp_path, prefix
     rename(tiny_copy / "model.safetensors", lambda n: prefix + n)
     loaded = load(tiny_copy)
     assert mx.array_equal(loaded.lm.text_emb.weight, before).item()
-    assert any(f"is called {prefix}...; it is read without the prefix" in note for note in loaded.notes)
+    assert any(f"is called {prefix}*; it is read without the prefix" in note for note in loaded.notes)
     assert convert([str(tiny_copy), str(tmp_path / "made"), "--no-verify"]) == 0
     assert "text_emb.weight" in mx.load(str(tmp_path / "made" / "model.safetensors"))
     assert prefix in (tmp_path / "made" / "README.md").read_text()
@@ -78,7 +78,7 @@ def test_names_that_are_no_prefix():
 def test_tensors_under_a_prefix_beside_others_are_told(tiny_copy):
     tensors = {f"ema.{n}": x for n, x in dict(mx.load(str(tiny_copy / "model.safetensors"))).items()}
     mx.save_safetensors(str(tiny_copy / "model.safetensors"), {**tensors, "step": mx.zeros(1)})
-    with pytest.raises(CheckpointError, match=r"They are there under ema\.\.\., which not all of its tensors have"):
+    with pytest.raises(CheckpointError, match=r"A model is there under ema\.\*, which not all of its tensors have"):
         load(tiny_copy)
 
 
