@@ -33,7 +33,7 @@ def open_weights(path: Path, notes: list[str] | None = None) -> StoredTensors:
     if not prefix:
         return tensors
     if notes is not None:
-        notes.append(f"every tensor of {path.name} is called {prefix}...; the prefix is taken off.")
+        notes.append(f"every tensor of {path.name} is called {prefix}*; the prefix is taken off.")
     return tensors.part(prefix)
 
 

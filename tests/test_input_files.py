@@ -405,11 +405,9 @@ def any_header(data, tiny):
 
 
 def any_tokenizer(data, tiny):
-    source = Path(__file__).parent / "goldens/family/tokenizer/tokenizer.json"
-    whole = json.loads(source.read_text()) if source.exists() else FAST
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "tokenizer.json"
-        path.write_bytes(damaged(json.dumps(mutated(whole, data.draw)).encode(), data.draw))
+        path.write_bytes(damaged(json.dumps(mutated(FAST, data.draw)).encode(), data.draw))
         with Bounded():
             read_tokenizer(path)
 

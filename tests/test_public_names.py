@@ -152,7 +152,7 @@ def test_draws_by_one_rule():
     assert set(sampling.min_p_sampling(logits, 0.5).tolist()) == {0, 1}
     assert set(sampling.min_p_sampling(logits, 0.99, min_tokens_to_keep=3, temperature=10.0).tolist()) == {0, 1, 2}
     assert set(sampling.categorical_sampling(logits, 100.0).tolist()) == {0, 1, 2, 3}
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="from 0 to 1"):
         sampling.min_p_sampling(logits, 1.5)
 
 

@@ -122,8 +122,8 @@ def check_plan(
 
 def _missing(file: WeightsFile, names: list[str]) -> str:
     names = sorted(set(names))
-    prefix = kinds.hidden_below(file, names)
-    where = "" if prefix is None else f" They are there under {prefix}..., which not all of its tensors have."
+    prefix = kinds.buried(file)
+    where = "" if prefix is None else f" A model is there under {prefix}*, which not all of its tensors have."
     return f"{file.path} lacks {_count(len(names), 'tensor')} that the configuration asks for: {_some(names)}.{where}"
 
 

@@ -146,7 +146,7 @@ class Loader:
         prefix = wrapper(weights)
         if not prefix:
             return weights
-        self.notes.append(f"every tensor of {weights.path.name} is called {prefix}...; it is read without the prefix.")
+        self.notes.append(f"every tensor of {weights.path.name} is called {prefix}*; it is read without the prefix.")
         return weights.part(prefix)
 
     def _packing(self, quantized: int | None) -> dict[str, Quantization]:

@@ -66,7 +66,9 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         header = parse_json(text)
         if not isinstance(header, dict):
             raise ValueError(f"it is a {type(header).__name__}")
-        metadata = header.pop("__metadata__", None) or {}
+        metadata = header.pop("__metadata__", None)
+        # MLX writes null where there is none.
+        metadata = {} if metadata is None else metadata
         if not isinstance(metadata, dict) or any(not isinstance(v, str) for v in metadata.values()):
             raise ValueError("its __metadata__ is no object of texts")
         tensors = {name: _tensor_info(name, entry, path, 8 + length) for name, entry in header.items()}

@@ -16,7 +16,7 @@ from .parts import (
     TensorConditionerConfig,
     TransformerConfig,
 )
-from .reader import MOST, NUMBER, OPTIONAL_NUMBER, REQUIRED, Reader
+from .reader import MOST, MOST_BLOCKS, NUMBER, OPTIONAL_NUMBER, REQUIRED, Reader
 
 
 def _conditioners(data: dict) -> dict[str, LutConditionerConfig | TensorConditionerConfig]:
@@ -73,12 +73,12 @@ def read_lm(reader: Reader, model_type: str) -> LmConfig:
     """Take the language-model keys out of `reader` (lm.md 1.2 to 1.4); the caller finishes it."""
     take = reader.take
     dim = take("dim", int, 128, low=1)
-    hidden_scale = take("hidden_scale", NUMBER, 4)
+    hidden_scale = take("hidden_scale", NUMBER, 4, low=0)
     # Everything a depth key inherits when it is absent is taken first.
     shared = {
         "layer_scale": take("layer_scale", OPTIONAL_NUMBER, None),
         "gating": take("gating", str, "none", one_of=GATINGS),
-        "max_period": take("max_period", NUMBER, 10000),
+        "max_period": take("max_period", NUMBER, 10000, low=1),
         "kv_repeat": take("kv_repeat", int, 1, low=1),
     }
     num_layers = take("num_layers", int, low=1, high=MOST)
@@ -181,7 +181,7 @@ def _read_depformer(
         norm=norm,
         gating=gating,
         layer_scale=take("depformer_layer_scale", OPTIONAL_NUMBER, shared["layer_scale"]),
-        max_period=take("depformer_max_period", NUMBER, shared["max_period"]),
+        max_period=take("depformer_max_period", NUMBER, shared["max_period"], low=1),
         kv_repeat=take("depformer_kv_repeat", int, shared["kv_repeat"], low=1),
     )
     return DepFormerConfig(
@@ -232,7 +232,7 @@ def read_mimi(data: dict, where: str = "mimi config") -> MimiConfig:
 
 def _read_seanet(reader: Reader) -> SeanetConfig:
     take = reader.take
-    ratios = tuple(reader.take_ints("ratios", low=1))
+    ratios = tuple(reader.take_ints("ratios", low=1, most=MOST_BLOCKS))
     if not take("causal", bool, True):
         raise ConfigError(f"{reader.where}: 'causal' is false, but a streaming codec has to be causal.")
     take("activation", str, "ELU", one_of=("ELU",))
@@ -245,7 +245,7 @@ def _read_seanet(reader: Reader) -> SeanetConfig:
         dimension=take("dimension", int, low=1),
         channels=take("channels", int, 1, low=1),
         n_filters=take("n_filters", int, low=1),
-        n_residual_layers=take("n_residual_layers", int, low=0, high=MOST),
+        n_residual_layers=take("n_residual_layers", int, low=0, high=MOST_BLOCKS),
         ratios=ratios,
         kernel_size=take("kernel_size", int, low=1),
         residual_kernel_size=take("residual_kernel_size", int, low=1),

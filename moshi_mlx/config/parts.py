@@ -19,6 +19,8 @@ POSITIONS = ("rope", "rope_concat", "sin", "sin_rope", "none")
 GATINGS = (
     "none", "silu", "gelu", "relu", "sigmoid", "tanh", "leaky_relu", "elu", "mish", "softsign", "identity",
 )  # fmt: skip
+# Each codebook sees the layers of the depth transformer with weights of its own; published models have 128 in all.
+MOST_DEPTH_LAYERS = 4096
 MODEL_TYPES = ("moshi", "hibiki", "stt", "tts", "personaplex")
 
 
@@ -229,6 +231,11 @@ def _check_lm(cfg: LmConfig) -> None:
         )
     if cfg.dep_q > cfg.n_q:
         raise ConfigError(f"config: 'dep_q' ({cfg.dep_q}) cannot exceed 'n_q' ({cfg.n_q}).")
+    layers = cfg.dep_q * cfg.depformer.transformer.num_layers
+    if layers > MOST_DEPTH_LAYERS:
+        raise ConfigError(
+            f"config: 'dep_q' times 'depformer_num_layers' should be at most {MOST_DEPTH_LAYERS}, found {layers}."
+        )
     stacks = [("", cfg.transformer)] + ([("depformer_", cfg.depformer.transformer)] if cfg.dep_q else [])
     for prefix, stack in stacks:
         if stack.d_model % stack.num_heads:

@@ -11,6 +11,10 @@ from ..errors import ConfigError, quoted
 REQUIRED = object()
 # Sizes and counts of parts above these are mistakes: building such a model would take the machine with it.
 LARGEST, MOST = 1 << 20, 1024
+# Convolutions that follow each other: their strides and dilations multiply.
+MOST_BLOCKS = 16
+# Of numbers that are no sizes: rotary periods, scales, seconds.
+LARGEST_NUMBER = 10**9
 NUMBER = (int, float)
 OPTIONAL_NUMBER = (int, float, type(None))
 
@@ -36,7 +40,7 @@ class Reader:
         one_of=None,
     ) -> Any:
         """Value of `key`. `kinds` is a type or a tuple of types; bools never pass as numbers; `low` is inclusive, and so is
-        `high`, which bounds integers where no other number is possible.
+        `high`, which bounds integers where no other number is possible; others have a bound of their own.
         """
         self.known.add(key)
         if key not in self.data:
@@ -53,18 +57,22 @@ class Reader:
             raise ConfigError(f"{self.where}: {key!r} should be a finite number, found {quoted(value)}.")
         if low is not None and isinstance(value, NUMBER) and not isinstance(value, bool) and value < low:
             raise ConfigError(f"{self.where}: {key!r} should be at least {low}, found {quoted(value)}.")
-        if isinstance(value, int) and float not in kinds and value > high:
-            raise ConfigError(f"{self.where}: {key!r} should be at most {high}, found {quoted(value)}.")
+        most = high if float not in kinds else LARGEST_NUMBER
+        if isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) > most:
+            raise ConfigError(f"{self.where}: {key!r} should be at most {most}, found {quoted(value)}.")
         if one_of is not None and value not in one_of:
             raise ConfigError(f"{self.where}: {key!r} should be one of {', '.join(one_of)}, found {quoted(value)}.")
         return value
 
-    def take_ints(self, key: str, default: Any = REQUIRED, *, low: int = 0) -> list[int]:
+    def take_ints(self, key: str, default: Any = REQUIRED, *, low: int = 0, most: int = LARGEST) -> list[int]:
+        """A list of at most `most` integers of at least `low`."""
         value = self.take(key, list, default)
-        if any(not isinstance(v, int) or isinstance(v, bool) or v < low for v in value):
+        if any(not isinstance(v, int) or isinstance(v, bool) or not low <= v <= LARGEST for v in value):
             raise ConfigError(
                 f"{self.where}: {key!r} should be a list of integers of at least {low}, found {quoted(value)}."
             )
+        if len(value) > most:
+            raise ConfigError(f"{self.where}: {key!r} should list at most {most} integers, found {len(value)}.")
         return list(value)
 
     def ignore(self, *keys: str) -> None:

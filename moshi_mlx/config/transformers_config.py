@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ConfigError, quoted
 from . import presets
 from .parts import gated_hidden
-from .reader import NUMBER, REQUIRED, Reader
+from .reader import MOST_BLOCKS, NUMBER, REQUIRED, Reader
 
 # Architectures of speech models with what their codec's tensors begin with, and those of text models.
 CODEC_PREFIXES = {"moshi": "audio_encoder.", "kyutai_speech_to_text": "codec_model."}
@@ -225,7 +225,7 @@ def mimi_config(data: dict) -> dict[str, Any]:
         ("upsample_groups", dim),
     ):  # fmt: skip
         _require(reader, key, value)
-    ratios = reader.take_ints("upsampling_ratios", [8, 6, 5, 4], low=1)
+    ratios = reader.take_ints("upsampling_ratios", [8, 6, 5, 4], low=1, most=MOST_BLOCKS)
     rate = take("sampling_rate", int, 24000, low=1)
     steps = rate
     for ratio in ratios:

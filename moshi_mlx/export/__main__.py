@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     conditions = _conditions(args.condition)
     check_destination(args.directory)
 
-    loaded = commands.load(args, check=_refuse_speakers)
+    loaded = commands.load(args, kinds=(*commands.TALKERS, "stt", "tts"), check=_refuse_speakers)
     command = ["python", "-m", "moshi_mlx.export", *(sys.argv[1:] if argv is None else argv)]
     plan = make_plan(
         loaded, command, codec=args.codec, kv_bits=args.kv_bits, conditions=conditions, capacities=args.capacities,

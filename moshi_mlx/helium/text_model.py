@@ -22,8 +22,9 @@ from ..checkpoint.places import Folder, Place, open_place
 from ..checkpoint.weights_file import WeightsFile
 from ..checkpoint.weights_writer import save_weights
 from ..config.description import CheckpointConfig, is_foreign
-from ..config.json_text import read_json
+from ..config.json_text import LARGEST_TOKENIZER, read_json
 from ..config.presets import HELIUM_1_PREVIEW_2B
+from ..config.reader import Reader
 from ..engine.step import Step
 from ..errors import CheckpointError, ConfigError, InputError, quoted
 from ..machine import memory
@@ -256,15 +257,19 @@ def _load_transformers(place: Place, folder: Path, config: dict) -> TextModel:
             f"{place} holds a {quoted(kind)} model; run_helium runs {' and '.join(ARCHITECTURES)} (Helium-1 2B is a llama)."
         )
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
-        place.find(name, optional=name != "tokenizer.json")
+        path = place.find(name, optional=name != "tokenizer.json")
+        if path is not None:
+            # Whoever reads it again knows no bounds.
+            read_json(path, LARGEST_TOKENIZER, CheckpointError)
+    window = Reader(config, "config").take("max_position_embeddings", int, 4096, low=1)
     size = sum(_fetch_weights(place))
     memory.refuse_if_too_large(size + loader.OVERHEAD_BYTES, str(place))
     try:
         model, tokenizer = mlx_lm.load(str(folder), lazy=True, model_config=positions(config))[:2]
         mx.eval(_precision(model).parameters())
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError) as e:
+    except Exception as e:
+        # Two packages read what the files say, each with exceptions of its own, down to bare ones.
         raise CheckpointError(f"{place} cannot be loaded: {_first_line(e)}") from None
-    window = config.get("max_position_embeddings", 4096)
     bos = tokenizer.bos_token_id
     return TextModel(
         model, str(place), window, config.get("bos_token_id", BOS) if bos is None else bos, frozenset(tokenizer.eos_token_ids),

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 
 from . import lm, transformers_lm
 
+_TABLE = "text_emb.weight"
 _CODEC = re.compile(r"quantizer\.(rvq_first|rvq_rest|semantic_|acoustic_)")
 
 
@@ -20,7 +21,7 @@ def kind_of(names: Collection[str]) -> str | None:
         return "voice"
     if (architecture := transformers_lm.detect(names)) is not None:
         return architecture
-    if "text_emb.weight" in names:
+    if _TABLE in names:
         return lm.detect(names)
     return "codec" if is_codec(names) else None
 
@@ -52,13 +53,7 @@ def _common_prefixes(names: Collection[str]) -> Iterator[str]:
         yield prefix
 
 
-def hidden_below(names: Collection[str], wanted: Collection[str]) -> str | None:
-    """A prefix under which all of `wanted` are among `names`, where not all names have it."""
-    if not wanted:
-        return None
-    first = min(wanted)
-    for name in names:
-        prefix = name.removesuffix(first)
-        if prefix != name and prefix and all(prefix + w in names for w in wanted):
-            return prefix
-    return None
+def buried(names: Collection[str]) -> str | None:
+    """A prefix below which a language model lies beside other tensors, None where there is none."""
+    found = (name.removesuffix(_TABLE) for name in names if name.endswith(f".{_TABLE}"))
+    return next(found, None)

@@ -1,0 +1,285 @@
+"""Words as people meet them: what is spoken, when words end, what a terminal cannot show, help, interrupts, voices."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from speech_toys import checkpoint
+from test_helium import character_tokenizer
+
+from moshi_mlx import run_helium, run_tts, stt
+from moshi_mlx.errors import CheckpointError, InputError, MoshiError
+from moshi_mlx.live.figures import Status
+from moshi_mlx.live.reporter import Event
+from moshi_mlx.live.terminal import TerminalView, joined
+from moshi_mlx.session import voices as session_voices
+from moshi_mlx.speech_to_text.words import within
+from moshi_mlx.text import Word
+from moshi_mlx.text_to_speech.voices import find_voice
+
+ROOT = Path(__file__).resolve().parent.parent
+QUESTION = ROOT / "examples" / "question.wav"
+
+
+# What is spoken -------------------------------------------------------------------------------------------------------
+
+
+def tts(*args) -> list[str]:
+    folder = checkpoint("tiny-tts")
+    return [*map(str, args), "--model", str(folder), "--voice-repo", str(folder / "voices"), "--voice", "a.wav"]
+
+
+def test_a_positional_that_is_no_file_is_spoken(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_tts.main(tts("Hello there.", "hello.wav", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "Hello there."
+    assert soundfile.info("hello.wav").duration > 0.3
+    # A word is one too; the name of a file that is not there is not.
+    assert run_tts.main(tts("Hello", "hello.wav", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "Hello"
+    for name in ("speech.txt", "texts/speech", "REQUESTS.JSONL"):
+        with pytest.raises(InputError, match=f"{name} does not exist"):
+            run_tts.main(tts(name, "hello.wav"))
+    Path("Hello").write_text("from a file")
+    assert run_tts.main(tts("Hello", "hello.wav", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "from a file"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [c for c in (ROOT / "README.md").read_text().splitlines() if c.startswith("    python -m moshi_mlx.run_tts")],
+)
+def test_the_readme_speaks(line, tmp_path, monkeypatch):
+    """As it is written, with a model that is here."""
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(line, comments=True)[3:]
+    if "-" in words:
+        pytest.skip("reads a pipe")
+    for word in words:
+        if word.endswith(".txt"):
+            Path(word).write_text("Hello there.")
+    voices = [] if "--voice" in words else ["--voice", "a.wav"]
+    folder = checkpoint("tiny-tts")
+    assert run_tts.main([*words, *voices, "--model", str(folder), "--voice-repo", str(folder / "voices")]) == 0
+    assert any(p.suffix == ".wav" for p in tmp_path.iterdir())
+
+
+def test_markup_that_is_left_out_is_told(tmp_path, capsys):
+    text = '<speak>one <break time="500ms"/> <prosody rate="slow">two</prosody></speak>'
+    assert run_tts.main(tts("--text", text, tmp_path / "o.wav", "--json")) == 0
+    out = capsys.readouterr()
+    assert json.loads(out.out)["text"] == "one two"
+    assert 'left out markup that says nothing to this voice: <prosody rate="slow"> </prosody>' in out.err
+
+
+# When words end -------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 30), st.floats(0, 30) | st.just(float("inf"))), max_size=20).map(
+        lambda pairs: [Word("w", *p) for p in sorted(pairs)]
+    ),
+    st.floats(0.1, 30),
+)
+def test_words_follow_each_other(words, duration):
+    frame = 0.08
+    found = within(words, duration, frame)
+    assert len(found) == len(words)
+    for a, b in itertools.pairwise(found):
+        assert a.end <= b.start + 1e-9
+    assert all(0 <= w.start <= w.end <= duration + 1e-9 for w in found)
+    if len(words) * frame <= duration:
+        assert all(w.end - w.start >= frame - 1e-9 for w in found)
+
+
+def test_words_that_are_fine_stay_as_they_are():
+    words = [Word("a", 0.5, 0.9), Word("b", 0.9, 1.2), Word("c", 2.0, 2.5)]
+    assert within(words, 3.0, 0.08) == words
+    assert within([Word("a", 1.0, float("inf")), Word("b", 2.0, float("inf"))], 3.0, 0.08) == [
+        Word("a", 1.0, 2.0), Word("b", 2.0, 3.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", ["offline", "streaming"])
+def test_no_word_of_a_transcript_overlaps(rule, capsys):
+    assert stt.main([str(QUESTION), "-f", "json", "--timing", rule, "--model", str(checkpoint("tiny-stt"))]) == 0
+    words = json.loads(capsys.readouterr().out)["words"]
+    for a, b in itertools.pairwise(words):
+        assert a["end"] <= b["start"] + 0.001
+    assert all(w["end"] - w["start"] >= 0.079 for w in words)
+
+
+# Terminals ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_json_whatever_the_terminal(tmp_path, encoding):
+    text = "Été 日本 “bien”."
+    run = subprocess.run(
+        [sys.executable, "-m", "moshi_mlx.run_tts", *tts("--text", text, tmp_path / "o.wav", "--json")],
+        capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, cwd=ROOT,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr.decode()
+    said = json.loads(run.stdout.decode(encoding))["text"]
+    assert said.startswith("Été")
+
+
+def test_text_on_a_terminal_that_lacks_letters(tmp_path):
+    (tmp_path / "écrit.wav").symlink_to(QUESTION)
+    run = subprocess.run(
+        [sys.executable, "-m", "moshi_mlx.stt", str(tmp_path / "écrit.wav"), "--model", str(checkpoint("tiny-stt"))],
+        capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, cwd=ROOT,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr.decode()
+    run.stdout.decode("ascii")
+
+
+@pytest.mark.parametrize("width", [16, 20, 27, 34, 60, 100])
+def test_words_are_whole_on_a_narrow_terminal(width):
+    import io
+
+    console = Console(width=width, height=40, file=io.StringIO())
+    view, status = TerminalView(console), Status()
+    text = "Hello wonderful inter-national people of this world"
+    view.show(Event("text", {"text": text}))
+    console.print(view._picture(status))
+    shown = console.file.getvalue()
+    found = shown.split()
+    for word in [w for w in text.split() if len(w) < width]:
+        assert word in found, shown
+    for part in ("lag 0 ms", "dropped 0", "underruns 0", "m mute", "Moshi"):
+        assert part in shown, shown
+
+
+def test_parts_are_packed_into_lines():
+    assert joined(["aa", "bb", "cc"], " | ", 7) == "aa | bb\ncc"
+    assert joined(["aaaaaaaaaa", "b"], " ", 5) == "aaaaaaaaaa\nb"
+    assert joined([], " ", 5) == ""
+
+
+# Flags ----------------------------------------------------------------------------------------------------------------
+
+
+def test_help_names_its_own_default(capsys):
+    for module, name in ((stt, "stt-1b"), (run_tts, "tts-1.6b")):
+        said = " ".join(module.parser().format_help().split())
+        assert f"(default: {name}, as --model {name})" in said
+        assert "moshiko" not in said
+
+
+def test_the_published_way_of_transcribing(capsys):
+    model = ["--model", str(checkpoint("tiny-stt"))]
+    assert stt.main([str(QUESTION), "--temp", "0", *model]) == 0
+    greedy = capsys.readouterr().out
+    assert stt.main([str(QUESTION), *model]) == 0
+    assert capsys.readouterr().out == greedy
+    with pytest.raises(SystemExit):
+        stt.main([str(QUESTION), "--temp", "-1", *model])
+
+
+def test_advice_that_works(tiny_checkpoint, monkeypatch):
+    """The sentence about memory says -q 4, and that is what helps."""
+    from moshi_mlx.checkpoint import Loader
+    from moshi_mlx.checkpoint.files import locate
+    from moshi_mlx.machine import memory
+
+    dense, packed = (Loader(locate(tiny_checkpoint), quantized=q).estimate().total for q in (None, 4))
+    assert packed < dense
+    monkeypatch.setattr(memory, "available_bytes", lambda: (dense + packed) // 2)
+    with pytest.raises(CheckpointError, match=r"Pack the weights \(-q 4\)"):
+        Loader(locate(tiny_checkpoint)).load()
+    assert Loader(locate(tiny_checkpoint), quantized=4).load().lm.dep_q == 8
+
+
+# Interrupts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["stt", "local", "models"])
+def test_an_interrupt_while_python_imports(module):
+    """From the moment our first line runs: no traceback, the exit status of an interrupt."""
+    seen = set()
+    for delay in (0.1, 0.2, 0.3, 0.5):
+        p = subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", f"moshi_mlx.{module}", "--demo" if module == "local" else "--list-devices"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        )  # fmt: skip
+        for line in p.stderr:
+            # Our first module is there: from now on the package answers.
+            if "moshi_mlx.errors" in line:
+                break
+        time.sleep(delay / 5)
+        p.send_signal(signal.SIGINT)
+        _, err = p.communicate(timeout=60)
+        seen.add(p.returncode)
+        assert "Traceback" not in err
+        assert p.returncode in (0, 1, 2, 130)
+    assert 130 in seen
+
+
+# Voices ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_voice_that_is_none(tmp_path, monkeypatch):
+    from moshi_mlx.checkpoint import hub
+
+    monkeypatch.setattr(hub, "is_reachable", lambda: False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(
+        InputError,
+        match="no voice 'nope.wav' on this machine, and the Hub cannot be reached .* A voice is a local file",
+    ):
+        find_voice("nope.wav", "kyutai/tts-voices", ".0badcafe@1.safetensors")
+    with pytest.raises(
+        InputError, match="voice file nope.wav does not exist. A voice is a .safetensors or .pt file, a recording"
+    ):
+        session_voices.find_voice("nope.wav", None)
+
+
+# Helium ---------------------------------------------------------------------------------------------------------------
+
+DAMAGES = {
+    "config": ("config.json", lambda b: b.replace(b'"hidden_size": ', b'"hidden_size": 7')),
+    "sizes": ("config.json", lambda b: json.dumps({**json.loads(b), "num_attention_heads": 0}).encode()),
+    "kinds": (
+        "config.json",
+        lambda b: json.dumps({**json.loads(b), "intermediate_size": "many", "max_position_embeddings": "far"}).encode(),
+    ),
+    "list": ("config.json", lambda b: json.dumps({**json.loads(b), "model_type": ["helium"]}).encode()),
+    "window": ("config.json", lambda b: json.dumps({**json.loads(b), "max_position_embeddings": -4}).encode()),
+    "cut tokenizer": ("tokenizer.json", lambda b: b[: len(b) // 2]),
+    "no tokenizer": ("tokenizer.json", lambda b: b"{}"),
+    "tokenizer of numbers": ("tokenizer.json", lambda b: b'{"model": 5, "added_tokens": [[]]}'),
+    "tokenizer of another type": ("tokenizer.json", lambda b: b.replace(b'"type":', b'"typ":')),
+    "tokenizer settings": ("tokenizer_config.json", lambda b: b'{"tokenizer_class": 7}'),
+    "cut weights": ("model.safetensors", lambda b: b[: len(b) // 2]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_helium_on_damaged_files_is_one_sentence(tmp_path, damage):
+    import shutil
+
+    folder = ROOT / "tests/goldens/family/helium_hf"
+    for path in folder.iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    name, change = DAMAGES[damage]
+    path = tmp_path / name
+    character_tokenizer(tmp_path, 60)
+    path.write_bytes(change(path.read_bytes() if path.exists() else b"{}"))
+    with pytest.raises(MoshiError) as e:
+        run_helium.main(["The river", "--model", str(tmp_path), "--max-tokens", "2"])
+    assert len(str(e.value)) < 1700
+    assert "\n" not in str(e.value)
