@@ -1,0 +1,115 @@
+"""The server as one aiohttp application, which other services are added to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from .. import version
+from ..engine.scheduler import Scheduler
+from . import guard, metrics, pages
+from .chat import Chat, Make
+from .door import Door
+from .guard import Rules
+
+
+@dataclass(frozen=True)
+class About:
+    """What a page should know before a talk."""
+
+    model: str
+    licence: str = ""
+    hint: str = ""
+    rows: int = 1
+    recording: bool = False
+    persona: bool = False
+    translation: bool = False
+    voices: list[str] = field(default_factory=list)
+    sampling: dict[str, float] = field(default_factory=dict)
+    version: str = version.__version__
+
+
+def make_app(
+    scheduler: Scheduler, make: Make, about: About, rules: Rules, static: Path | None = pages.PAGE_FOLDER
+) -> web.Application:
+    """`make(wishes)` gives the scheduler's options of a talk; `static` the page's folder, None for no page."""
+    app = web.Application(middlewares=[_busy, guard.middleware(rules)], client_max_size=16 << 20)
+    app.on_response_prepare.append(guard.add_headers(rules))
+    chat = Chat(scheduler, make)
+
+    async def stop(_: web.Application) -> None:
+        await chat.close()
+
+    app.on_shutdown.append(stop)
+
+    async def health(_: web.Request) -> web.Response:
+        if scheduler.running:
+            return web.json_response({"status": "ok", "rows": scheduler.rows, "rows_in_use": scheduler.live})
+        return web.json_response({"status": "the model has stopped"}, status=503)
+
+    async def told(_: web.Request) -> web.Response:
+        return web.json_response(asdict(about))
+
+    async def measured(_: web.Request) -> web.Response:
+        text = metrics.text(scheduler.figures(), scheduler.rows, chat.counts)
+        return web.Response(body=text.encode(), headers={hdrs.CONTENT_TYPE: metrics.CONTENT_TYPE})
+
+    app.router.add_get("/api/chat", chat.handle)
+    app.router.add_get("/api/build_info", build_info)
+    app.router.add_get("/api/about", told)
+    app.router.add_get("/health", health)
+    app.router.add_get("/metrics", measured)
+    if static is not None:
+        app.router.add_get("/{path:.*}", pages.handler(static))
+    return app
+
+
+async def build_info(_: web.Request) -> web.Response:
+    """The keys of the Rust server's, which its clients read; what does not apply is empty."""
+    keys = (
+        "build_timestamp", "build_date", "git_branch", "git_timestamp", "git_date", "git_hash", "git_describe",
+        "rustc_host_triple", "rustc_version", "cargo_target_triple",
+    )  # fmt: skip
+    return web.json_response({**dict.fromkeys(keys, ""), "name": "moshi_mlx", "version": version.__version__})
+
+
+DOOR = web.AppKey("door", Door)
+
+
+@web.middleware
+async def _busy(request: web.Request, handler: guard.Handler) -> web.StreamResponse:
+    """Connections with a request under way are not among those given up when there are too many."""
+    door, protocol = request.app.get(DOOR), request.protocol
+    if door is None:
+        return await handler(request)
+    door.busy.add(protocol)
+    try:
+        return await handler(request)
+    finally:
+        door.busy.discard(protocol)
+
+
+async def serve(
+    app: web.Application,
+    door: Door,
+    stop: asyncio.Event,
+    ready: Callable[[], Any] = lambda: None,
+) -> None:
+    """Answer at the door's sockets until `stop` is set."""
+    app[DOOR] = door
+    # A connection has as long for a request's headers as it may be idle between two requests.
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=door.idle_seconds, shutdown_timeout=5.0)
+    await runner.setup()
+    try:
+        assert runner.server is not None
+        await door.open(runner.server)
+        ready()
+        await stop.wait()
+    finally:
+        door.close()
+        await runner.cleanup()
