@@ -216,5 +216,10 @@ def verdict(times: StepTimes, rows: int) -> str:
     return f"{said}: will not keep up, some of what users say will be dropped; try {fewer}a smaller precision (-q 4) or --context 60"
 
 
-if __name__ == "__main__":
+def script() -> None:
+    """`moshi-local-web`."""
     commands.run(main)
+
+
+if __name__ == "__main__":
+    script()

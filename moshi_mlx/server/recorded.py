@@ -56,7 +56,7 @@ class Recorded:
             recorder, timer = self._talks[row]
             for frame in outcome.items:
                 if isinstance(frame, Frame):
-                    recorder.add(given[row], frame.pcm, timer.feed(frame.text, recorder.frames))
+                    recorder.add(given[row][0], frame.pcm, timer.feed(frame.text, recorder.frames))
         return outcomes
 
     def _new_folder(self) -> Path:
