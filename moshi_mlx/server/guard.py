@@ -29,6 +29,7 @@ HEADERS = {
     "Permissions-Policy": "microphone=(self)",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Server": "moshi_mlx",
 }
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
