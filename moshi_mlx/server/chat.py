@@ -123,7 +123,7 @@ class _Talk:
         self._reader, self._writer = coders(wishes.audio)
         self._frames = self._late = 0
         self._told: int | None = None
-        self._dropping = False
+        self._dropping = self._answered = False
         self._begun = time.monotonic()
 
     async def run(self) -> None:
@@ -258,6 +258,9 @@ class _Talk:
             self._chat.counts.late += 1
         # Until every delay of the model has passed there is nothing to hear.
         if frame.text_token != UNGENERATED:
+            if not self._answered and self._wishes.asked_for_metadata:
+                await self._send(kinds.metadata({"first": frame.index}))
+            self._answered = True
             await self._send(kinds.audio(self._writer.encode(frame.pcm)))
         if frame.text:
             await self._send(kinds.text(frame.text))

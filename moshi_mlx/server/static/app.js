@@ -214,6 +214,7 @@ function figures(clear = false) {
   const dropped = known ? talk.dropped + Math.round(played.drops / 0.08) : 0;
   $("dropped").textContent = known ? dropped : "–";
   $("dropped").classList.toggle("bad", dropped > 0);
+  $("save").disabled = !recording?.seconds;
 }
 
 setInterval(() => talk && figures(), 500);
@@ -318,5 +319,5 @@ document.addEventListener("visibilitychange", () => {
   sound.resume()?.catch(() => {});
   if (talk?.open) wakeLock();
 });
-show("idle", "");
+show("idle", "Ready when you are.");
 learn();

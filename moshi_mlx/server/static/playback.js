@@ -1,8 +1,8 @@
 // The loudspeaker's end of the audio thread: a buffer just long enough for what network and model are late.
 // It starts at 100 ms, grows by what was missing when it ran dry, and gives time back in Moshi's pauses.
 
-const START = 0.1, MOST = 0.4, SPARE = 0.06, FADE = 0.005;
-const SHRINK_SECONDS = 3, REPORT_SECONDS = 0.5, SILENCE = 0.004;
+const START = 0.1, LONGEST_HOLD = 0.3, MOST = 0.4, SPARE = 0.06, FADE = 0.005;
+const SHRINK_SECONDS = 1, REPORT_SECONDS = 0.5, SILENCE = 0.004;
 
 class Playback extends AudioWorkletProcessor {
   constructor() {
@@ -35,14 +35,14 @@ class Playback extends AudioWorkletProcessor {
 
   write(samples) {
     for (const x of this.resampler.process(samples)) this.ring[this.written++ % this.ring.length] = x;
-    const most = Math.max(MOST * sampleRate, this.hold + 0.16 * sampleRate);
-    if (this.level > most) this.skip(Math.round(this.level - this.hold));
+    if (this.level > MOST * sampleRate) this.skip(Math.round(this.level - this.hold));
   }
 
   // Leave out samples: the end of what was to come fades into what comes now.
   skip(count) {
-    this.drops += count / sampleRate;
     const from = this.read;
+    // Silence that is left out is nothing lost.
+    for (let i = 0; i < count; i++) if (Math.abs(this.at(from + i)) > SILENCE) this.drops += 1 / sampleRate;
     this.read += count;
     for (let i = 0; i < this.fade && i < this.level; i++) {
       const share = i / this.fade, to = (this.read + i) % this.ring.length;
@@ -62,7 +62,7 @@ class Playback extends AudioWorkletProcessor {
 
   start() {
     // What was missing once will be missing again.
-    if (this.begun) this.hold = Math.min(MOST * sampleRate, this.hold + Math.min(this.missing, 0.1 * sampleRate));
+    if (this.begun) this.hold = Math.min(LONGEST_HOLD * sampleRate, this.hold + this.missing);
     this.playing = this.begun = true;
     this.missing = this.faded = this.watched = 0;
     this.low = Infinity;
@@ -88,7 +88,7 @@ class Playback extends AudioWorkletProcessor {
     this.watched += out.length;
     if (this.watched > SHRINK_SECONDS * sampleRate) {
       this.excess = Math.max(0, Math.round(this.low - SPARE * sampleRate));
-      if (this.excess) this.hold = Math.max(START * sampleRate, this.hold - this.excess / 2);
+      if (this.excess) this.hold = Math.max(START * sampleRate, this.hold - this.excess / 4);
       this.low = Infinity;
       this.watched = 0;
     }
@@ -99,7 +99,6 @@ class Playback extends AudioWorkletProcessor {
     const count = Math.min(this.excess, 2 * this.fade, this.level - 2 * this.fade);
     if (count <= 0) return;
     this.skip(count);
-    this.drops -= count / sampleRate; // of silence: nothing was lost
     this.excess -= count;
   }
 

@@ -23,11 +23,12 @@ export class Strip {
     this.draw();
   }
 
-  // 80 ms of one side, to be heard `delay` ms from now.
+  // 80 ms of one side, to be heard `delay` ms from now. Bars follow each other like the sound does, not like its messages.
   add(side, samples, delay = 0) {
-    const bars = this.bars[side], piece = samples.length / 2;
-    const now = performance.now() + delay;
-    for (const i of [0, 1]) bars.push({ at: now + (i - 1) * BAR, level: level(samples.subarray(i * piece, (i + 1) * piece)) });
+    const bars = this.bars[side], piece = samples.length / 2, due = performance.now() + delay - BAR;
+    const next = bars.length ? bars.at(-1).at + BAR : due;
+    const at = Math.abs(next - due) < 400 ? next + 0.05 * (due - next) : due;
+    for (const i of [0, 1]) bars.push({ at: at + i * BAR, level: level(samples.subarray(i * piece, (i + 1) * piece)) });
     if (bars.length > KEPT) bars.splice(0, bars.length - KEPT);
   }
 
@@ -50,22 +51,27 @@ export class Strip {
     const { clientWidth: width, clientHeight: height } = this.canvas, middle = height / 2;
     context.setTransform(this.scale, 0, 0, this.scale, 0, 0);
     context.clearRect(0, 0, width, height);
+    const right = width - 24, left = Math.min(190, width * 0.3);
+    // Silence is a row of dots.
     context.fillStyle = this.colours.line;
-    context.fillRect(0, middle - 0.5, width, 1);
+    const shift = this.running ? ((now / BAR) * PITCH) % PITCH : 0;
+    for (let x = right - shift; x > left; x -= PITCH) {
+      context.globalAlpha = Math.min(1, (x - left) / 120);
+      context.fillRect(x, middle - 1, 2, 2);
+    }
     for (const [side, sign] of [["you", -1], ["moshi", 1]]) {
       context.fillStyle = this.colours[side];
       for (const bar of this.bars[side]) {
-        const x = width - 24 - ((now - bar.at) / BAR) * PITCH;
-        if (x < 0 || x > width - 12 || bar.level < 0.02) continue;
-        const tall = 2 + bar.level * (middle - 16);
-        // Older bars fade towards the names on the left.
-        context.globalAlpha = Math.min(1, Math.max(0, (x - 60) / (width * 0.35)) + 0.12);
+        const x = right - ((now - bar.at) / BAR) * PITCH;
+        if (x < left || x > right + 12 || bar.level < 0.03) continue;
+        const tall = 2 + bar.level * (middle - 20);
+        context.globalAlpha = Math.min(1, (x - left) / (width * 0.3));
         context.beginPath();
         context.roundRect(x, sign > 0 ? middle + 4 : middle - 4 - tall, WIDTH, tall, WIDTH / 2);
         context.fill();
       }
-      context.globalAlpha = 1;
     }
+    context.globalAlpha = 1;
   }
 }
 

@@ -22,7 +22,7 @@ export class Talk {
     this.said = null;
     this.waiting = [];
     this.sent = []; // when each frame left
-    this.frames = this.answers = this.dropped = 0;
+    this.frames = this.answered = this.dropped = 0;
     this.heard = performance.now();
     this.socket = new WebSocket(this.url, this.protocols);
     this.socket.binaryType = "arraybuffer";
@@ -58,6 +58,8 @@ export class Talk {
 
   told(fields) {
     if (fields.audio === "pcm_s16le") this.agreed = true;
+    // Until the model's delays have passed, what is heard is not answered.
+    if ("first" in fields) this.answered = fields.first;
     if (fields.figures) {
       this.dropped = fields.figures.dropped;
       this.on.figures(fields.figures);
@@ -73,8 +75,7 @@ export class Talk {
     const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
     const samples = new Float32Array(payload.byteLength >> 1);
     for (let i = 0; i < samples.length; i++) samples[i] = view.getInt16(2 * i, true) / 32768;
-    // Every frame heard is answered by one; the first few say nothing while the model's delays pass.
-    const asked = this.sent[Math.min(this.answers++ + this.dropped, this.frames - 1) % this.sent.length];
+    const asked = this.sent[Math.min(this.answered++ + this.dropped, this.frames - 1) % 256];
     if (asked) this.on.latency((performance.now() - asked) / 1000);
     this.on.sound(samples);
   }
