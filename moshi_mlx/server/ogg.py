@@ -69,9 +69,10 @@ class PacketReader:
                 end = after if after >= 0 else len(self._bytes)
                 if end > stated and self._whole(0, end):
                     return end
-            elif after >= 0 and not self._whole(after, self._stated_length(after)):
-                # Still on its way, with the mark somewhere in its body.
-                after = -1
+            else:
+                # Still on its way, unless a whole page follows already.
+                while after >= 0 and self._effort >= 0 and not self._whole(after, self._stated_length(after)):
+                    after = self._bytes.find(MARK, after + 1)
             if self._effort < 0 or len(self._bytes) > LONGEST_PAGE:
                 after = len(self._bytes) if after < 0 or self._effort < 0 else after
             if after < 0:

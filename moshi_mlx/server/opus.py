@@ -81,11 +81,14 @@ class OpusWriter:
 
     def encode(self, pcm: np.ndarray) -> bytes:
         packets = self._packets.feed(self._encoder.append_pcm(np.ascontiguousarray(pcm, np.float32)))
-        self._samples += len(pcm)
-        return b"".join(
-            self._pages.page(p, 0 if p.startswith((HEAD, TAGS)) else self._samples * GRANULES_PER_SAMPLE)
-            for p in packets
-        )
+        headers = [p for p in packets if p.startswith((HEAD, TAGS))]
+        pages = [self._pages.page(p, 0) for p in headers]
+        # sphn makes packets of 40 ms and less: a frame is several, all of one length.
+        sound = packets[len(headers) :]
+        for packet in sound:
+            self._samples += len(pcm) // len(sound)
+            pages.append(self._pages.page(packet, self._samples * GRANULES_PER_SAMPLE))
+        return b"".join(pages)
 
 
 class Pcm:

@@ -81,5 +81,5 @@ export function decibels(samples) {
   return Math.max(-60, 10 * Math.log10(power / Math.max(1, samples.length) + 1e-9));
 }
 
-export const share = (db) => Math.max(0, Math.min(1, (db + 54) / 42));
+export const share = (db) => Math.max(0, Math.min(1, (db + 54) / 48));
 const level = (samples) => share(decibels(samples));
