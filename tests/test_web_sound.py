@@ -143,7 +143,9 @@ def test_sound_before_the_talk_is_not_decoded():
     np.testing.assert_allclose(out[2 * 1920 :], decoded(pages)[22 * 1920 :], atol=0.02)
 
 
-@pytest.mark.parametrize("rubbish", [b"OggS" * 260_000, (b"OggS\0\0" + bytes(20) + b"\xff" * 3) * 36_000, bytes(1 << 20)])
+@pytest.mark.parametrize(
+    "rubbish", [b"OggS" * 260_000, (b"OggS\0\0" + bytes(20) + b"\xff" * 3) * 36_000, bytes(1 << 20)]
+)
 def test_rubbish_keeps_nobody_busy(rubbish):
     """A message of the largest size; the next page is found all the same."""
     reader, pages = OpusReader(), stream(5)

@@ -16,8 +16,8 @@ from aiohttp import hdrs, web
 from ..errors import InputError
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s\[\]:/@,]+)(?::([0-9]{1,5}))?", re.ASCII)
-ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s\[\]:/@,]+)(?::[0-9]{1,5})?", re.ASCII)
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
+ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # A page can only be given its token after it has been loaded.
 NEEDS_TOKEN, OPEN_TO_ALL = ("/api/", "/v1/", "/metrics"), ("/api/build_info",)
@@ -166,7 +166,7 @@ def middleware(rules: Rules):
 def add_headers(rules: Rules) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     async def add(request: web.Request, response: web.StreamResponse) -> None:
         for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
+            response.headers[name] = value
         asked = request.headers.get(hdrs.ORIGIN, "").lower()
         if asked in rules.origins:
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request.headers[hdrs.ORIGIN]
