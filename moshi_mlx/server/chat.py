@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from ..engine.scheduler import Scheduler
-from ..engine.streams import NoFreeRow, Stream
+from ..engine.streams import ModelStopped, NoFreeRow, Stream
 from ..engine.token_clock import UNGENERATED
 from ..errors import MoshiError
 from ..session.session import Frame
@@ -229,9 +230,12 @@ class _Talk:
         if error is None:
             await self._socket.close()
             return
-        if not isinstance(error, MoshiError):
-            log.logger.error("the model failed", exc_info=error)
-        sentence = str(error) if isinstance(error, MoshiError) else "the model failed; the server's log says why"
+        cause = error.__cause__ if isinstance(error, ModelStopped) else error
+        if isinstance(cause, MoshiError):
+            sentence = without_folders(str(cause))
+        else:
+            log.logger.error("the model failed", exc_info=cause)
+            sentence = "the model failed; the server's log says why"
         await self.end(WSCloseCode.INTERNAL_ERROR, sentence)
 
     async def _tell_place(self) -> None:
@@ -288,6 +292,11 @@ class _Talk:
             raise Gone("unread") from None
         except (ConnectionError, RuntimeError):
             raise Gone("client") from None
+
+
+def without_folders(sentence: str) -> str:
+    """A message of this machine for a client elsewhere: files by their names alone."""
+    return re.sub(r"[/~][^\s'\",;]*/", "", sentence)
 
 
 def waiting_sentence(place: int, rows: int) -> str:
