@@ -16,8 +16,8 @@ import pytest
 from web_server import PATIENCE, Client, Echo, Server, tone
 
 pytest.importorskip("sphn")
-from moshi_mlx.errors import InputError  # noqa: E402
-from moshi_mlx.server import door, guard, log, pages  # noqa: E402
+from moshi_mlx.errors import InputError
+from moshi_mlx.server import door, guard, log, pages
 
 TOKEN = "a-token-of-more-than-twenty-two-letters"
 
@@ -112,7 +112,7 @@ def test_every_other_name_is_refused(server, host):
 
 def test_no_name_and_two_names_are_refused(server):
     assert ask(server.port, "GET / HTTP/1.0\n\n")[0] == 403
-    two = f"GET / HTTP/1.1\nHost: localhost\nHost: localhost\nConnection: close\n\n"
+    two = "GET / HTTP/1.1\nHost: localhost\nHost: localhost\nConnection: close\n\n"
     assert ask(server.port, two)[0] in (400, 403)
 
 

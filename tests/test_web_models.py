@@ -1,0 +1,292 @@
+"""Talks over real sockets with real models: each is, to the token, what its model says alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import random
+import resource
+
+import aiohttp
+import numpy as np
+import pytest
+import soundfile
+from random_checkpoint import write, write_voice
+from web_server import Client, Server
+
+pytest.importorskip("sphn")
+from moshi_mlx import checkpoint  # noqa: E402
+from moshi_mlx.checkpoint.registry import DEMO_FOLDER  # noqa: E402
+from moshi_mlx.engine.token_clock import UNGENERATED  # noqa: E402
+from moshi_mlx.modules.sampling import Sampler  # noqa: E402
+from moshi_mlx.server import recorded  # noqa: E402
+from moshi_mlx.server.talks import Defaults, Talks  # noqa: E402
+from moshi_mlx.session import Session  # noqa: E402
+from moshi_mlx.session.conversations import Conversations  # noqa: E402
+from moshi_mlx.session.voices import find_voice  # noqa: E402
+
+
+def serve(folder, rows: int = 1, record=None, **defaults) -> Server:
+    """A server of the checkpoint in `folder`, as the command makes it."""
+    made: list[Talks] = []
+
+    def make():
+        loaded = checkpoint.load(folder)
+        g = loaded.config.generation
+        samplers = [Sampler(t, top_p=0, top_k=k) for t, k in ((g.temp_text, g.top_k_text), (g.temp, g.top_k))]
+        made.append(Talks(loaded, Defaults(*samplers, **defaults)))
+        kind = Conversations(loaded, rows, text_sampler=samplers[0], audio_sampler=samplers[1])
+        return kind if record is None else recorded.Recorded(kind, record)
+
+    server = Server(make=make, options=lambda wishes: made[0].make(wishes))
+    server.talks = made[0]
+    return server
+
+
+def alone(folder, pcm: np.ndarray, seed: int, text=(None, None), audio=(None, None), **options) -> tuple[np.ndarray, str]:
+    """The same talk by a session of its own."""
+    loaded = checkpoint.load(folder)
+    g = loaded.config.generation
+    temps = (text[0] if text[0] is not None else g.temp_text, audio[0] if audio[0] is not None else g.temp)
+    counts = (text[1] if text[1] is not None else g.top_k_text, audio[1] if audio[1] is not None else g.top_k)
+    samplers = [Sampler(t, top_p=0, top_k=k) for t, k in zip(temps, counts, strict=True)]
+    session = Session(loaded, seed=seed, text_sampler=samplers[0], audio_sampler=samplers[1], **options)
+    frames = [session.step(f) for f in pcm.reshape(-1, 1920)]
+    said = [f.pcm for f in frames if f.text_token != UNGENERATED]
+    return np.concatenate(said), "".join(f.text for f in frames)
+
+
+def prompt(name: str, frames: int = 30) -> np.ndarray:
+    pcm, _ = soundfile.read(DEMO_FOLDER / "prompts" / f"{name}.flac", dtype="float32")
+    return np.resize(pcm, frames * 1920).astype(np.float32)
+
+
+async def hold(session: aiohttp.ClientSession, server: Server, pcm: np.ndarray, url: str, unsteady: int | None = None):
+    """A whole talk, each frame when the last was answered; now and then late where `unsteady` is a seed."""
+    chance = random.Random(unsteady)
+    async with session.ws_connect(f"{server.chat}?audio=pcm_f32le&{url}") as connection:
+        client = Client(connection, "<f4")
+        await client.opened()
+        first = None
+        for i, frame in enumerate(pcm.reshape(-1, 1920)):
+            if unsteady is not None and chance.random() < 0.2:
+                await asyncio.sleep(chance.random() * 0.1)
+            await client.send(frame)
+            if first is None and i == 0:
+                continue
+            await client.until(lambda c, n=i: len(c.audio) >= n)
+        # Words come after the sound of their frame.
+        with contextlib.suppress(asyncio.TimeoutError):
+            await client.receive(0.3)
+        return client.pcm, client.text
+
+
+def test_four_talkers_at_once_one_vanishing_one_never_reading():
+    """The two that remain, and the two that follow in their rows, say what each of them alone would."""
+    talks = [
+        ("sum", 11, {"text": (0.0, None), "audio": (0.9, 100)}, "text_temperature=0&audio_temperature=0.9&audio_topk=100&seed=11"),
+        ("greeting", 12, {}, "seed=12"),
+        ("name", 13, {"text": (0.7, 25), "audio": (0.2, 5)}, "text_temperature=0.7&text_topk=25&audio_temperature=0.2&audio_topk=5&seed=13"),
+        ("repeat", 14, {"audio": (0.0, None)}, "audio_temperature=0&seed=14"),
+    ]  # fmt: skip
+
+    async def vanish(session: aiohttp.ClientSession, server: Server) -> None:
+        connection = await session.ws_connect(f"{server.chat}?audio=pcm_f32le&seed=1&audio_temperature=3")
+        client = Client(connection, "<f4")
+        await client.opened()
+        await client.talk(prompt("about", 8))
+        connection._response.connection.transport.abort()
+
+    async def never_read(session: aiohttp.ClientSession, server: Server) -> None:
+        async with session.ws_connect(f"{server.chat}?seed=2&text_temperature=2&audio=pcm_f32le") as connection:
+            for frame in prompt("about", 20).reshape(-1, 1920):
+                await connection.send_bytes(b"\x01" + frame.tobytes())
+                await asyncio.sleep(0.08)
+
+    async def act(server: Server):
+        async with aiohttp.ClientSession() as session:
+            others = [asyncio.create_task(vanish(session, server)), asyncio.create_task(never_read(session, server))]
+            await asyncio.sleep(0.2)
+            heard = [asyncio.create_task(hold(session, server, prompt(n), url, i)) for i, (n, _, _, url) in enumerate(talks)]
+            await asyncio.gather(*others)
+            return await asyncio.gather(*heard)
+
+    with serve(DEMO_FOLDER, rows=4) as server:
+        heard = asyncio.run(act(server))
+        server.wait_free()
+    for (name, seed, manner, _), (pcm, text) in zip(talks, heard, strict=True):
+        expected, words = alone(DEMO_FOLDER, prompt(name), seed, **manner)
+        assert text == words
+        np.testing.assert_allclose(pcm, expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def persona(tmp_path_factory):
+    """A PersonaPlex of the smallest size, with two voices."""
+    folder = tmp_path_factory.mktemp("persona")
+    write(folder, "tiny-personaplex", None, seed=2)
+    (folder / "voices").mkdir()
+    config = json.loads((folder / "config.json").read_text())
+    for i, name in enumerate(("NATF0", "NATM1")):
+        write_voice(folder / "voices" / f"{name}.safetensors", config, seed=i)
+    return folder
+
+
+def test_a_row_taken_over_has_nothing_of_the_last_voice(persona):
+    """Voice, role and seed of one talk after another in the same row."""
+    pcm = prompt("sum", 12)
+    talks = [
+        ({"voice": "NATF0", "text_prompt": "You sell fish."}, 3, "voice_prompt=NATF0.pt&text_prompt=You+sell+fish.&seed=3"),
+        ({"voice": "NATM1", "text_prompt": ""}, 4, "voice_prompt=NATM1&text_prompt=&seed=4"),
+        ({}, 5, "seed=5"),
+        ({"voice": "NATF0", "text_prompt": "You sell fish."}, 3, "voice_prompt=NATF0&text_prompt=You+sell+fish.&seed=3"),
+    ]  # fmt: skip
+
+    async def act(server: Server):
+        async with aiohttp.ClientSession() as session:
+            return [await hold_prompted(session, server, pcm, url) for _, _, url in talks]
+
+    with serve(persona) as server:
+        heard = asyncio.run(act(server))
+        place = server.talks.loaded.files.place
+    for (options, seed, _), (said, text) in zip(talks, heard, strict=True):
+        if "voice" in options:
+            options = {**options, "voice": find_voice(options["voice"], place)}
+        expected, words = alone(persona, pcm, seed, **options)
+        assert text == words
+        np.testing.assert_allclose(said, expected, atol=1e-5)
+    assert not np.allclose(heard[0][0], heard[1][0], atol=1e-3)
+    np.testing.assert_array_equal(heard[0][0], heard[3][0])
+
+
+async def hold_prompted(session, server, pcm, url):
+    """As `hold`, of a model whose delays have passed with its prompt: every frame is answered."""
+    async with session.ws_connect(f"{server.chat}?audio=pcm_f32le&{url}") as connection:
+        client = Client(connection, "<f4")
+        await client.opened()
+        await client.talk(pcm, first=0)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await client.receive(0.3)
+        return client.pcm, client.text
+
+
+def test_voices_that_nobody_has_are_refused_where_they_are_known(persona, monkeypatch):
+    async def ask(server: Server, url: str) -> tuple[int, str]:
+        async with aiohttp.ClientSession() as session, session.get(f"{server.chat}?{url}") as answer:
+            return answer.status, await answer.text()
+
+    with serve(persona) as server:
+        # A folder without the list of its voices: told when the talk would begin.
+        async def act():
+            async with aiohttp.ClientSession() as session:
+                async with session.ws_connect(f"{server.chat}?voice_prompt=NATX9") as connection:
+                    client = Client(connection)
+                    while await client.receive() is not None:
+                        pass
+                    return client.errors, connection.close_code
+
+        errors, code = asyncio.run(act())
+        assert code == 1011
+        assert "NATX9" in errors[0] and "/" not in errors[0]
+        monkeypatch.setattr(server.talks, "voices", ["NATF0", "NATM1"])
+        status, text = asyncio.run(ask(server, "voice_prompt=NATX9"))
+        assert status == 400
+        assert "known voices: NATF0, NATM1" in text
+
+
+def test_voice_and_role_mean_nothing_to_other_models(tiny_checkpoint):
+    async def act(server: Server):
+        async with aiohttp.ClientSession() as session:
+            return await hold(session, server, prompt("sum", 5), "voice_prompt=NATF2&text_prompt=a+pirate&seed=1")
+
+    with serve(tiny_checkpoint) as server:
+        said, _ = asyncio.run(act(server))
+    expected, _ = alone(tiny_checkpoint, prompt("sum", 5), 1)
+    np.testing.assert_allclose(said, expected, atol=1e-5)
+
+
+def test_seeds(tiny_checkpoint):
+    """The same ones say the same, others do not, and none are others every time."""
+
+    async def act(server: Server):
+        async with aiohttp.ClientSession() as session:
+            urls = [
+                "text_seed=1&audio_seed=2", "text_seed=1&audio_seed=2", "text_seed=2&audio_seed=1", "text_seed=1&audio_seed=3", "", "", "seed=-1",
+            ]  # fmt: skip
+            return [(await hold(session, server, prompt("sum", 8), url))[0].tobytes() for url in urls]
+
+    with serve(tiny_checkpoint) as server:
+        said = asyncio.run(act(server))
+    assert said[0] == said[1]
+    assert len(set(said)) == 6
+
+
+def test_a_recording_holds_what_was_heard_and_said(tiny_checkpoint, tmp_path):
+    pcm = prompt("sum", 20)
+
+    async def act(server: Server):
+        async with aiohttp.ClientSession() as session:
+            return [await hold(session, server, pcm, "seed=1") for _ in range(2)]
+
+    with serve(tiny_checkpoint, record=tmp_path) as server:
+        heard = asyncio.run(act(server))
+        server.wait_free()
+    folders = sorted(tmp_path.iterdir())
+    assert len(folders) == 2
+    for folder, (said, text) in zip(folders, heard, strict=True):
+        for _ in range(100):
+            if (folder / "stereo.wav").exists() and soundfile.info(folder / "stereo.wav").frames == len(pcm):
+                break
+            asyncio.run(asyncio.sleep(0.1))
+        both, rate = soundfile.read(folder / "stereo.wav", dtype="float32")
+        assert rate == 24000
+        np.testing.assert_allclose(both[:, 0], pcm, atol=1e-4)
+        np.testing.assert_allclose(both[-len(said) :, 1], np.clip(said, -1, 1), atol=1e-4)
+        lines = [json.loads(line) for line in (folder / "transcript.jsonl").read_text().splitlines()]
+        assert "".join(line.get("text", "") for line in lines) == text.replace(" ", "")
+        assert lines[-1]["event"] == "end"
+
+
+def test_a_recording_that_cannot_be_kept_does_not_cost_the_talk(tiny_checkpoint, tmp_path):
+    folder = tmp_path / "recordings"
+    folder.write_text("a file")
+
+    async def act(server: Server):
+        async with aiohttp.ClientSession() as session:
+            return await hold(session, server, prompt("sum", 5), "seed=1")
+
+    with serve(tiny_checkpoint, record=folder) as server:
+        assert len(asyncio.run(act(server))[0]) == 4 * 1920
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(500, marks=pytest.mark.slow)])
+def test_memory_is_flat_over_many_talks(tiny_checkpoint, count):
+    import mlx.core as mx
+
+    async def act(server: Server, talks: int):
+        async with aiohttp.ClientSession() as session:
+            for i in range(talks):
+                await hold_quickly(session, server, f"seed={i}&audio_topk={1 + i % 50}", abandon=i % 4 == 3)
+
+    with serve(tiny_checkpoint, rows=2) as server:
+        asyncio.run(act(server, 6))
+        server.wait_free()
+        gc.collect()
+        held, before = mx.get_active_memory(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        asyncio.run(act(server, count))
+        server.wait_free()
+        gc.collect()
+        assert mx.get_active_memory() <= held + (1 << 20)
+        # In kB: less than a tenth of one talk's second of sound for each.
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000 + 10 * count
+
+
+async def hold_quickly(session, server, url, abandon):
+    async with session.ws_connect(f"{server.chat}?{url}&audio=pcm_s16le") as connection:
+        client = Client(connection)
+        await client.opened()
+        await client.talk(prompt("sum", 6))
+        if abandon:
+            connection._response.connection.transport.abort()
