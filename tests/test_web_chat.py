@@ -441,7 +441,11 @@ def test_a_model_that_fails_is_told_in_a_sentence(known):
     from moshi_mlx.errors import InputError
 
     class Fails(Failing):
-        error = InputError("the voice file /home/me/secret/mine.pt is empty.") if known else RuntimeError("/home/me/secret.py broke")
+        error = (
+            InputError("the voice file /home/me/secret/mine.pt is empty.")
+            if known
+            else RuntimeError("/home/me/secret.py broke")
+        )
 
     async def act(client: Client):
         await client.opened()

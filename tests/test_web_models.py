@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
 import random
@@ -13,7 +12,7 @@ import aiohttp
 import numpy as np
 import pytest
 import soundfile
-from random_checkpoint import write, write_voice
+from random_checkpoint import write
 from web_server import Client, Server
 
 pytest.importorskip("sphn")
@@ -25,7 +24,7 @@ from moshi_mlx.server import recorded  # noqa: E402
 from moshi_mlx.server.talks import Defaults, Talks  # noqa: E402
 from moshi_mlx.session import Session  # noqa: E402
 from moshi_mlx.session.conversations import Conversations  # noqa: E402
-from moshi_mlx.session.voices import find_voice  # noqa: E402
+from moshi_mlx.session.voices import Voice, find_voice  # noqa: E402
 
 
 def serve(folder, rows: int = 1, record=None, **defaults) -> Server:
@@ -45,7 +44,9 @@ def serve(folder, rows: int = 1, record=None, **defaults) -> Server:
     return server
 
 
-def alone(folder, pcm: np.ndarray, seed: int, text=(None, None), audio=(None, None), **options) -> tuple[np.ndarray, str]:
+def alone(
+    folder, pcm: np.ndarray, seed: int, text=(None, None), audio=(None, None), **options
+) -> tuple[np.ndarray, str]:
     """The same talk by a session of its own."""
     loaded = checkpoint.load(folder)
     g = loaded.config.generation
@@ -69,18 +70,12 @@ async def hold(session: aiohttp.ClientSession, server: Server, pcm: np.ndarray, 
     async with session.ws_connect(f"{server.chat}?audio=pcm_f32le&{url}") as connection:
         client = Client(connection, "<f4")
         await client.opened()
-        first = None
         for i, frame in enumerate(pcm.reshape(-1, 1920)):
             if unsteady is not None and chance.random() < 0.2:
                 await asyncio.sleep(chance.random() * 0.1)
             await client.send(frame)
-            if first is None and i == 0:
-                continue
-            await client.until(lambda c, n=i: len(c.audio) >= n)
-        # Words come after the sound of their frame.
-        with contextlib.suppress(asyncio.TimeoutError):
-            await client.receive(0.3)
-        return client.pcm, client.text
+            await client.until(lambda c, n=i: len(c.audio) > n)
+        return await finished(client, len(client.audio))
 
 
 def test_four_talkers_at_once_one_vanishing_one_never_reading():
@@ -96,7 +91,7 @@ def test_four_talkers_at_once_one_vanishing_one_never_reading():
         connection = await session.ws_connect(f"{server.chat}?audio=pcm_f32le&seed=1&audio_temperature=3")
         client = Client(connection, "<f4")
         await client.opened()
-        await client.talk(prompt("about", 8))
+        await client.talk(prompt("about", 8), first=0)
         connection._response.connection.transport.abort()
 
     async def never_read(session: aiohttp.ClientSession, server: Server) -> None:
@@ -109,7 +104,9 @@ def test_four_talkers_at_once_one_vanishing_one_never_reading():
         async with aiohttp.ClientSession() as session:
             others = [asyncio.create_task(vanish(session, server)), asyncio.create_task(never_read(session, server))]
             await asyncio.sleep(0.2)
-            heard = [asyncio.create_task(hold(session, server, prompt(n), url, i)) for i, (n, _, _, url) in enumerate(talks)]
+            heard = [
+                asyncio.create_task(hold(session, server, prompt(n), url, i)) for i, (n, _, _, url) in enumerate(talks)
+            ]
             await asyncio.gather(*others)
             return await asyncio.gather(*heard)
 
@@ -118,7 +115,7 @@ def test_four_talkers_at_once_one_vanishing_one_never_reading():
         server.wait_free()
     for (name, seed, manner, _), (pcm, text) in zip(talks, heard, strict=True):
         expected, words = alone(DEMO_FOLDER, prompt(name), seed, **manner)
-        assert text == words
+        assert text.startswith(words)
         np.testing.assert_allclose(pcm, expected, atol=1e-5)
 
 
@@ -128,9 +125,9 @@ def persona(tmp_path_factory):
     folder = tmp_path_factory.mktemp("persona")
     write(folder, "tiny-personaplex", None, seed=2)
     (folder / "voices").mkdir()
-    config = json.loads((folder / "config.json").read_text())
     for i, name in enumerate(("NATF0", "NATM1")):
-        write_voice(folder / "voices" / f"{name}.safetensors", config, seed=i)
+        codes = np.random.default_rng(i).integers(0, 2048, (8, 10)).astype(np.int32)
+        Voice(name, codes=codes).save(folder / "voices" / f"{name}.safetensors")
     return folder
 
 
@@ -146,7 +143,7 @@ def test_a_row_taken_over_has_nothing_of_the_last_voice(persona):
 
     async def act(server: Server):
         async with aiohttp.ClientSession() as session:
-            return [await hold_prompted(session, server, pcm, url) for _, _, url in talks]
+            return [await hold(session, server, pcm, url) for _, _, url in talks]
 
     with serve(persona) as server:
         heard = asyncio.run(act(server))
@@ -155,21 +152,17 @@ def test_a_row_taken_over_has_nothing_of_the_last_voice(persona):
         if "voice" in options:
             options = {**options, "voice": find_voice(options["voice"], place)}
         expected, words = alone(persona, pcm, seed, **options)
-        assert text == words
+        assert text.startswith(words)
         np.testing.assert_allclose(said, expected, atol=1e-5)
     assert not np.allclose(heard[0][0], heard[1][0], atol=1e-3)
     np.testing.assert_array_equal(heard[0][0], heard[3][0])
 
 
-async def hold_prompted(session, server, pcm, url):
-    """As `hold`, of a model whose delays have passed with its prompt: every frame is answered."""
-    async with session.ws_connect(f"{server.chat}?audio=pcm_f32le&{url}") as connection:
-        client = Client(connection, "<f4")
-        await client.opened()
-        await client.talk(pcm, first=0)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await client.receive(0.3)
-        return client.pcm, client.text
+async def finished(client: Client, frames: int) -> tuple[np.ndarray, str]:
+    """The sound so far, and its words, which are all there once a further frame is answered (and may have one more)."""
+    await client.send(np.zeros(1920, np.float32))
+    await client.until(lambda c: len(c.audio) > frames)
+    return client.pcm[: frames * 1920], client.text
 
 
 def test_voices_that_nobody_has_are_refused_where_they_are_known(persona, monkeypatch):
@@ -237,15 +230,15 @@ def test_a_recording_holds_what_was_heard_and_said(tiny_checkpoint, tmp_path):
     assert len(folders) == 2
     for folder, (said, text) in zip(folders, heard, strict=True):
         for _ in range(100):
-            if (folder / "stereo.wav").exists() and soundfile.info(folder / "stereo.wav").frames == len(pcm):
+            if (folder / "stereo.wav").exists() and soundfile.info(folder / "stereo.wav").frames > len(pcm):
                 break
             asyncio.run(asyncio.sleep(0.1))
         both, rate = soundfile.read(folder / "stereo.wav", dtype="float32")
         assert rate == 24000
-        np.testing.assert_allclose(both[:, 0], pcm, atol=1e-4)
-        np.testing.assert_allclose(both[-len(said) :, 1], np.clip(said, -1, 1), atol=1e-4)
+        np.testing.assert_allclose(both[: len(pcm), 0], pcm, atol=1e-4)
+        np.testing.assert_allclose(both[: len(pcm), 1], np.clip(said, -1, 1), atol=1e-4)
         lines = [json.loads(line) for line in (folder / "transcript.jsonl").read_text().splitlines()]
-        assert "".join(line.get("text", "") for line in lines) == text.replace(" ", "")
+        assert "".join(line.get("text", "") for line in lines).startswith(text.replace(" ", ""))
         assert lines[-1]["event"] == "end"
 
 
@@ -258,7 +251,7 @@ def test_a_recording_that_cannot_be_kept_does_not_cost_the_talk(tiny_checkpoint,
             return await hold(session, server, prompt("sum", 5), "seed=1")
 
     with serve(tiny_checkpoint, record=folder) as server:
-        assert len(asyncio.run(act(server))[0]) == 4 * 1920
+        assert len(asyncio.run(act(server))[0]) == 5 * 1920
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(500, marks=pytest.mark.slow)])
@@ -287,6 +280,6 @@ async def hold_quickly(session, server, url, abandon):
     async with session.ws_connect(f"{server.chat}?{url}&audio=pcm_s16le") as connection:
         client = Client(connection)
         await client.opened()
-        await client.talk(prompt("sum", 6))
+        await client.talk(prompt("sum", 6), first=0)
         if abandon:
             connection._response.connection.transport.abort()
