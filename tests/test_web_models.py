@@ -16,15 +16,15 @@ from random_checkpoint import write
 from web_server import Client, Server
 
 pytest.importorskip("sphn")
-from moshi_mlx import checkpoint  # noqa: E402
-from moshi_mlx.checkpoint.registry import DEMO_FOLDER  # noqa: E402
-from moshi_mlx.engine.token_clock import UNGENERATED  # noqa: E402
-from moshi_mlx.modules.sampling import Sampler  # noqa: E402
-from moshi_mlx.server import recorded  # noqa: E402
-from moshi_mlx.server.talks import Defaults, Talks  # noqa: E402
-from moshi_mlx.session import Session  # noqa: E402
-from moshi_mlx.session.conversations import Conversations  # noqa: E402
-from moshi_mlx.session.voices import Voice, find_voice  # noqa: E402
+from moshi_mlx import checkpoint
+from moshi_mlx.checkpoint.registry import DEMO_FOLDER
+from moshi_mlx.engine.token_clock import UNGENERATED
+from moshi_mlx.modules.sampling import Sampler
+from moshi_mlx.server import recorded
+from moshi_mlx.server.talks import Defaults, Talks
+from moshi_mlx.session import Session
+from moshi_mlx.session.conversations import Conversations
+from moshi_mlx.session.voices import Voice, find_voice
 
 
 def serve(folder, rows: int = 1, record=None, **defaults) -> Server:
@@ -59,7 +59,7 @@ def alone(
     return np.concatenate(said), "".join(f.text for f in frames)
 
 
-def prompt(name: str, frames: int = 30) -> np.ndarray:
+def prompt(name: str, frames: int = 20) -> np.ndarray:
     pcm, _ = soundfile.read(DEMO_FOLDER / "prompts" / f"{name}.flac", dtype="float32")
     return np.resize(pcm, frames * 1920).astype(np.float32)
 
@@ -173,12 +173,12 @@ def test_voices_that_nobody_has_are_refused_where_they_are_known(persona, monkey
     with serve(persona) as server:
         # A folder without the list of its voices: told when the talk would begin.
         async def act():
-            async with aiohttp.ClientSession() as session:
-                async with session.ws_connect(f"{server.chat}?voice_prompt=NATX9") as connection:
-                    client = Client(connection)
-                    while await client.receive() is not None:
-                        pass
-                    return client.errors, connection.close_code
+            url = f"{server.chat}?voice_prompt=NATX9"
+            async with aiohttp.ClientSession() as session, session.ws_connect(url) as connection:
+                client = Client(connection)
+                while await client.receive() is not None:
+                    pass
+                return client.errors, connection.close_code
 
         errors, code = asyncio.run(act())
         assert code == 1011

@@ -104,6 +104,10 @@ class Server:
             self._thread.join(PATIENCE)
         self.scheduler.close()
 
+    def cut(self) -> None:
+        """Every connection is lost, without a farewell."""
+        self._loop.call_soon_threadsafe(lambda: [c.transport.abort() for c in list(self.door.busy)])
+
     @property
     def port(self) -> int:
         return self.door.port

@@ -19,8 +19,12 @@ export class Sound {
     this.context.onstatechange = () => this.on.state(this.running);
     const resumed = this.context.resume().catch(() => {});
     await this.openMicrophone();
-    for (const file of ["resample.js", "capture.js", "playback.js"]) {
-      await this.context.audioWorklet.addModule(new URL(file, import.meta.url));
+    try {
+      for (const file of ["resample.js", "capture.js", "playback.js"]) {
+        await this.context.audioWorklet.addModule(new URL(file, import.meta.url));
+      }
+    } catch {
+      throw new SoundError("The server does not answer. Is it still running?");
     }
     const mono = { channelCount: 1, channelCountMode: "explicit" };
     this.playback = new AudioWorkletNode(this.context, "playback", { numberOfInputs: 0, outputChannelCount: [1] });

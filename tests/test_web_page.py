@@ -1,0 +1,589 @@
+"""The page in a real browser: every state it can be in, every button, and what it looks like."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import threading
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import pytest
+import soundfile
+from web_page import NATIVE_RATE, SCHEMES, TAP, heard, launch, microphone, need_browser
+from web_server import PATIENCE, Client, Echo, Server
+
+sync_api = need_browser()
+pytest.importorskip("sphn")
+from test_web_models import serve  # noqa: E402
+
+from moshi_mlx.checkpoint.registry import DEMO_FOLDER  # noqa: E402
+from moshi_mlx.server import guard, pages  # noqa: E402
+from moshi_mlx.server.app import About  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKEN = "a-token-of-more-than-twenty-two-letters"
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+MILLISECONDS = 1000 * PATIENCE
+HALF_SECOND = 12000
+
+
+@pytest.fixture(scope="module")
+def question(tmp_path_factory) -> Path:
+    """A spoken sum after half a second of silence."""
+    pcm, rate = soundfile.read(DEMO_FOLDER / "prompts" / "sum.flac", dtype="float32")
+    silence = np.zeros(rate, np.float32)
+    return microphone(tmp_path_factory.mktemp("mic") / "sum.wav", np.concatenate([silence[: rate // 2], pcm, silence]))
+
+
+@pytest.fixture(scope="module")
+def playwright():
+    with sync_api.sync_playwright() as p:
+        yield p
+
+
+@pytest.fixture(scope="module")
+def browser(playwright, question):
+    chromium = launch(playwright, question)
+    yield chromium
+    chromium.close()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server(make=lambda: Echo(2)) as s:
+        yield s
+
+
+class Page:
+    """The page, and that nothing goes wrong behind it: no script error, no other host."""
+
+    def __init__(self, browser, scripts=(TAP,), viewport=DESKTOP, **context):
+        self.context = browser.new_context(viewport=viewport, **context)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(MILLISECONDS)
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
+        self.page.on("request", lambda r: self.requests.append(r.url))
+        for script in scripts:
+            self.page.add_init_script(script)
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, failed, *_) -> None:
+        self.context.close()
+        if failed is None:
+            assert self.errors == []
+
+    def open(self, server: Server, path: str = "/", host: str = "localhost") -> Page:
+        self.page.goto(f"{server.rules.scheme}://{host}:{server.port}{path}")
+        return self
+
+    @property
+    def button(self):
+        """The one button: whatever it says now."""
+        return self.page.get_by_role("button", name=re.compile("^(Talk|Start|Stop|End)")).first
+
+    def text(self, id: str) -> str:
+        return self.page.locator(f"#{id}").inner_text()
+
+    def wait(self, id: str, words: str) -> None:
+        sync_api.expect(self.page.locator(f"#{id}")).to_contain_text(words, timeout=MILLISECONDS)
+
+    def talk(self) -> Page:
+        self.button.click()
+        self.wait("status", "You are connected.")
+        return self
+
+    def stop(self) -> None:
+        self.button.click()
+        self.wait("status", "The talk has ended.")
+
+
+# Talks ----------------------------------------------------------------------------------------------------------------
+
+
+def test_it_answers_a_spoken_sum_twice(browser):
+    """In words on the page and in the loudspeaker's signal, with a stop and a new talk between."""
+    pytest.importorskip("pocketsphinx")
+    sys.path.append(str(ROOT))
+    from examples.train_demo.recogniser import Recogniser, heard_speech
+
+    listener, answer = Recogniser("answer"), "three plus four is seven"
+    with serve(DEMO_FOLDER) as server, Page(browser) as p:
+        p.open(server)
+        for number in (1, 2):
+            assert p.button.inner_text().startswith("Talk")
+            p.talk()
+            assert p.button.inner_text().startswith("Stop")
+            last = p.page.locator("#words p").nth(number - 1)
+            sync_api.expect(last).to_have_text(answer, timeout=MILLISECONDS)
+            # The last word is still being spoken.
+            p.page.wait_for_timeout(1000)
+            assert heard_speech(listener, heard(p.page), 24000) == answer
+            assert re.fullmatch(r"\d+ ms", p.text("latency"))
+            assert re.fullmatch(r"\d+ ms", p.text("buffer"))
+            assert p.text("dropped").isdigit()
+            p.stop()
+            server.wait_free()
+        assert " ".join(p.text("words").split()) == f"{answer} {answer}"
+        assert {u.split("/")[2] for u in p.requests} == {f"localhost:{server.port}"}
+
+
+def likeness(out: np.ndarray, microphone: Path) -> float:
+    """How well the loudest half second of `out` is found again in what was said."""
+    said, _ = soundfile.read(microphone, dtype="float32")
+    loud = int(np.argmax(energies(out)))
+    piece = out[loud : loud + HALF_SECOND]
+    size = len(said) + len(piece)
+    correlation = np.fft.irfft(np.fft.rfft(said, size) * np.conj(np.fft.rfft(piece, size)))[
+        : len(said) - len(piece) + 1
+    ]
+    return float(np.max(correlation / np.sqrt(energies(said) * np.sum(np.square(piece)) + 1e-9)))
+
+
+def energies(pcm: np.ndarray) -> np.ndarray:
+    """Of every half second."""
+    total = np.concatenate([[0.0], np.cumsum(np.square(pcm, dtype=np.float64))])
+    return total[HALF_SECOND:] - total[:-HALF_SECOND]
+
+
+@pytest.mark.parametrize("scripts", [(TAP,), (TAP, NATIVE_RATE)], ids=["24 kHz", "48 kHz"])
+def test_sound_survives_both_ways(browser, server, question, scripts):
+    """From the microphone through the worklets and the server to the loudspeaker, resampled where the browser has another rate."""
+    with Page(browser, scripts) as p:
+        p.open(server).talk()
+        p.page.wait_for_timeout(2500)
+        out = heard(p.page)
+        assert p.page.evaluate("window.heardRate") == (48000 if len(scripts) > 1 else 24000)
+        p.stop()
+    assert likeness(out, question) > 0.8
+
+
+def test_mute_new_conversation_and_save(browser, server, tmp_path):
+    with Page(browser, accept_downloads=True) as p:
+        p.open(server)
+        for name in ("Mute", "New conversation", "Save"):
+            assert p.page.get_by_role("button", name=name).is_disabled()
+        p.talk()
+        p.wait("words", "0 5 10")
+        p.page.get_by_role("button", name="Mute").click()
+        assert p.page.locator("#mute").get_attribute("aria-pressed") == "true"
+        p.wait("status", "Moshi hears silence")
+        p.page.wait_for_timeout(600)
+        heard(p.page)
+        p.page.wait_for_timeout(600)
+        assert np.abs(heard(p.page)).max() < 1e-3
+        p.page.get_by_role("button", name="Muted").click()
+        p.wait("status", "You are connected.")
+        p.page.get_by_role("button", name="New conversation").click()
+        sync_api.expect(p.page.locator("#words p").nth(1)).to_contain_text("0 5 10", timeout=MILLISECONDS)
+        downloads = []
+        p.page.on("download", lambda d: downloads.append(d))
+        p.stop()
+        p.page.get_by_role("button", name="Save").click()
+        p.wait("status", "Saved")
+        p.page.wait_for_timeout(500)
+        saved = {Path(d.suggested_filename).suffix: tmp_path / d.suggested_filename for d in downloads}
+        for d in downloads:
+            d.save_as(tmp_path / d.suggested_filename)
+    assert set(saved) == {".wav", ".vtt"}
+    both, rate = soundfile.read(saved[".wav"])
+    assert rate == 24000 and both.shape[1] == 2 and 0.8 < len(both) / rate < 60
+    lines = saved[".vtt"].read_text().splitlines()
+    assert lines[0] == "WEBVTT"
+    assert re.fullmatch(r"00:00:0\d\.\d{3} --> 00:00:0\d\.\d{3}", lines[2])
+    assert re.sub(r"<[^>]*>", "", lines[3]).startswith("0 5 10")
+
+
+def test_words_are_whole_and_stay(browser):
+    """Pieces of words are never shown; in the text there is nothing but words and spaces."""
+
+    class Speller(Echo):
+        pieces = [" hel", "lo", ", wor", "ld", ".", "", " It", "'s", " me", "."]
+
+        def step(self, given):
+            import dataclasses
+
+            outcomes = super().step(given)
+            for outcome in outcomes.values():
+                outcome.items = [
+                    dataclasses.replace(f, text=self.pieces[f.index] if f.index < len(self.pieces) else "")
+                    for f in outcome.items
+                ]
+            return outcomes
+
+    watch = """
+      window.shown = new Set();
+      addEventListener("DOMContentLoaded", () => {
+        const words = document.getElementById("words");
+        new MutationObserver(() => words.innerText.split(/\\s+/).forEach((w) => window.shown.add(w)))
+          .observe(words, { childList: true, subtree: true, characterData: true });
+      });
+    """
+    with Server(make=Speller) as s, Page(browser, (TAP, watch)) as p:
+        p.open(s).talk()
+        p.wait("words", "me.")
+        p.stop()
+        assert p.text("words") == "hello, world. It's me."
+        assert set(p.page.evaluate("[...window.shown]")) - {""} == {"hello,", "world.", "It's", "me."}
+
+
+# States and errors ----------------------------------------------------------------------------------------------------
+
+
+def test_no_permission(playwright, server, question):
+    chromium = launch(playwright, question, "--deny-permission-prompts")
+    try:
+        # The flag that grants everything comes first and would win.
+        with Page(
+            chromium,
+            (
+                'navigator.mediaDevices.getUserMedia = async () => { throw new DOMException("no", "NotAllowedError"); };',
+            ),
+        ) as p:
+            p.open(server)
+            p.button.click()
+            p.wait("problem", "may not use the microphone. Allow it")
+            assert p.button.inner_text() == "Talk"
+            assert not server.scheduler.live
+    finally:
+        chromium.close()
+
+
+def test_no_microphone(playwright, server):
+    chromium = launch(playwright, None)
+    try:
+        with Page(chromium) as p:
+            p.open(server)
+            p.button.click()
+            p.wait("problem", "No microphone was found. Connect one")
+            assert p.button.inner_text() == "Talk"
+    finally:
+        chromium.close()
+
+
+def test_an_insecure_origin_is_explained(playwright, question):
+    chromium = launch(playwright, question, "--host-resolver-rules=MAP moshi.test 127.0.0.1")
+    try:
+        with Server(hosts=guard.hosts(["moshi.test"])) as s, Page(chromium, ()) as p:
+            p.open(s, host="moshi.test")
+            p.button.click()
+            p.wait("problem", "--ssl DIR")
+            p.wait("problem", "mkcert")
+    finally:
+        chromium.close()
+
+
+def test_a_busy_server_tells_the_place_in_the_queue(browser):
+    begun, leave = threading.Event(), threading.Event()
+
+    async def occupy(s: Server) -> None:
+        async with aiohttp.ClientSession() as session, session.ws_connect(s.chat) as connection:
+            await Client(connection).opened()
+            begun.set()
+            await asyncio.to_thread(leave.wait, PATIENCE)
+
+    with Server() as s, Page(browser) as p:
+        other = threading.Thread(target=lambda: asyncio.run(occupy(s)))
+        other.start()
+        assert begun.wait(PATIENCE)
+        p.open(s)
+        p.button.click()
+        p.wait("status", "Moshi is in another talk; you are number 1 in the queue.")
+        assert p.button.inner_text() == "Stop"
+        leave.set()
+        p.wait("status", "You are connected.")
+        other.join(PATIENCE)
+        p.stop()
+
+
+def test_who_waits_can_leave_the_queue(browser):
+    async def occupy(s: Server, p: Page) -> None:
+        async with aiohttp.ClientSession() as session, session.ws_connect(s.chat) as connection:
+            await Client(connection).opened()
+            while not leave.is_set():
+                await asyncio.sleep(0.05)
+
+    leave = threading.Event()
+    with Server() as s, Page(browser) as p:
+        other = threading.Thread(target=lambda: asyncio.run(occupy(s, p)))
+        other.start()
+        while not s.scheduler.live:
+            p.page.wait_for_timeout(20)
+        p.open(s)
+        p.button.click()
+        p.wait("status", "number 1")
+        p.stop()
+        while s.scheduler.waiting:
+            p.page.wait_for_timeout(20)
+        leave.set()
+        other.join(PATIENCE)
+
+
+def test_a_server_that_is_gone(browser):
+    with Server() as s, Page(browser) as p:
+        p.open(s)
+        s.stop()
+        p.button.click()
+        p.wait("problem", "The server does not answer. Is it still running?")
+        assert p.button.inner_text() == "Talk"
+
+
+def test_a_server_that_stops_amid_a_talk(browser):
+    with Server() as s, Page(browser) as p:
+        p.open(s).talk()
+        s.stop()
+        p.wait("problem", "The server stops.")
+        assert p.button.inner_text() == "Talk"
+
+
+def test_a_lost_connection_is_made_again(browser):
+    """The words stay, the microphone stays open, and the user is told that the conversation is a new one."""
+    watch = """
+      window.said = [];
+      addEventListener("DOMContentLoaded", () => {
+        const status = document.getElementById("status");
+        new MutationObserver(() => window.said.push(status.innerText)).observe(status, { childList: true });
+      });
+    """
+    with Server() as s, Page(browser, (TAP, watch)) as p:
+        p.open(s).talk()
+        p.wait("words", "0 5")
+        s.cut()
+        p.wait("status", "Connected again. Moshi begins a new conversation.")
+        assert "Connection lost. Trying again…" in p.page.evaluate("window.said")
+        sync_api.expect(p.page.locator("#words p").nth(1)).to_contain_text("0 5", timeout=MILLISECONDS)
+        assert "0 5" in p.page.locator("#words p").nth(0).inner_text()
+        assert p.page.evaluate("window.tracks.length") == 1
+        p.stop()
+
+
+def test_a_model_that_cannot_keep_up(browser):
+    """Told, counted, and the page stays usable."""
+    with Server(make=lambda: Echo(1, seconds=0.2)) as s, Page(browser) as p:
+        p.open(s).talk()
+        p.wait("status", "Moshi is too slow on this machine: it takes 2")
+        sync_api.expect(p.page.locator("#dropped")).to_have_text(re.compile("^[1-9]"), timeout=MILLISECONDS)
+        assert "bad" in p.page.locator("#dropped").get_attribute("class")
+        p.page.get_by_role("button", name="Mute").click()
+        p.stop()
+
+
+def test_a_model_that_fails(browser):
+    class Fails(Echo):
+        def step(self, given):
+            raise RuntimeError("secret")
+
+    with Server(make=Fails) as s, Page(browser) as p:
+        p.open(s)
+        p.button.click()
+        p.wait("problem", "The model failed; the server's log says why.")
+
+
+def test_a_page_without_its_token(browser):
+    with Server(token=TOKEN) as s, Page(browser) as p:
+        p.open(s)
+        p.wait("problem", "wants a token. Open the link that it printed")
+
+
+@pytest.mark.parametrize("path", [f"/#token={TOKEN}", f"/?token={TOKEN}"])
+def test_the_token_of_the_link(browser, path):
+    """Out of the address bar at once, kept for the tab, sent with everything."""
+    with Server(token=TOKEN) as s, Page(browser) as p:
+        p.open(s, path).talk()
+        assert p.page.url == f"http://localhost:{s.port}/"
+        assert p.page.evaluate("sessionStorage.getItem('token')") == TOKEN
+        assert p.page.evaluate("history.length") <= 2
+        p.stop()
+        p.page.reload()
+        p.talk().stop()
+        assert not any(TOKEN in u for u in p.requests[1:])
+
+
+def test_a_microphone_that_goes_away(browser, server):
+    with Page(browser) as p:
+        p.open(server).talk()
+        p.page.evaluate("window.tracks[0].stop(); window.tracks[0].onended()")
+        p.wait("status", "The microphone went away; another one is used.")
+        assert p.page.evaluate("window.tracks.length") == 2
+        p.wait("words", "0 5 10 15")
+        p.stop()
+
+
+def test_a_browser_that_keeps_silent_until_a_tap(browser, server):
+    with Page(browser) as p:
+        p.open(server).talk()
+        assert not p.page.locator("#hear").is_visible()
+        p.page.evaluate("window.contexts[0].suspend()")
+        p.page.get_by_role("button", name="Tap to hear").click()
+        sync_api.expect(p.page.locator("#hear")).to_be_hidden(timeout=MILLISECONDS)
+        assert p.page.evaluate("window.contexts[0].state") == "running"
+        p.stop()
+
+
+def test_nothing_is_open_after_a_talk(browser, server):
+    with Page(browser) as p:
+        p.open(server).talk()
+        p.stop()
+        assert p.page.evaluate("window.tracks.map((t) => t.readyState)") == ["ended"]
+        p.page.wait_for_function("window.contexts.every((c) => c.state === 'closed')")
+        server.wait_free()
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+def test_recording_is_told_before_the_talk(browser, server):
+    with Page(browser) as p:
+        p.open(server)
+        assert not p.page.locator("#recorded").is_visible()
+    with Server(about=About(model="echo", recording=True)) as s, Page(browser) as p:
+        p.open(s)
+        p.wait("recorded", "keeps a recording of every talk")
+        assert p.page.locator("#recorded").is_visible()
+
+
+def test_voice_role_and_sampling_reach_the_model_and_are_remembered(browser):
+    about = About(
+        model="personaplex",
+        persona=True,
+        voices=["NATF0", "NATM1"],
+        sampling={"text_temperature": 0.7, "audio_topk": 250},
+    )
+    with Server(about=about) as s, Page(browser) as p:
+        kind = s.scheduler.call(lambda k: k).result()
+        p.open(s)
+        assert p.page.get_by_label("Text temperature").is_hidden()
+        p.page.get_by_text("Sampling", exact=True).click()
+        assert p.page.get_by_label("Text temperature").get_attribute("placeholder") == "0.7"
+        p.page.get_by_label("Text temperature").fill("0.5")
+        p.page.get_by_label("Audio top-k").fill("30")
+        p.page.get_by_label("Reticence").fill("-1.5")
+        p.page.get_by_label("Seed").fill("7")
+        p.page.get_by_text("Voice and role").click()
+        p.page.locator("#voice").select_option("NATM1")
+        p.page.get_by_label("Role").fill("You sell fish.")
+        p.talk().stop()
+        p.page.reload()
+        p.talk().stop()
+        for wishes in kind.options:
+            assert (wishes.text_temperature, wishes.audio_topk, wishes.pad_bias) == (0.5, 30, -1.5)
+            assert (wishes.text_seed, wishes.audio_seed) == (7, 7)
+            assert (wishes.voice, wishes.role) == ("NATM1", "You sell fish.")
+            assert wishes.audio_temperature is None
+
+
+def test_a_sampling_value_out_of_range_is_told(browser, server):
+    with Page(browser) as p:
+        p.open(server)
+        p.page.get_by_text("Sampling", exact=True).click()
+        p.page.get_by_label("Text temperature").fill("9")
+        p.button.click()
+        p.wait("problem", "One of the sampling settings is out of its range.")
+
+
+def test_devices_and_what_the_browser_has_given(browser, server):
+    with Page(browser) as p:
+        p.open(server).talk()
+        p.page.get_by_text("Microphone and sound").click()
+        assert p.page.locator("#microphone option").count() > 1
+        assert p.text("echo-given") in ("given", "not given")
+        p.page.get_by_label("Echo cancellation").uncheck()
+        p.wait("status", "The microphone has been changed.")
+        assert p.text("echo-given") == "not given"
+        p.wait("words", "0 5 10")
+        p.stop()
+
+
+# Looks and access -----------------------------------------------------------------------------------------------------
+
+
+def test_by_keyboard_alone(browser, server):
+    with Page(browser) as p:
+        p.open(server)
+        p.page.keyboard.press("Tab")
+        assert p.page.evaluate("document.activeElement.id") == "talk"
+        assert p.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        p.page.keyboard.press("Enter")
+        p.wait("status", "You are connected.")
+        seen = []
+        for _ in range(6):
+            p.page.keyboard.press("Tab")
+            seen.append(p.page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+        assert seen[:2] == ["mute", "again"]
+        assert "SUMMARY" in seen
+        p.page.locator("#talk").focus()
+        p.page.keyboard.press("Space")
+        p.wait("status", "The talk has ended.")
+
+
+def test_what_a_screen_reader_is_told(browser, server):
+    with Page(browser) as p:
+        p.open(server)
+        words = p.page.get_by_role("log", name="What Moshi says")
+        assert words.get_attribute("aria-live") == "polite"
+        for name in ("You", "Moshi"):
+            assert p.page.get_by_role("meter", name=name).get_attribute("aria-valuetext") == "silent"
+        assert p.page.locator("html").get_attribute("lang") == "en"
+        unnamed = "[...document.querySelectorAll('button, input, select, textarea')].filter((e) => !(e.labels?.length || e.innerText.trim()))"
+        assert p.page.evaluate(f"{unnamed}.length") == 0
+        p.talk()
+        p.wait("words", "10")
+        p.stop()
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_contrast(scheme):
+    """WCAG AA, 4.5 to 1, for every colour that text is set in."""
+    css = (pages.PAGE_FOLDER / "style.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6}|#fff);", blocks[0]))
+    if scheme == "dark":
+        colours |= dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6}|#fff);", blocks[1]))
+    colours = {k: "#ffffff" if v == "#fff" else v for k, v in colours.items()}
+    pairs = [(ink, ground) for ink in ("ink", "soft", "moshi", "you") for ground in ("ground", "sheet")]
+    pairs += [("alarm", "alarm-ground"), ("alarm", "sheet"), ("on-strong", "moshi"), ("on-strong", "you")]
+    for one, other in pairs:
+        high, low = sorted((luminance(colours[one]), luminance(colours[other])), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (one, other)
+
+
+def test_less_motion_where_less_is_wanted(browser, server):
+    with Page(browser, reduced_motion="reduce") as p:
+        p.open(server).talk()
+        p.wait("words", "0")
+        assert p.page.evaluate("getComputedStyle(document.querySelector('#words span')).animationName") == "none"
+        assert p.page.evaluate("getComputedStyle(document.querySelector('.dot')).animationName") == "none"
+        p.stop()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    "viewport", [DESKTOP, PHONE, {"width": 320, "height": 568}], ids=["desktop", "phone", "small phone"]
+)
+def test_nothing_is_cut_off(browser, server, viewport, scheme):
+    """No sideways scrolling, the button in sight, large enough for a thumb, and all of it in one scheme."""
+    with Page(browser, viewport=viewport, color_scheme=scheme) as p:
+        p.open(server)
+        assert p.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        box = p.button.bounding_box()
+        assert box["y"] + box["height"] <= viewport["height"]
+        assert box["height"] >= 44
+        ground = p.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        bright = sum(map(int, re.findall(r"\d+", ground)[:3])) > 384
+        assert bright == (scheme == "light")
+        for summary in p.page.locator("summary").all():
+            if summary.is_visible():
+                summary.click()
+        assert p.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
