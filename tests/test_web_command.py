@@ -19,8 +19,8 @@ from test_web_guard import certificate
 from web_server import PATIENCE, Client, tone
 
 pytest.importorskip("sphn")
-from moshi_mlx import local_web  # noqa: E402
-from moshi_mlx.errors import InputError, MoshiError  # noqa: E402
+from moshi_mlx import local_web
+from moshi_mlx.errors import InputError, MoshiError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -190,19 +190,21 @@ def test_a_port_in_use_is_told_at_once(program, tiny_checkpoint):
         local_web.main(["--demo", "--no-browser", "--port", str(p.port)])
 
 
-def test_a_model_that_cannot_talk_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("preset", "message"), [("tiny-tts", "text-to-speech model"), ("tiny-stt", "speech-to-text model")]
+)
+def test_a_model_that_cannot_talk_is_refused(tmp_path, preset, message):
     from random_checkpoint import write
 
-    write(tmp_path / "tts", "tiny-tts", None, seed=1)
-    with pytest.raises(MoshiError, match="text-to-speech model"):
-        local_web.main(["--model", str(tmp_path / "tts"), "--no-browser", "--port", "0"])
+    write(tmp_path / "other", preset, None, seed=1)
+    with pytest.raises(MoshiError, match=message):
+        local_web.main(["--model", str(tmp_path / "other"), "--no-browser", "--port", "0"])
 
 
 def test_flags_of_the_published_program():
     """Their spelling, meaning and defaults."""
     args = local_web.parser().parse_args(
-        "--tokenizer t --moshi-weight w --mimi-weight m -q 4 --steps 4000 --hf-repo a/b --static none --host h --port 1 --no-browser --ssl d "
-        "--lm-config c".split()
+        ["--tokenizer", "t", "--moshi-weight", "w", "--mimi-weight", "m", "-q", "4", "--steps", "4000", "--hf-repo", "a/b", "--static", "none", "--host", "h", "--port", "1", "--no-browser", "--ssl", "d", "--lm-config", "c"]
     )
     assert (args.moshi_weights, args.mimi_weights, args.tokenizer, args.lm_config) == ("w", "m", "t", "c")
     assert (args.quantized, args.hf_repo, args.static, args.host, args.port, args.no_browser, args.ssl) == (

@@ -21,7 +21,7 @@ from ..engine.scheduler import Scheduler
 from ..engine.streams import ModelStopped, NoFreeRow, Stream
 from ..engine.token_clock import UNGENERATED
 from ..errors import MoshiError
-from ..session.session import Frame
+from ..session.reply import Frame
 from . import kinds, log
 from .guard import SUB_PROTOCOL
 from .opus import SoundReader, SoundWriter, coders
