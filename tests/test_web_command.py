@@ -204,7 +204,31 @@ def test_a_model_that_cannot_talk_is_refused(tmp_path, preset, message):
 def test_flags_of_the_published_program():
     """Their spelling, meaning and defaults."""
     args = local_web.parser().parse_args(
-        ["--tokenizer", "t", "--moshi-weight", "w", "--mimi-weight", "m", "-q", "4", "--steps", "4000", "--hf-repo", "a/b", "--static", "none", "--host", "h", "--port", "1", "--no-browser", "--ssl", "d", "--lm-config", "c"]
+        [
+            "--tokenizer",
+            "t",
+            "--moshi-weight",
+            "w",
+            "--mimi-weight",
+            "m",
+            "-q",
+            "4",
+            "--steps",
+            "4000",
+            "--hf-repo",
+            "a/b",
+            "--static",
+            "none",
+            "--host",
+            "h",
+            "--port",
+            "1",
+            "--no-browser",
+            "--ssl",
+            "d",
+            "--lm-config",
+            "c",
+        ]
     )
     assert (args.moshi_weights, args.mimi_weights, args.tokenizer, args.lm_config) == ("w", "m", "t", "c")
     assert (args.quantized, args.hf_repo, args.static, args.host, args.port, args.no_browser, args.ssl) == (
