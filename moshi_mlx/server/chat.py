@@ -1,4 +1,4 @@
-"""`/api/chat`: one client, one talk, one row (docs/spec/protocol.md A).
+"""`/api/chat`: one client, one talk, one row (docs/spec/protocol.md).
 
 The socket's handler only moves bytes: what the client sends goes to its stream of the scheduler, what the stream gives goes
 back. It never waits for the model, and the model never for it.
