@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 GOLDENS ?= tests/goldens
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+# A published client for the server's tests. Of what else it names, torch above all, it needs nothing.
+CLIENT := $(PIP) --no-deps "moshi>=0.2.13"
 PLAYER := $(if $(filter Darwin,$(shell uname -s)),afplay,aplay)
 
 .PHONY: demo test slow goldens lint clean
@@ -44,11 +46,13 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing the package and what its tests need into $(VENV) ..."
 	@$(PIP) -e ".[test]"
+	@$(CLIENT)
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing the package, its tests and lint into $(VENV) ..."
 	@$(PIP) -e ".[dev]"
+	@$(CLIENT)
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
 clean:

@@ -94,8 +94,8 @@ def main(argv: list[str] | None = None, wrap: Callable[[Kind], Kind] = lambda ki
     rules.port = entrance.port
     log.to_standard_error()
     try:
-        scheduler, talks, times = _load(args, folder, wrap)
-        with scheduler:
+        with contextlib.ExitStack() as stack:
+            scheduler, talks, times = _load(args, folder, wrap, stack)
             say(verdict(times, args.rows))
             about = talks.about(args.rows, folder is not None, args.model == str(registry.DEMO_FOLDER))
             application = app.make_app(scheduler, talks.make, about, rules, static)
@@ -135,13 +135,17 @@ def _rules(args: argparse.Namespace) -> guard.Rules:
 
 
 def _load(
-    args: argparse.Namespace, folder: Path | None, wrap: Callable[[Kind], Kind]
+    args: argparse.Namespace, folder: Path | None, wrap: Callable[[Kind], Kind], stack: contextlib.ExitStack
 ) -> tuple[Scheduler, Talks, StepTimes]:
     """The model on its thread, what makes talks for it, and the time of its steps."""
     made: list[tuple[Talks, StepTimes]] = []
 
     def make() -> Kind:
         loaded = commands.load(args, batch=args.rows)
+        if loaded.lm.cfg.dep_q == 0:
+            raise InputError(
+                f"{loaded.files.source} is a speech-to-text model, which says nothing; python -m moshi_mlx.stt writes down what it hears."
+            )
         text_sampler, audio_sampler = commands.samplers(args, loaded.config.generation)
         talks = Talks(loaded, Defaults(text_sampler, audio_sampler, args.seed, args.voice, args.text_prompt))
         kind = wrap(
@@ -152,9 +156,13 @@ def _load(
         )  # fmt: skip
         with console.status("warming up") if console.is_terminal else contextlib.nullcontext():
             made.append((talks, warm_up(kind, talks.make(Wishes()))))
-        return kind if folder is None else recorded.Recorded(kind, folder)
+        if folder is None:
+            return kind
+        recording = recorded.Recorded(kind, folder)
+        stack.callback(recording.close)
+        return recording
 
-    return Scheduler(make, name="model"), *made[0]
+    return stack.enter_context(Scheduler(make, name="model")), *made[0]
 
 
 async def _serve(

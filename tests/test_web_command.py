@@ -190,12 +190,15 @@ def test_a_port_in_use_is_told_at_once(program, tiny_checkpoint):
         local_web.main(["--demo", "--no-browser", "--port", str(p.port)])
 
 
-def test_a_model_that_cannot_talk_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("preset", "message"), [("tiny-tts", "text-to-speech model"), ("tiny-stt", "speech-to-text model")]
+)
+def test_a_model_that_cannot_talk_is_refused(tmp_path, preset, message):
     from random_checkpoint import write
 
-    write(tmp_path / "tts", "tiny-tts", None, seed=1)
-    with pytest.raises(MoshiError, match="text-to-speech model"):
-        local_web.main(["--model", str(tmp_path / "tts"), "--no-browser", "--port", "0"])
+    write(tmp_path / "other", preset, None, seed=1)
+    with pytest.raises(MoshiError, match=message):
+        local_web.main(["--model", str(tmp_path / "other"), "--no-browser", "--port", "0"])
 
 
 def test_flags_of_the_published_program():

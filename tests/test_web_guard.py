@@ -1,4 +1,4 @@
-"""Who may ask a local server, and what it answers with: docs/spec/protocol.md F, as written."""
+"""Who may ask a local server, and what it answers with: docs/spec/protocol.md, as written."""
 
 from __future__ import annotations
 

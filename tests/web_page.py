@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NAMES = ("chromium", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 RATE = 24000
 SCHEMES = ("light", "dark")
 

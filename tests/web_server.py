@@ -17,7 +17,7 @@ from moshi_mlx.engine.streams import Bounds, Inbox, WhenFull
 from moshi_mlx.server import app, door, guard, pages
 from moshi_mlx.server.app import About
 from moshi_mlx.server.query import Wishes
-from moshi_mlx.session.session import Frame
+from moshi_mlx.session.reply import Frame
 
 PATIENCE = 120.0
 FRAME = 1920

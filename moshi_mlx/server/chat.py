@@ -1,4 +1,4 @@
-"""`/api/chat`: one client, one talk, one row (docs/spec/protocol.md A).
+"""`/api/chat`: one client, one talk, one row (docs/spec/protocol.md).
 
 The socket's handler only moves bytes: what the client sends goes to its stream of the scheduler, what the stream gives goes
 back. It never waits for the model, and the model never for it.
@@ -21,7 +21,7 @@ from ..engine.scheduler import Scheduler
 from ..engine.streams import ModelStopped, NoFreeRow, Stream
 from ..engine.token_clock import UNGENERATED
 from ..errors import MoshiError
-from ..session.session import Frame
+from ..session.reply import Frame
 from . import kinds, log
 from .guard import SUB_PROTOCOL
 from .opus import SoundReader, SoundWriter, coders

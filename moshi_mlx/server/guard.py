@@ -1,4 +1,4 @@
-"""Who may ask: Host, Origin and token of every request, and the headers of every answer (docs/spec/protocol.md F).
+"""Who may ask: Host, Origin and token of every request, and the headers of every answer (docs/spec/protocol.md, "Who may ask").
 
 A page on any site can open a socket to this machine, and by rebinding a name read plain HTTP from it; these rules are what
 keeps such a page out.

@@ -1,4 +1,4 @@
-"""Messages of `/api/chat`: one byte that says the kind, then the payload (docs/spec/protocol.md A)."""
+"""Messages of `/api/chat`: one byte that says the kind, then the payload (docs/spec/protocol.md, "Messages")."""
 
 from __future__ import annotations
 

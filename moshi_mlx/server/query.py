@@ -1,4 +1,4 @@
-"""What a client asks for in the query of `/api/chat` (docs/spec/protocol.md A.6, C, E).
+"""What a client asks for in the query of `/api/chat` (docs/spec/protocol.md, "Query").
 
 Unknown parameters are ignored; a value that a known one cannot have is a `BadQuery`, told before the socket is opened.
 """

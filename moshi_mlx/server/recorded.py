@@ -12,7 +12,7 @@ from ..engine.scheduler import Kind, Outcome
 from ..engine.streams import Inbox
 from ..errors import AudioError, InputError
 from ..live.recording import Recorder
-from ..session.session import Frame
+from ..session.reply import Frame
 from ..text import WordTimer
 from . import log
 
@@ -24,6 +24,7 @@ class Recorded:
         self.kind, self.rows, self.bounds = kind, kind.rows, kind.bounds
         self._folder = folder
         self._talks: dict[int, tuple[Recorder, WordTimer]] = {}
+        self._ending: list[threading.Thread] = []
 
     def join(self, row: int, options: Any) -> Iterator[None]:
         yield from self.kind.join(row, options)
@@ -37,10 +38,23 @@ class Recorded:
 
     def leave(self, row: int) -> None:
         self.kind.leave(row)
-        recorder, timer = self._talks.pop(row, (None, None))
-        if recorder is not None and timer is not None:
-            recorder.note("end", timer.flush())
-            threading.Thread(target=_finish, args=(recorder,), name="recording").start()
+        self._end(row)
+
+    def close(self) -> None:
+        """End the recordings that are left when the server stops, and wait for the disk. Any thread, once `step` is over."""
+        for row in list(self._talks):
+            self._end(row)
+        for thread in self._ending:
+            thread.join()
+
+    def _end(self, row: int) -> None:
+        if row not in self._talks:
+            return
+        recorder, timer = self._talks.pop(row)
+        recorder.note("end", timer.flush())
+        self._ending = [t for t in self._ending if t.is_alive()]
+        self._ending.append(threading.Thread(target=_finish, args=(recorder,), name="recording"))
+        self._ending[-1].start()
 
     def ready(self, row: int, inbox: Inbox) -> bool:
         return self.kind.ready(row, inbox)

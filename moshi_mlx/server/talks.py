@@ -96,8 +96,9 @@ def _sampler(base: Sampler, temperature: float | None, top_k: int | None) -> Sam
 
 
 def _voices(loaded: Checkpoint) -> list[str]:
+    place = loaded.files.place
     try:
-        return voice_names(loaded.files.place)
+        return [] if place is None else voice_names(place)
     except MoshiError:
         # A folder without the archive: a client may still know the name of a file in it.
         return []

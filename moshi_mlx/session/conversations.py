@@ -27,6 +27,7 @@ from ..modules.sampling import Sampler
 from ..text import Detokenizer
 from . import hibiki, personaplex
 from .hibiki import Ending
+from .options import check_loaded
 from .reply import Frame
 from .session import default_attributes
 from .voices import Voice
@@ -77,6 +78,7 @@ class Conversations:
         capacity: int | None = None,
         alike: bool = False,
     ):
+        check_loaded(loaded)
         if loaded.mimi is None:
             raise InputError("a conversation needs the checkpoint's codec.")
         defaults = loaded.config.generation

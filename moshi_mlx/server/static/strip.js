@@ -27,7 +27,7 @@ export class Strip {
   add(side, samples, delay = 0) {
     const bars = this.bars[side], piece = samples.length / 2, due = performance.now() + delay - BAR;
     const next = bars.length ? bars.at(-1).at + BAR : due;
-    const at = Math.abs(next - due) < 400 ? next + 0.05 * (due - next) : due;
+    const at = due - next > 400 ? due : next + Math.max(-0.3 * BAR, 0.05 * (due - next));
     for (const i of [0, 1]) bars.push({ at: at + i * BAR, level: level(samples.subarray(i * piece, (i + 1) * piece)) });
     if (bars.length > KEPT) bars.splice(0, bars.length - KEPT);
   }

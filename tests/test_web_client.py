@@ -1,0 +1,62 @@
+"""`python -m moshi.client` from PyPI, unchanged, talks with the demo; its sound card is two files."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from web_server import PATIENCE
+
+pytest.importorskip("sphn")
+if importlib.util.find_spec("moshi") is None:
+    pytest.skip("moshi is not installed (pip install --no-deps moshi)", allow_module_level=True)
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from test_web_models import serve
+
+from moshi_mlx.checkpoint.registry import DEMO_FOLDER
+
+HERE = Path(__file__).parent
+
+
+def test_the_published_client_asks_and_hears(tmp_path):
+    """It does not wait for the handshake, sends 80 ms a message, and reads our stream with sphn, which forgives nothing."""
+    question, rate = soundfile.read(DEMO_FOLDER / "prompts" / "sum.flac", dtype="float32")
+    soundfile.write(tmp_path / "microphone.wav", np.concatenate([np.zeros(rate // 2, np.float32), question]), rate)
+    card = {
+        "MICROPHONE": str(tmp_path / "microphone.wav"),
+        "LOUDSPEAKER": str(tmp_path / "loudspeaker.wav"),
+        "PYTHONPATH": str(HERE / "file_sound_card"),
+        "PYTHONUNBUFFERED": "1",
+    }
+    with serve(DEMO_FOLDER) as server:
+        log = tmp_path / "said.txt"
+        with log.open("w") as out:
+            client = subprocess.Popen(
+                [sys.executable, HERE / "moshi_client.py", "--port", str(server.port)],
+                env={**os.environ, **card}, stdout=out, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        begun = time.monotonic()
+        while "seven" not in log.read_text() and time.monotonic() < begun + PATIENCE:
+            time.sleep(0.05)
+        # The last word is still being spoken.
+        time.sleep(1.0)
+        client.send_signal(signal.SIGINT)
+        client.wait(PATIENCE)
+        said = log.read_text()
+        assert "three plus four is seven" in said
+        assert "unknown message kind 0" in said
+        assert "Lost connection" not in said
+        server.wait_free()
+    heard, _ = soundfile.read(tmp_path / "loudspeaker.wav", dtype="float32")
+    assert np.abs(heard).max() > 0.1
+    listener = pytest.importorskip("pocketsphinx") and pytest.importorskip("examples.train_demo.recogniser")
+    assert "seven" in listener.heard_speech(listener.Recogniser("answer"), heard, 24000)
