@@ -86,10 +86,11 @@ _built: list[Built] = []
 
 @pytest.fixture(scope="session")
 def native(tmp_path_factory) -> Built:
-    """Built once per run, whichever test files ask for it."""
+    """Built once per run, whichever test files ask for it. MOSHI_BUILD names a folder to build in that outlives the run."""
     require_tools()
     if not _built:
-        folder = tmp_path_factory.mktemp("native")
+        own = os.environ.get("MOSHI_BUILD")
+        folder = Path(own) if own else tmp_path_factory.mktemp("native")
         configure(NATIVE, folder)
         build(folder)
         _built.append(Built(folder))
