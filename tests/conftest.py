@@ -73,3 +73,11 @@ def tiny_copy(tiny_checkpoint, tmp_path) -> Path:
 def question() -> Path:
     """A spoken question, 6 s."""
     return ROOT / "examples" / "question.wav"
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory):
+    """libmoshi and moshi-cli."""
+    import native_cases
+
+    return native_cases.built(tmp_path_factory)

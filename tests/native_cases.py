@@ -15,7 +15,7 @@ import pytest
 
 from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx.export import folder as export_folder
-from moshi_mlx.export.__main__ import make_plan
+from moshi_mlx.export.plans import of_codec, of_model
 from moshi_mlx.session import Session
 from moshi_mlx.session.reply import Frame
 
@@ -84,12 +84,12 @@ class Built:
 _built: list[Built] = []
 
 
-@pytest.fixture(scope="session")
-def native(tmp_path_factory) -> Built:
-    """Built once per run, whichever test files ask for it."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Built once per run. MOSHI_BUILD names a folder to build in that outlives the run."""
     require_tools()
     if not _built:
-        folder = tmp_path_factory.mktemp("native")
+        own = os.environ.get("MOSHI_BUILD")
+        folder = Path(own) if own else tmp_path_factory.mktemp("native")
         configure(NATIVE, folder)
         build(folder)
         _built.append(Built(folder))
@@ -101,8 +101,9 @@ def sound(frames: int, seed: int = 0) -> np.ndarray:
     return (0.1 * np.random.default_rng(seed).standard_normal((frames, 1920))).astype(np.float32)
 
 
-def export(loaded: checkpoints.Checkpoint, destination: Path, **options) -> Path:
-    export_folder.write(make_plan(loaded, **options), destination)
+def export(loaded: checkpoints.Checkpoint, destination: Path, *, codec: bool = False, **options) -> Path:
+    plan = of_codec(loaded.mimi, "test", None) if codec else of_model(loaded, **options)
+    export_folder.write(plan, destination)
     return destination
 
 

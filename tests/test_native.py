@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from native_cases import ROOT, equal, export, native, small_rings, sound, talk  # noqa: F401 - a fixture
+from native_cases import ROOT, equal, export, small_rings, sound, talk
 
 from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx import run_inference
@@ -141,10 +141,9 @@ def test_a_conversation_goes_on_on_the_other_side(native, demo, folders, rings, 
 
 
 def test_begin_again(native, folders):
-    pcm = sound(20)
-    answer, arrays = native.run(
-        folders["demo"], [["step", 20], ["reset", {"seed": 4}], ["step", 20], ["reset", {}], ["step", 20]], pcm
-    )
+    pcm, warm = sound(20), {"temp": 1.2, "top_k": 0}
+    actions = [["step", 20], ["reset", {"seed": 4, **warm}], ["step", 20], ["reset", warm], ["step", 20]]
+    answer, arrays = native.run(folders["demo"], actions, pcm, options=warm)
     tokens, heard = arrays["tokens"].reshape(3, 20, -1), arrays["pcm"].reshape(3, 20, -1)
     np.testing.assert_array_equal(tokens[0], tokens[2])
     np.testing.assert_array_equal(heard[0], heard[2])

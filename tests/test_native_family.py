@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import soundfile
-from native_cases import equal, export, native, small_rings, sound, talk  # noqa: F401 - a fixture
+from native_cases import equal, export, small_rings, sound, talk
 from random_checkpoint import PRESETS, write
 
 from moshi_mlx import checkpoint as checkpoints
@@ -105,12 +105,11 @@ def test_personaplex(native, tmp_path, frames):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert [s["name"] for s in manifest["starts"]] == ["anna", "ben"]
     pcm = sound(frames)
-    for start, voice in enumerate(plan_voices):
-        for seed in (0, 7):
-            session = Session(loaded, seed=seed, voice=voice, text_prompt="be kind")
-            answer, arrays = native.run(folder, [["step", frames]], pcm, options={"seed": seed, "start": start})
-            equal(answer, arrays, talk(session, pcm))
-            assert answer["index"] == list(range(frames))
+    for start, seed in ((0, 0), (1, 7)):
+        session = Session(loaded, seed=seed, voice=plan_voices[start], text_prompt="be kind")
+        answer, arrays = native.run(folder, [["step", frames]], pcm, options={"seed": seed, "start": start})
+        equal(answer, arrays, talk(session, pcm))
+        assert answer["index"] == list(range(frames))
 
 
 @pytest.mark.parametrize("frames", FRAMES)

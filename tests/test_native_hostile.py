@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from native_cases import ROOT, export, native, small_rings, sound, talk  # noqa: F401 - a fixture
+from native_cases import ROOT, export, small_rings, sound, talk
 
 from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx.session import Session

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
-from native_cases import NATIVE, ROOT, build, configure, export, native, require_tools, small_rings, sound  # noqa: F401 - a fixture
+from native_cases import NATIVE, ROOT, build, configure, export, require_tools, small_rings, sound
 from speech_toys import checkpoint, loaded
 
 from moshi_mlx import checkpoint as checkpoints

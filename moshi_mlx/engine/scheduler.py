@@ -133,7 +133,7 @@ class Scheduler(Generic[K]):
         return self._thread.is_alive() and not self._closing
 
     def open(
-        self, options: Any = None, *, wait: bool = True, live: bool = True, notify: Callable[[], None] | None = None
+        self, options: Any = None, *, wait: bool = True, live: bool = True, notify: Callable[[], object] | None = None
     ) -> Stream:
         """A stream for one client, which gets a row as soon as one is free.
 

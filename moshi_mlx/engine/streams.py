@@ -173,7 +173,12 @@ class Stream:
     """A client's end. `options` are what the scheduler's kind understands; `live` is false for an upload, which can wait."""
 
     def __init__(
-        self, bounds: Bounds, changed: threading.Condition, options: Any, live: bool, notify: Callable[[], None] | None
+        self,
+        bounds: Bounds,
+        changed: threading.Condition,
+        options: Any,
+        live: bool,
+        notify: Callable[[], object] | None,
     ):
         self.options, self.live, self.bounds = options, live, bounds
         self.inbox = Inbox(bounds, changed)

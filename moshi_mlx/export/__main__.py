@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 
 from .. import commands
-from ..checkpoint.files import Files
-from ..checkpoint.loader import Checkpoint
+from ..checkpoint.places import open_place
 from ..errors import InputError
 from ..machine.memory import gigabytes
-from ..session import conversation_file
-from ..session.voices import Voice
-from .codec import codec_plan
+from ..session.voices import CODEBOOKS, load_codec
 from .folder import check_destination, write
-from .plan import Plan
-from .sampler import MAX_TOP_K
-from .talk import TalkFunctions, prompts_of
+from .function import MLX_VERSION
+from .plans import of_codec, of_model
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,17 +29,17 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--codec", action="store_true", help="only Mimi, the codec of MODEL: encoder and decoder")
     p.add_argument(
+        "--codebooks",
+        type=int,
+        default=CODEBOOKS,
+        metavar="K",
+        help="codebooks of --codec (default: %(default)s)",
+    )
+    p.add_argument(
         "--capacities",
         type=_numbers,
         metavar="N,N",
         help="sizes of the key/value rings before the window's own, in frames (default: 256, doubling); fewer make a smaller folder",
-    )
-    p.add_argument(
-        "--max-top-k",
-        type=int,
-        default=MAX_TOP_K,
-        metavar="K",
-        help="largest top-k of long rows, such as text, that may be asked for later (default: %(default)s)",
     )
     p.add_argument(
         "--condition",
@@ -86,31 +80,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    if args.max_top_k < 1:
-        raise InputError(f"--max-top-k should be at least 1, found {args.max_top_k}.")
     conditions = _conditions(args.condition)
     check_destination(args.directory)
-
-    loaded = commands.load(args, kinds=(*commands.TALKERS, "stt", "tts"), check=_refuse_speakers)
     command = ["python", "-m", "moshi_mlx.export", *(sys.argv[1:] if argv is None else argv)]
-    plan = make_plan(
-        loaded, command, codec=args.codec, kv_bits=args.kv_bits, conditions=conditions, capacities=args.capacities,
-        max_top_k=args.max_top_k, voices=args.voice, text_prompt=args.text_prompt,
-    )  # fmt: skip
+    if args.codec:
+        place = open_place(args.model, args.hf_repo)
+        plan = of_codec(load_codec(place, args.codebooks), str(place), place.licence(), command)
+    else:
+        loaded = commands.load(args, kinds=(*commands.TALKERS, "stt"))
+        plan = of_model(
+            loaded, command, kv_bits=args.kv_bits, conditions=conditions, capacities=args.capacities, voices=args.voice,
+            text_prompt=args.text_prompt,
+        )  # fmt: skip
     write(plan, args.directory)
     size = sum(f.stat().st_size for f in args.directory.iterdir())
-    commands.say(
-        f"wrote {args.directory}, {gigabytes(size)}, for the {mx.default_device().type.name} by MLX {mx.__version__}"
-    )
+    device = mx.default_device().type.name
+    commands.say(f"wrote {args.directory}, {gigabytes(size)}, for the {device} by MLX {MLX_VERSION}")
     return 0
-
-
-def _refuse_speakers(files: Files) -> None:
-    if files.config.tts is not None:
-        raise InputError(
-            f"{files.source} is a text-to-speech model: its script is followed outside of the frame, which a folder cannot hold; "
-            "python -m moshi_mlx.run_tts speaks with it."
-        )
 
 
 def _conditions(given: Sequence[str]) -> dict[str, str]:
@@ -119,53 +105,6 @@ def _conditions(given: Sequence[str]) -> dict[str, str]:
         if not (name and equals and value):
             raise InputError(f"a condition is given as NAME=VALUE, found {name + equals + value!r}.")
     return {name: value for name, _, value in pairs}
-
-
-def make_plan(
-    loaded: Checkpoint,
-    command: Sequence[str] = (),
-    *,
-    codec: bool = False,
-    kv_bits: int | None = None,
-    conditions: dict[str, str] | None = None,
-    capacities: Sequence[int] | None = None,
-    max_top_k: int = MAX_TOP_K,
-    voices: Sequence[str | Path | Voice] = (),
-    text_prompt: str | None = None,
-) -> Plan:
-    """What the folder of a loaded checkpoint holds; `command`: what it says that it was made by."""
-    if codec:
-        assert loaded.mimi is not None
-        plan = codec_plan(loaded.mimi)
-    else:
-        prompts = prompts_of(loaded, voices, text_prompt)
-        talk = TalkFunctions(
-            loaded, kv_bits=kv_bits, conditions=conditions, capacities=capacities, max_top_k=max_top_k
-        )  # fmt: skip
-        plan = talk.plan(prompts)
-    files = loaded.files
-    model = {
-        "type": "codec" if codec else files.config.model_type,
-        "source": files.source,
-        "license": files.licence,
-        "precision": loaded.precision,
-        "dtype": str(loaded.lm.dtype).removeprefix("mlx.core."),
-    }
-    conversation = {"format": conversation_file.FORMAT, "model": loaded.fingerprint}
-    facts = {"model": model, **plan.facts, "conversation": conversation}
-    return replace(plan, facts=facts, about=about(loaded, command))
-
-
-def about(loaded: Checkpoint, command: Sequence[str]) -> str:
-    """The README of the folder: where it comes from and under which terms."""
-    files = loaded.files
-    return (
-        f"# {files.source}, as an exported frame\n\n"
-        f"Made by {f'`{shlex.join(command)}`' if command else 'moshi_mlx'} with MLX {mx.__version__}, for the {mx.default_device().type.name}.\n"
-        "It runs with the library in `native/` of moshi_mlx and that version of MLX; another version needs it made anew.\n\n"
-        f"Weights: {files.source}. Licence: {files.licence or 'see the model card'}. "
-        "An app that carries them has to say so where their licence asks for attribution.\n"
-    )
 
 
 if __name__ == "__main__":

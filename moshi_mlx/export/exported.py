@@ -17,7 +17,7 @@ from ..errors import CheckpointError, InputError
 from ..session.reply import Frame
 from ..text import Detokenizer, check_pending, pack_pending
 from .folder import FORMAT, MANIFEST, arrays_of
-from .function import SAMPLING, STATE, Arrays
+from .function import MLX_VERSION, SAMPLING, STATE, Arrays
 from .text import PieceTable
 
 
@@ -29,7 +29,7 @@ class Exported:
         self.manifest = read_json(self.folder / MANIFEST)
         self._check()
         self.fixed = arrays_of(self.folder / self.manifest["weights"])
-        self._functions = {
+        self._functions: dict[str, Any] = {
             name: mx.import_function(str(self.folder / function["file"]))
             for name, function in self.manifest["functions"].items()
         }
@@ -40,9 +40,9 @@ class Exported:
             raise CheckpointError(
                 f"{self.folder} has the format {found.get('format')}, expected {FORMAT}; export it anew."
             )
-        if found["mlx"] != mx.__version__:
+        if found["mlx"] != MLX_VERSION:
             raise CheckpointError(
-                f"{self.folder} was written by MLX {found['mlx']}, this is {mx.__version__}; export it anew."
+                f"{self.folder} was written by MLX {found['mlx']}, this is {MLX_VERSION}; export it anew."
             )
         if found["device"] != device:
             raise CheckpointError(
@@ -123,9 +123,8 @@ class ExportedSession:
         chosen = {**{n: v for n, v in defaults.items() if n != "limits"}, **numbers}
         for name, limit in limits.items():
             if limit["most"] < chosen[name] < limit["all"]:
-                raise InputError(
-                    f"{name} should be at most {limit['most']} in this folder, found {chosen[name]}; export it with --max-top-k."
-                )
+                raise InputError(f"{name} should be 0 to {limit['most']}, found {chosen[name]}.")
+            chosen[name] = chosen[name] if chosen[name] < limit["all"] else 0
         self._sampling = {
             SAMPLING + name: mx.array(value, mx.int32 if name in limits else mx.float32)
             for name, value in chosen.items()
@@ -142,7 +141,7 @@ class ExportedSession:
         self._start_text()
 
     def _offset(self) -> int:
-        return int(self._state[f"{STATE}lm.offset"].item())
+        return int(np.array(self._state[f"{STATE}lm.offset"]))
 
     def _start_text(self) -> None:
         described = self.exported.manifest["text"]

@@ -15,7 +15,7 @@ from ..checkpoint.weights_writer import TYPE_NAMES, WeightsWriter
 from ..errors import InputError, OutputError
 from ..output import check_new_folder, reason, rename, unfinished, write_text
 from ..version import __version__
-from .function import WEIGHTS, Arrays
+from .function import MLX_VERSION, WEIGHTS, Arrays
 from .plan import Plan
 
 # Counts up when a reader of the older one would go wrong; unknown keys are ignored.
@@ -50,7 +50,7 @@ def write(plan: Plan, path: Path) -> None:
 def _fill(plan: Plan, folder: Path) -> None:
     plan = _without_unread(plan)
     _write_arrays(folder / WEIGHTS_FILE, plan.fixed)
-    starts = []
+    starts: list[dict[str, Any]] = []
     for start in plan.starts:
         name = f"start{'.' + _PLAIN.sub('_', Path(start.name).stem) if start.name else ''}.safetensors"
         if any(s["file"] == name for s in starts):
@@ -65,7 +65,7 @@ def _fill(plan: Plan, folder: Path) -> None:
     manifest = {
         "format": FORMAT,
         "moshi_mlx": __version__,
-        "mlx": mx.__version__,
+        "mlx": MLX_VERSION,
         "device": mx.default_device().type.name,
         **plan.facts,
         "functions": {f.name: {"file": f"{f.name}.mlxfn", "results": list(f.results)} for f in plan.functions},

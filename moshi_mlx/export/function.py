@@ -20,6 +20,9 @@ WEIGHTS, STATE, SAMPLING, CONDITIONS = "w.", "s.", "sampling.", "c."
 # Masks and small tables; anything larger would be a weight that the model does not name.
 MOST_CONSTANT_BYTES = 1 << 20
 
+# Which files it writes, and alone reads.
+MLX_VERSION: str = mx.__version__  # type: ignore[attr-defined]
+
 Arrays = dict[str, mx.array]
 
 
@@ -51,7 +54,7 @@ class Function:
                     for extra in self.extra:
                         export([], {**arrays, **extra})
         except (RuntimeError, ValueError) as e:
-            raise InputError(f"MLX {mx.__version__} cannot write this model's frame: {e}") from None
+            raise InputError(f"MLX {MLX_VERSION} cannot write this model's frame: {e}") from None
 
     def reads(self, arrays: Arrays) -> set[str]:
         """Names of the inputs that the graph looks at, over all kinds of call."""
@@ -80,7 +83,7 @@ class Function:
 
 def named(prefix: str, tree: Any) -> Arrays:
     """The arrays of a tree by prefix and path."""
-    return {prefix + name: array for name, array in tree_flatten(tree)}
+    return {prefix + name: array for name, array in dict(tree_flatten(tree)).items()}
 
 
 def tree_of(prefix: str, arrays: Mapping[str, mx.array], like: Any) -> Any:

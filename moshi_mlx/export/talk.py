@@ -24,7 +24,7 @@ from . import text
 from .codec import audio_facts
 from .function import CONDITIONS, SAMPLING, STATE, Arrays, Function, named, tree_of
 from .plan import Plan, Rings, Start
-from .sampler import MAX_TOP_K, InputSampler
+from .sampler import InputSampler
 from .weights import FileWeights
 
 
@@ -38,14 +38,13 @@ class TalkFunctions:
         kv_bits: int | None = None,
         conditions: Mapping[str, str] | None = None,
         capacities: Sequence[int] | None = None,
-        max_top_k: int = MAX_TOP_K,
     ):
         lm, defaults = loaded.lm, loaded.config.generation
         lm.prepare()
         self.loaded = loaded
         vocabularies = lm.cfg.text_out_vocab_size, lm.cfg.card
-        self.text_sampler = InputSampler(vocabularies[0], defaults.temp_text, defaults.top_k_text, max_top_k)
-        self.audio_sampler = InputSampler(vocabularies[1], defaults.temp, defaults.top_k, max_top_k)
+        self.text_sampler = InputSampler(vocabularies[0], defaults.temp_text, defaults.top_k_text)
+        self.audio_sampler = InputSampler(vocabularies[1], defaults.temp, defaults.top_k)
         attributes = default_attributes(loaded, 1, 1.0)
         if conditions:
             known = attributes[0].text if attributes else {}
@@ -77,7 +76,7 @@ class TalkFunctions:
     def _placed(self, arrays: Arrays) -> Iterator[None]:
         """The model reads its weights, conditions and sampling from `arrays`."""
         frame, samplers = self.frame, (self.text_sampler, self.audio_sampler)
-        kept = frame.conditions, *(s.inputs for s in samplers)
+        conditions, inputs = frame.conditions, [s.inputs for s in samplers]
         try:
             with self.weights.replaced(arrays):
                 frame.conditions = self._conditions(arrays)
@@ -85,7 +84,7 @@ class TalkFunctions:
                     sampler.inputs = {name: arrays[f"{SAMPLING}{name}{ending}"] for name in sampler.inputs}
                 yield
         finally:
-            frame.conditions, *inputs = kept
+            frame.conditions = conditions
             for sampler, own in zip(samplers, inputs, strict=True):
                 sampler.inputs = own
 
@@ -228,7 +227,8 @@ class TalkFunctions:
 def prompts_of(loaded: Checkpoint, voices: Sequence[str | Path | Voice], text_prompt: str | None) -> dict[str, Forced]:
     """The prompts that conversations can begin with, by the voice's name; none for models that take none."""
     found = {}
-    for voice in voices or [None]:
+    asked: Sequence[str | Path | Voice | None] = voices or [None]
+    for voice in asked:
         prompt = personaplex.prompt_of(loaded, voice, text_prompt)
         if prompt is not None:
             found[voice.name if isinstance(voice, Voice) else Path(voice or "").stem] = prompt

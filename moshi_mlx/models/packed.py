@@ -38,11 +38,11 @@ class _Stacked:
     def __init__(self, matrix: Matrix):
         self._matrix = matrix
 
-    def derived(self) -> dict[str, mx.array]:
+    def derived(self) -> dict[str, Any]:
         """The arrays of the matrix."""
         return {name: array for name in PARTS if (array := getattr(self._matrix, name)) is not None}
 
-    def put_derived(self, arrays: dict[str, mx.array]) -> None:
+    def put_derived(self, arrays: dict[str, Any]) -> None:
         """Others of the same form."""
         self._matrix = replace(self._matrix, **arrays)
 

@@ -111,23 +111,17 @@ def _kth_largest(x: mx.array, k: int) -> mx.array:
 
 
 def _k_largest(x: mx.array, k: int) -> mx.array:
-    """The k largest of `x [..., V]`, `[..., k]`, the smallest of them first."""
-    x = largest(x, k)
-    at = x.shape[-1] - k
-    return mx.partition(x, at, axis=-1)[..., at:]
+    """The k largest of `x [..., V]`, `[..., k]`, the smallest of them first.
 
-
-def largest(x: mx.array, k: int) -> mx.array:
-    """Some of `x [..., V]`, the k largest among them: a long row is cut into pieces of which only the k largest stay.
-
-    GPUs order short rows in one kernel, long ones in many.
+    A long row is first cut into pieces of which only the k largest stay: GPUs order short rows in one kernel, long ones in many.
     """
     size = x.shape[-1]
     piece = max((n for n in range(8 * k, LONGEST_PIECE + 1) if size % n == 0), default=size)
-    if piece == size:
-        return x
-    best = mx.partition(x.reshape(*x.shape[:-1], -1, piece), piece - k, axis=-1)[..., piece - k :]
-    return best.reshape(*x.shape[:-1], -1)
+    if piece < size:
+        best = mx.partition(x.reshape(*x.shape[:-1], -1, piece), piece - k, axis=-1)[..., piece - k :]
+        x = best.reshape(*x.shape[:-1], -1)
+    at = x.shape[-1] - k
+    return mx.partition(x, at, axis=-1)[..., at:]
 
 
 def row_values(samplers: Sequence[Sampler]) -> dict[str, mx.array]:

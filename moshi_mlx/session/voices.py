@@ -189,14 +189,16 @@ def _from_archive(path: Path, name: str) -> Voice:
     return Voice.from_tensors(read_tensors_from(io.BytesIO(raw), f"{path}: {members[name].name}"), name)
 
 
-def load_codec(place: Place) -> MimiModel:
-    """The codec of a checkpoint alone, as many levels as voices have."""
+def load_codec(place: Place, codebooks: int = CODEBOOKS) -> MimiModel:
+    """The codec of a checkpoint alone, its first `codebooks` levels: by default as many as voices have."""
     config = place.find("config.json", optional=True)
     described = CheckpointConfig.from_dict({} if config is None else read_json(config))
     named = described.mimi_config_name and place.named(described.mimi_config_name)
     cfg = MimiConfig.from_dict(read_json(named) if named else MIMI_V0_1)
     weights = place.named(described.mimi_name)
     assert weights is not None
-    mimi = MimiModel(replace(cfg, num_codebooks=CODEBOOKS))
+    if not cfg.n_semantic <= codebooks <= cfg.num_codebooks:
+        raise InputError(f"{place} has a codec of {cfg.num_codebooks} codebooks, {codebooks} were asked for.")
+    mimi = MimiModel(replace(cfg, num_codebooks=codebooks))
     model_files.load_mimi_file(mimi, weights)
     return mimi

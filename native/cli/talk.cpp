@@ -13,6 +13,18 @@ namespace {
 // Speech-to-text hears this much silence after its delay, else the last word is not finished.
 constexpr double transcript_tail = 1.0;
 
+// Words one after the other in a recording of `duration` seconds: each lasts a `frame` at least and ends where the next begins at the
+// latest. Where there are more words than frames, the first ones are shorter. The silence that follows the recording is not part of it.
+void within(std::vector<SpokenWord>& words, double duration, double frame) {
+    for (size_t i = 1; i < words.size(); ++i) words[i].start = std::max(words[i].start, words[i - 1].start + frame);
+    double limit = duration;
+    for (auto word = words.rbegin(); word != words.rend(); ++word) {
+        double end = word->end < 0 ? limit : std::max(word->end, word->start + frame);
+        word->end = std::max(0.0, std::min(end, limit));
+        limit = word->start = std::max(0.0, std::min(word->start, word->end - frame));
+    }
+}
+
 class Conversation {
    public:
     Conversation(Client& client, const Arguments& arguments)
@@ -125,12 +137,7 @@ class Conversation {
         outcome_.output = arguments_.output;
         bool writes_down = client_.info.codebooks == 0;
         outcome_.duration = double(writes_down ? reader_.samples() : written_) / rate();
-        // The silence that follows a recording is not part of it.
-        if (writes_down)
-            for (SpokenWord& word : outcome_.words) {
-                word.start = std::min(word.start, outcome_.duration);
-                word.end = std::min(word.end, outcome_.duration);
-            }
+        if (writes_down) within(outcome_.words, outcome_.duration, double(frame_size()) / rate());
         outcome_.is_translation = client_.info.is_translation;
         outcome_.complete = complete_;
         size_t start = outcome_.text.find_first_not_of(' ');

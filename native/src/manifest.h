@@ -31,7 +31,7 @@ struct FileInfo {
     std::string sha256;
 };
 
-// A top-k of up to `most`, or of `all` and more, which is no limit, can be asked for.
+// A top-k of up to `most` can be asked for, and of `all` and more, which is none.
 struct TopK {
     int32_t usual = 0, most = 0, all = 0;
 };

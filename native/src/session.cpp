@@ -26,7 +26,7 @@ void check_temperature(float value, const char* name) {
 void check_top_k(int32_t value, const TopK& limit, const char* name) {
     if (value < 0) fail(name, " should be 0 (all) or more, found ", value);
     if (value > limit.most && value < limit.all)
-        fail(name, " should be at most ", limit.most, " in this folder, found ", value, "; export the model with --max-top-k ", value);
+        fail(name, " should be 0 to ", limit.most, ", found ", value);
 }
 
 }  // namespace
@@ -58,8 +58,9 @@ void Session::set_sampling(const Options& options) {
     auto give = [this](const char* name, auto value) { sampling_.insert_or_assign(sampling_prefix + name, mx::array(value)); };
     give("temp", options.temp);
     give("temp_text", options.temp_text);
-    give("top_k", options.top_k);
-    give("top_k_text", options.top_k_text);
+    // As many as there are is all.
+    give("top_k", options.top_k < manifest().sampling->top_k.all ? options.top_k : 0);
+    give("top_k_text", options.top_k_text < manifest().sampling->top_k_text.all ? options.top_k_text : 0);
 }
 
 void Session::reset(const Options& options) {

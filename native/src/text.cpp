@@ -18,13 +18,18 @@ std::string spaced(std::string_view piece) {
     return out.append(piece);
 }
 
-// Without control characters, which end below 0x20 or lie from 0x7F to 0x9F (two bytes, the first 0xC2).
-std::string printable(const std::string& text, bool keep_newline = true) {
+// Without what a terminal would obey: control characters, separators of lines and paragraphs (U+2028, U+2029), and those that turn the
+// direction of what follows (U+202A to U+202E, U+2066 to U+2069). Tabs and ends of lines become spaces, unless a line end is kept.
+std::string printable(const std::string& text, bool keep_newline) {
     std::string out;
     for (size_t i = 0; i < text.size(); ++i) {
-        auto c = uint8_t(text[i]);
-        if (c == 0xC2 && i + 1 < text.size() && uint8_t(text[i + 1]) < 0xA0) ++i;
-        else if ((c >= 0x20 && c != 0x7F) || (c == '\n' && keep_newline)) out += char(c);
+        auto at = [&](size_t n) { return i + n < text.size() ? uint8_t(text[i + n]) : 0; };
+        uint8_t c = at(0);
+        bool is_turn = c == 0xE2 && ((at(1) == 0x80 && at(2) >= 0xA8 && at(2) <= 0xAE) || (at(1) == 0x81 && at(2) >= 0xA6 && at(2) <= 0xA9));
+        if (is_turn) i += 2;
+        else if (c == 0xC2 && at(1) >= 0x80 && at(1) < 0xA0) ++i;
+        else if (c == '\n' || c == '\t' || c == '\r') out += c == '\n' && keep_newline ? '\n' : ' ';
+        else if (c >= 0x20 && c != 0x7F) out += char(c);
     }
     return out;
 }
@@ -39,9 +44,9 @@ std::string Detokenizer::feed(int32_t token) {
     const auto& silent = table_->silent;
     if (!has(*table_, token) || std::find(silent.begin(), silent.end(), token) != silent.end() || table_->kinds[size_t(token)] == 'c') return {};
     const std::string& piece = table_->pieces[size_t(token)];
-    if (table_->kinds[size_t(token)] == 'b') return printable(bytes_.feed(byte_of(piece)));
+    if (table_->kinds[size_t(token)] == 'b') return printable(bytes_.feed(byte_of(piece)), true);
     // A character cut short by an ordinary piece will never be completed.
-    return flush() + printable(spaced(piece));
+    return flush() + printable(spaced(piece), true);
 }
 
 std::string spell(const TextInfo& table, const std::vector<int32_t>& tokens) {
@@ -59,8 +64,7 @@ std::string spell(const TextInfo& table, const std::vector<int32_t>& tokens) {
         out += table.kinds[size_t(token)] == 'u' ? " \u2047 " : spaced(piece);
     }
     out += bytes.flush();
-    for (char space : {'\n', '\t', '\r'}) std::replace(out.begin(), out.end(), space, ' ');
-    out = printable(out);
+    out = printable(out, false);
     size_t start = out.find_first_not_of(' ');
     return start == std::string::npos ? "" : out.substr(start, out.find_last_not_of(' ') + 1 - start);
 }
