@@ -311,8 +311,8 @@ def test_without_a_network_one_sentence_soon(tmp_path, module):
         cwd=ROOT,
     )
     assert run.returncode == 1
-    # Python and its packages start in a second or two on a busy machine; the network may cost three at most.
-    assert time.monotonic() - start < 10
+    # The network may cost three seconds; retries took 27. The rest is for Python's start on a machine that is busy.
+    assert time.monotonic() - start < 20
     errors = [line for line in run.stderr.splitlines() if line.startswith("error")]
     assert len(errors) == 1
     assert "the Hub cannot be reached" in errors[0]
