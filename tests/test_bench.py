@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from moshi_mlx import bench, checkpoint
+from moshi_mlx import bench, bench_tune, checkpoint
 from moshi_mlx.errors import InputError
-from moshi_mlx.machine import chips, footprint
+from moshi_mlx.machine import chips, footprint, tuning
 from moshi_mlx.models.traffic import frame_traffic
+from moshi_mlx.modules.transformer import capacity_of
+from moshi_mlx.session import Session
 
 
 def test_json(tiny_checkpoint, capsys):
@@ -30,7 +33,7 @@ def test_json(tiny_checkpoint, capsys):
 def test_table(tiny_checkpoint, capsys):
     bench.main(["--model", str(tiny_checkpoint), "--steps", "3", "--warmup", "1", "--no-compile"])
     out = capsys.readouterr().out
-    for word in ("ms per frame", "by part", "missed 80 ms", "read per frame", "retained", "versions"):
+    for word in ("ms per frame", "by part", "80 ms apart", "missed 80 ms", "read per frame", "retained", "versions"):
         assert word in out
 
 
@@ -129,3 +132,93 @@ def test_footprint():
     m = footprint.measure()
     assert m.physical > 1e6
     assert m.resident_peak >= m.physical * 0.5
+
+
+# Tuning -------------------------------------------------------------------------------------------------------------
+
+
+def trial(setting: tuning.Setting, full: float, **more) -> tuning.Trial:
+    return tuning.Trial(setting, full, full, full, **more)
+
+
+def found(times: dict[str, float], rounds: list, copies: tuple[str, ...] = ()) -> tuple[tuning.Trial, list[str]]:
+    """What the search ends with where settings take `times` (100 ms otherwise), and what it tried."""
+    tried: list[str] = []
+
+    def run(setting: tuning.Setting) -> tuning.Trial:
+        tried.append(str(setting))
+        return trial(setting, times.get(str(setting), 100.0), copies=str(setting) in copies)
+
+    return tuning.search(rounds, run, lambda _: None), tried
+
+
+BUFFERED = "MLX_MAX_OPS_PER_BUFFER=200 MLX_MAX_MB_PER_BUFFER=500"
+
+
+def test_what_keeps_up_as_it_is_loses_nothing():
+    best, tried = found({"as it is": 40.0, BUFFERED: 38.0}, tuning.settings([None, "8", "4"], None, None))
+    assert str(best.setting) == BUFFERED and best.keeps_up
+    assert not any("-q" in t or "--kv-bits" in t or "--context" in t for t in tried)
+
+
+def test_less_is_taken_until_something_keeps_up():
+    times = {"-q 8": 90.0, "-q 4": 75.0, "-q 4 --kv-bits 8": 60.0}
+    best, tried = found(times, tuning.settings([None, "8", "4"], None, None))
+    assert str(best.setting) == "-q 4 --kv-bits 8"
+    assert tried[:3] == ["as it is", "-q 8", "-q 4"]
+    assert not any("--context" in t for t in tried)
+
+
+def test_settings_that_copy_rings_are_refused():
+    best, _ = found({"as it is": 40.0, BUFFERED: 20.0}, tuning.settings([None], 8, 60), copies=(BUFFERED,))
+    assert str(best.setting) == "as it is"
+    assert "refused" in trial(tuning.Setting(), 1.0, copies=True).verdict()
+
+
+def test_small_differences_change_nothing():
+    best, _ = found({"as it is": 40.0, BUFFERED: 39.5}, tuning.settings([None], 8, 60))
+    assert str(best.setting) == "as it is"
+
+
+def test_what_was_asked_for_is_not_varied():
+    assert len(tuning.settings([None], 8, 60, buffers=False)) == 1
+
+
+def test_tune(tiny_checkpoint, capsys):
+    """One real round in child processes, with the line to use."""
+    argv = [
+        "--model",
+        str(tiny_checkpoint),
+        "--steps",
+        "3",
+        "--warmup",
+        "1",
+        "--tune",
+        "--json",
+        "--kv-bits",
+        "8",
+        "-q",
+        "16",
+        "--context",
+        "10",
+    ]
+    assert bench.main(argv) == 0
+    said = json.loads(capsys.readouterr().out)
+    [one] = said["trials"]
+    assert one["full_ms"] > 0 and one["verdict"]
+    assert said["line"].endswith(f"--model {tiny_checkpoint} -q 16 --kv-bits 8 --context 10")
+
+
+def test_a_setting_that_fails_says_why(tiny_checkpoint):
+    t = tuning.measure(["--model", str(tiny_checkpoint), "--steps", "0"], tuning.Setting())
+    assert not t.usable and "at least 1" in t.verdict()
+
+
+def test_the_full_window_is_where_it_is_said_to_be(tiny_checkpoint):
+    session = Session.load(tiny_checkpoint, compile=False)
+    sound = np.zeros((4, 1920), np.float32)
+    session.step(sound[0])
+    assert bench_tune.full_window(session, sound, 2)["p50"] > 0
+    trunk = session.state["lm"]["trunk"]
+    assert int(trunk["position"].item()) > 250 == capacity_of(trunk)
+    assert not bench_tune.rings_copied(session, None, 5)
