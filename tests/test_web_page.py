@@ -17,10 +17,11 @@ from web_server import PATIENCE, Client, Echo, Server
 
 sync_api = need_browser()
 pytest.importorskip("sphn")
+from test_web_guard import certificate
 from test_web_models import serve  # noqa: E402
 
 from moshi_mlx.checkpoint.registry import DEMO_FOLDER  # noqa: E402
-from moshi_mlx.server import guard, pages  # noqa: E402
+from moshi_mlx.server import door, guard, pages  # noqa: E402
 from moshi_mlx.server.app import About  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -403,6 +404,20 @@ def test_the_token_of_the_link(browser, path):
         p.page.reload()
         p.talk().stop()
         assert not any(TOKEN in u for u in p.requests[1:])
+
+
+def test_a_phone_in_the_same_network(browser, tmp_path):
+    """`--host 0.0.0.0 --ssl DIR`: by this machine's address and the link's token."""
+    tls = door.tls_context(str(certificate(tmp_path / "tls")))
+    address = door.lan_address() or "127.0.0.1"
+    everywhere = {"host": "0.0.0.0", "any_address": True, "hosts": set()}
+    with (
+        Server(token=TOKEN, tls=tls, **everywhere) as s,
+        Page(browser, viewport=PHONE, ignore_https_errors=True, has_touch=True) as p,
+    ):
+        p.open(s, f"/#token={TOKEN}", host=address).talk()
+        p.wait("words", "0 5")
+        p.stop()
 
 
 def test_a_microphone_that_goes_away(browser, server):

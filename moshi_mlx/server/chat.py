@@ -78,8 +78,12 @@ class Chat:
         if self.scheduler.waiting >= LONGEST_QUEUE:
             return self._refuse(503, f"{LONGEST_QUEUE} others wait already.", {"Retry-After": RETRY_SECONDS})
         loop, news = asyncio.get_running_loop(), asyncio.Event()
+
+        def notify() -> None:
+            loop.call_soon_threadsafe(news.set)
+
         try:
-            stream = self.scheduler.open(options, wait=wishes.wait, notify=lambda: loop.call_soon_threadsafe(news.set))
+            stream = self.scheduler.open(options, wait=wishes.wait, notify=notify)
         except NoFreeRow:
             busy = "every row of this server is in a talk."
             return self._refuse(503, busy, {"Retry-After": RETRY_SECONDS})
