@@ -89,7 +89,7 @@ class Chat:
             return self._refuse(503, busy, {"Retry-After": RETRY_SECONDS})
         except MoshiError as e:
             return self._refuse(503, str(e))
-        talk = _Talk(next(self._numbers), self, socket, stream, news, wishes)
+        talk = _Talk(next(self._numbers), self, request, socket, stream, news, wishes)
         self._open.add(talk)
         try:
             await socket.prepare(request)
@@ -116,12 +116,14 @@ class _Talk:
         self,
         number: int,
         chat: Chat,
+        request: web.Request,
         socket: web.WebSocketResponse,
         stream: Stream,
         news: asyncio.Event,
         wishes: Wishes,
     ):
-        self.number, self._chat, self._socket, self._stream = number, chat, socket, stream
+        self.number, self._chat, self._request = number, chat, request
+        self._socket, self._stream = socket, stream
         self._news, self._wishes = news, wishes
         self._reader: SoundReader
         self._writer: SoundWriter
@@ -167,9 +169,8 @@ class _Talk:
         await self._socket.close(code=code, message=sentence.encode()[:120])
 
     def _cut(self) -> None:
-        request = self._socket._req
-        if request is not None and request.transport is not None:
-            request.transport.abort()
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
     # What the client sends ------------------------------------------------------------------------------------------
 
