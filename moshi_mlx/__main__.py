@@ -11,7 +11,7 @@ from .errors import quit_at_once
 
 COMMANDS = {
     "local": "talk with Moshi live, through microphone and loudspeaker",
-    "local_web": "talk with Moshi in the browser, and serve others",
+    "local_web": "talk with Moshi in the browser, and serve its protocol",
     "run_inference": "answer or translate recordings",
     "stt": "transcribe recordings or the microphone",
     "run_tts": "speak text, to a file or the loudspeaker",

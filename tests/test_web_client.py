@@ -49,9 +49,9 @@ def test_the_published_client_asks_and_hears(tmp_path):
             time.sleep(0.05)
         # The last word is still being spoken.
         time.sleep(1.0)
+        said = log.read_text()
         client.send_signal(signal.SIGINT)
         client.wait(PATIENCE)
-        said = log.read_text()
         assert "three plus four is seven" in said
         assert "unknown message kind 0" in said
         assert "Lost connection" not in said

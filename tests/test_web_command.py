@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -120,6 +120,11 @@ def test_signals_end_it_in_order_amid_a_talk(program, tiny_checkpoint, tmp_path,
     assert f"ended by {sent}" in err and "Traceback" not in err
     [folder] = (tmp_path / "kept").iterdir()
     assert soundfile.info(folder / "stereo.wav").frames == 10 * 1920
+    # The log is for programs too.
+    lines = [line.split() for line in err.splitlines() if re.match(r"\d{4}-\d\d-\d\dT", line)]
+    assert {"talk.connected", "talk.begins", "talk.ended", "recording.ended"} == {line[1] for line in lines}
+    [ended] = [dict(f.split("=") for f in line[2:]) for line in lines if line[1] == "talk.ended"]
+    assert ended["frames"] == "10"
 
 
 def test_off_this_machine_it_wants_a_token_that_it_prints_once(program, tiny_checkpoint, tmp_path):
@@ -142,22 +147,21 @@ def test_off_this_machine_it_wants_a_token_that_it_prints_once(program, tiny_che
     assert token not in err
 
 
-def test_off_this_machine_without_https_it_says_what_is_missing(program, tiny_checkpoint):
-    p = program("--model", tiny_checkpoint, "--no-browser", "--no-compile", "--host", "0.0.0.0", "--token", "short")
-    assert any("--ssl DIR" in line and "mkcert" in line for line in p.lines)
-    assert any("can be guessed" in line for line in p.lines)
+def test_off_this_machine_without_https_it_says_what_is_missing(capsys):
+    args = local_web.parser().parse_args(["--host", "0.0.0.0", "--token", "short"])
+    rules = local_web._rules(args)
+    assert any("--ssl DIR" in line and "mkcert" in line for line in local_web.invitation(args, rules))
+    assert "a token of 5 characters can be guessed" in capsys.readouterr().err
+    here = local_web.parser().parse_args(["--host", "localhost"])
+    assert local_web._rules(here).token is None
+    assert not any("mkcert" in line for line in local_web.invitation(here, local_web._rules(here)))
 
 
-def test_another_page_and_none(program, tiny_checkpoint, tmp_path):
+def test_another_page_and_none(tmp_path):
     (tmp_path / "index.html").write_text("mine")
-
-    async def get(link: str) -> tuple[int, str]:
-        async with aiohttp.ClientSession() as session, session.get(link) as answer:
-            return answer.status, await answer.text()
-
-    for static, expected in ((tmp_path, (200, "mine")), ("none", (404, "404: Not Found"))):
-        p = program("--model", tiny_checkpoint, "--no-browser", "--no-compile", "--static", static)
-        assert asyncio.run(get(p.links[0])) == expected
+    assert local_web._static(str(tmp_path)) == tmp_path
+    assert local_web._static("none") is None
+    assert (local_web._static(None) / "index.html").exists()
 
 
 BAD = {
@@ -184,10 +188,11 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(tmp_path, case):
         local_web.main(["--demo", "--no-browser", "--port", "0", *args])
 
 
-def test_a_port_in_use_is_told_at_once(program, tiny_checkpoint):
-    p = program("--model", tiny_checkpoint, "--no-browser", "--no-compile")
-    with pytest.raises(InputError, match=f"port {p.port} is taken by another program"):
-        local_web.main(["--demo", "--no-browser", "--port", str(p.port)])
+def test_a_port_in_use_is_told_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"port {port} is taken by another program"):
+            local_web.main(["--demo", "--no-browser", "--port", str(port)])
 
 
 @pytest.mark.parametrize(
@@ -268,13 +273,3 @@ def test_without_its_extra_it_says_what_to_install(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.strip() == "error: the server needs aiohttp: pip install '.[server]' in the clone of moshi_mlx"
-
-
-def test_the_log_is_for_programs_too(program, tiny_checkpoint):
-    p = program("--model", tiny_checkpoint, "--no-browser", "--no-compile")
-    asyncio.run(say(p.links[0]))
-    _, err = p.end()
-    lines = [line for line in err.splitlines() if re.match(r"\d{4}-\d\d-\d\dT", line)]
-    assert [line.split()[1] for line in lines] == ["talk.connected", "talk.begins", "talk.ended"]
-    fields = dict(f.split("=") for f in lines[-1].split()[2:])
-    assert json.loads(fields["frames"]) == 10

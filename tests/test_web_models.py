@@ -189,6 +189,35 @@ def test_voices_that_nobody_has_are_refused_where_they_are_known(persona, monkey
         assert "known voices: NATF0, NATM1" in text
 
 
+@pytest.mark.parametrize("preset", ["tiny-hibiki", "tiny-hibiki-zero"])
+def test_a_translation(tmp_path, preset):
+    """Two frames of delay are not answered; what follows is what the model says alone."""
+    from moshi_mlx.live.translation import LiveTranslation
+
+    write(tmp_path, preset, None, seed=3)
+    pcm = prompt("sum", 12)
+
+    async def act(server: Server):
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{server.chat}?audio=pcm_f32le&seed=3") as connection,
+        ):
+            client = Client(connection, "<f4")
+            await client.opened()
+            for frame in pcm.reshape(-1, 1920):
+                await client.send(frame)
+            await client.until(lambda c: any("first" in m for m in c.metadata))
+            first = next(m["first"] for m in client.metadata if "first" in m)
+            await client.until(lambda c: len(c.audio) == 12 - first)
+            return client.pcm
+
+    with serve(tmp_path) as server:
+        said = asyncio.run(act(server))
+    session = LiveTranslation(checkpoint.load(tmp_path), seed=3)
+    frames = [session.step(f) for f in pcm.reshape(-1, 1920)]
+    np.testing.assert_allclose(said, np.concatenate([f.pcm for f in frames if f.text_token != UNGENERATED]), atol=1e-5)
+
+
 def test_voice_and_role_mean_nothing_to_other_models(tiny_checkpoint):
     async def act(server: Server):
         async with aiohttp.ClientSession() as session:

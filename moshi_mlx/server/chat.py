@@ -78,14 +78,18 @@ class Chat:
         if self.scheduler.waiting >= LONGEST_QUEUE:
             return self._refuse(503, f"{LONGEST_QUEUE} others wait already.", {"Retry-After": RETRY_SECONDS})
         loop, news = asyncio.get_running_loop(), asyncio.Event()
+
+        def notify() -> None:
+            loop.call_soon_threadsafe(news.set)
+
         try:
-            stream = self.scheduler.open(options, wait=wishes.wait, notify=lambda: loop.call_soon_threadsafe(news.set))
+            stream = self.scheduler.open(options, wait=wishes.wait, notify=notify)
         except NoFreeRow:
             busy = "every row of this server is in a talk."
             return self._refuse(503, busy, {"Retry-After": RETRY_SECONDS})
         except MoshiError as e:
             return self._refuse(503, str(e))
-        talk = _Talk(next(self._numbers), self, socket, stream, news, wishes)
+        talk = _Talk(next(self._numbers), self, request, socket, stream, news, wishes)
         self._open.add(talk)
         try:
             await socket.prepare(request)
@@ -112,12 +116,14 @@ class _Talk:
         self,
         number: int,
         chat: Chat,
+        request: web.Request,
         socket: web.WebSocketResponse,
         stream: Stream,
         news: asyncio.Event,
         wishes: Wishes,
     ):
-        self.number, self._chat, self._socket, self._stream = number, chat, socket, stream
+        self.number, self._chat, self._request = number, chat, request
+        self._socket, self._stream = socket, stream
         self._news, self._wishes = news, wishes
         self._reader: SoundReader
         self._writer: SoundWriter
@@ -163,9 +169,8 @@ class _Talk:
         await self._socket.close(code=code, message=sentence.encode()[:120])
 
     def _cut(self) -> None:
-        request = self._socket._req
-        if request is not None and request.transport is not None:
-            request.transport.abort()
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
     # What the client sends ------------------------------------------------------------------------------------------
 
