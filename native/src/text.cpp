@@ -18,12 +18,20 @@ std::string spaced(std::string_view piece) {
     return out.append(piece);
 }
 
-// Without control characters, which end below 0x20 or lie from 0x7F to 0x9F (two bytes, the first 0xC2).
+// Whether the three bytes at `i` separate lines or turn the direction of what follows: U+2028 to U+202E, U+2066 to U+2069.
+bool turns(const std::string& text, size_t i) {
+    if (i + 2 >= text.size() || uint8_t(text[i]) != 0xE2) return false;
+    auto second = uint8_t(text[i + 1]), third = uint8_t(text[i + 2]);
+    return (second == 0x80 && third >= 0xA8 && third <= 0xAE) || (second == 0x81 && third >= 0xA6 && third <= 0xA9);
+}
+
+// Without these and without control characters, which end below 0x20 or lie from 0x7F to 0x9F (two bytes, the first 0xC2).
 std::string printable(const std::string& text, bool keep_newline = true) {
     std::string out;
     for (size_t i = 0; i < text.size(); ++i) {
         auto c = uint8_t(text[i]);
-        if (c == 0xC2 && i + 1 < text.size() && uint8_t(text[i + 1]) < 0xA0) ++i;
+        if (turns(text, i)) i += 2;
+        else if (c == 0xC2 && i + 1 < text.size() && uint8_t(text[i + 1]) < 0xA0) ++i;
         else if ((c >= 0x20 && c != 0x7F) || (c == '\n' && keep_newline)) out += char(c);
     }
     return out;
