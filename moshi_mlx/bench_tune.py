@@ -19,7 +19,6 @@ from .machine import device, tuning
 from .modules import transformer
 from .session.session import Session
 
-
 # Rings of less are copied in no time, and a frame has as much memory of its own.
 WORTH_A_LOOK = 32 << 20
 

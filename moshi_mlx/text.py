@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 WORD_MARK = "\u2581"
+_LEFT_OUT = str.maketrans("", "", "\t\r")
 
 
 class Detokenizer:
@@ -38,9 +39,9 @@ class Detokenizer:
             return ""
         piece = self._tokenizer.id_to_piece(token)
         if self._tokenizer.is_byte(token):
-            return clean(self._bytes.decode(bytes([int(piece[3:-1], 16)])), keep="\n")
+            return _shown(self._bytes.decode(bytes([int(piece[3:-1], 16)])))
         # A character cut short by an ordinary piece will never be completed.
-        return self.flush() + clean(piece.replace(WORD_MARK, " "), keep="\n")
+        return self.flush() + _shown(piece.replace(WORD_MARK, " "))
 
     def flush(self) -> str:
         """Whatever is left of an unfinished character, when no more tokens come."""
@@ -54,6 +55,11 @@ class Detokenizer:
     @pending.setter
     def pending(self, unfinished: bytes) -> None:
         self._bytes.setstate((unfinished, 0))
+
+
+def _shown(text: str) -> str:
+    """Without control characters but the end of a line."""
+    return clean(text.translate(_LEFT_OUT), keep="\n")
 
 
 def pack_pending(rows: list[bytes]) -> mx.array:
