@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from moshi_mlx.checkpoint import lora as adapters
 from moshi_mlx.checkpoint import transformers_files
 from moshi_mlx.checkpoint.files import adapter_beside, override
 from moshi_mlx.checkpoint.layouts import kinds
@@ -104,6 +105,14 @@ def _with_adapter(request: Request, place: Place, data: dict[str, Any], notes: l
     if request.lora is not None or "dim" not in data:
         return request
     named = data.get("lora_name")
+    if (
+        not isinstance(named, str)
+        and data.get("lora") is True
+        and place.find(adapters.FILE_NAME, optional=True) is None
+    ):
+        # So does a fine-tune whose adapter was merged in when it was saved.
+        notes.append("config.json speaks of an adapter ('lora') that is not there: the weights are taken as they are.")
+        return request
     path = adapter_beside(place, named if isinstance(named, str) else None, data.get("lora") is True)
     if path is None:
         return request
@@ -137,6 +146,11 @@ def _find_weights(
             unknown.append((path, tensors))
             continue
         if kind not in ("codec", "adapter", "voice"):
+            named = data.get("moshi_name")
+            if given is None and named is not None and place.named(named, optional=True) is None:
+                said.append(
+                    f"config.json names the weights {quoted(named)}, which are not there; {path.name} is taken."
+                )
             notes += said
             return path, tensors, kind
         found.append((path, tensors, kind))
@@ -144,6 +158,7 @@ def _find_weights(
     described = given is None and ("dim" in data or "moshi_name" in data or data.get("model_type") in FAMILIES)
     if found and not described:
         return found[0]
+    _check_named(place, data)
     if unknown:
         path, tensors = unknown[0]
         some = ", ".join(map(quoted, list(tensors)[:3]))
@@ -166,9 +181,8 @@ def _candidates(place: Place, data: dict[str, Any]) -> Iterator[Path]:
             named.removeprefix("hf://") if isinstance(named, str) else named, "config: 'moshi_name'", ConfigError
         )
         path = place.named(named, optional=True)
-        if path is None:
-            raise CheckpointError(f"config.json names the weights {quoted(named)}, which {place} does not have.")
-        yield path
+        if path is not None:
+            yield path
     if isinstance(place, CheckedFolder):
         yield from place.weights()
         return
@@ -179,6 +193,13 @@ def _candidates(place: Place, data: dict[str, Any]) -> Iterator[Path]:
             if name.endswith(".index.json"):
                 fetch_shards(place, name, path)
             yield path
+
+
+def _check_named(place: Place, data: dict[str, Any]) -> None:
+    """Told when no other file was a model either."""
+    named = data.get("moshi_name")
+    if named is not None and place.named(named, optional=True) is None:
+        raise CheckpointError(f"config.json names the weights {quoted(named)}, which {place} does not have.")
 
 
 def _voices(place: Place, model: LanguageModel) -> list[tuple[str, voice_files.Reader]]:

@@ -82,16 +82,13 @@ def test_tensors_under_a_prefix_beside_others_are_told(tiny_copy):
         load(tiny_copy)
 
 
-@pytest.mark.parametrize("how", ["missing", "unknown", "other name"])
+@pytest.mark.parametrize("how", ["missing", "unknown"])
 def test_a_language_model_that_is_described_is_not_left_out(tiny_copy, tmp_path, how):
     """A folder whose codec alone can be found is no codec."""
     if how == "missing":
         (tiny_copy / "model.safetensors").unlink()
-    elif how == "unknown":
-        rename(tiny_copy / "model.safetensors", lambda n: n.replace("text_emb", "words").replace("depformer", "deep"))
     else:
-        config = json.loads((tiny_copy / "config.json").read_text())
-        (tiny_copy / "config.json").write_text(json.dumps({**config, "moshi_name": "weights.safetensors"}))
+        rename(tiny_copy / "model.safetensors", lambda n: n.replace("text_emb", "words").replace("depformer", "deep"))
     with pytest.raises(MoshiError, match="(names the weights|of no known format)"):
         convert([str(tiny_copy), str(tmp_path / "made")])
     config = json.loads((tiny_copy / "config.json").read_text())
@@ -101,6 +98,14 @@ def test_a_language_model_that_is_described_is_not_left_out(tiny_copy, tmp_path,
         with pytest.raises(MoshiError, match="describes a language model, but the only weights there are"):
             convert([str(tiny_copy), str(tmp_path / "made")])
     assert not (tmp_path / "made").exists()
+
+
+def test_a_language_model_under_another_name_is_taken_and_told(tiny_copy, tmp_path, capsys):
+    config = json.loads((tiny_copy / "config.json").read_text())
+    (tiny_copy / "config.json").write_text(json.dumps({**config, "moshi_name": "weights.safetensors"}))
+    assert convert([str(tiny_copy), str(tmp_path / "made")]) == 0
+    assert "names the weights 'weights.safetensors', which are not there; model.safetensors" in capsys.readouterr().err
+    assert (tmp_path / "made/model.safetensors").exists()
 
 
 # What is named --------------------------------------------------------------------------------------------------------

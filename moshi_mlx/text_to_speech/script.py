@@ -21,6 +21,8 @@ _VALUE = r"""(?:"[^"<>]*"|'[^'<>]*')"""
 _KEY = r"\s+[\w:-]+\s*"
 # A tag of speech markup with its name and attributes, or the space between two words.
 _SEPARATOR = re.compile(rf"</?({_NAME})((?:{_KEY}=\s*{_VALUE})*)\s*/?>|\s+")
+# The only markup of the published package; everything else is words there.
+_PUBLISHED_SEPARATOR = re.compile(r'<(break)(\s+time="[0-9]+(?:\.[0-9]*)?s")\s*/?>|\s+')
 # What more text may make a tag.
 _UNFINISHED_VALUE = r"""(?:\Z|"[^"<>]*\Z|'[^'<>]*\Z)"""
 _UNFINISHED_TAG = re.compile(
@@ -49,7 +51,10 @@ def pause_of(attributes: str) -> float | None:
 
 
 class ScriptReader:
-    """Reads the turns of one script. The main speaker begins; `end_turn` hands over to the other one."""
+    """Reads the turns of one script. The main speaker begins; `end_turn` hands over to the other one.
+
+    `markup`: breaks in all their forms are understood and other tags left out; else only `<break time="1.5s"/>` is no word.
+    """
 
     def __init__(
         self,
@@ -58,7 +63,9 @@ class ScriptReader:
         frame_rate: float,
         multi_speaker: bool = True,
         padding_between: int = 0,
+        markup: bool = True,
     ):
+        self._separator = _SEPARATOR if markup else _PUBLISHED_SEPARATOR
         self._tokenizer, self._frame_rate = tokenizer, frame_rate
         self._speaker_tokens = (token_ids.main, token_ids.other) if multi_speaker else None
         self._padding_between = padding_between
@@ -100,7 +107,7 @@ class ScriptReader:
     def _take(self, end: int) -> list[Entry]:
         """Entries that are complete before position `end`; the rest stays pending."""
         entries, start = [], 0
-        for match in _SEPARATOR.finditer(self._pending, 0, end):
+        for match in self._separator.finditer(self._pending, 0, end):
             if match.start() > start:
                 entries.append(self._word(self._pending[start : match.start()]))
             if match[1] is not None:
@@ -136,13 +143,15 @@ def script_to_entries(
     script: Sequence[str],
     multi_speaker: bool = True,
     padding_between: int = 0,
+    markup: bool = False,
 ) -> list[Entry]:
     """Entries of a whole script: turns by the main and the other speaker in alternation, beginning with the main one.
 
     `frame_rate` in steps per second. `multi_speaker`: the model knows two speakers and is told who begins a turn.
-    `padding_between` above 0 forces that many steps after each word, for clearer speech.
+    `padding_between` above 0 forces that many steps after each word, for clearer speech. `markup` as for `ScriptReader`; without it
+    the entries are those of the published package.
     """
-    reader = ScriptReader(tokenizer, token_ids, frame_rate, multi_speaker, padding_between)
+    reader = ScriptReader(tokenizer, token_ids, frame_rate, multi_speaker, padding_between, markup)
     entries: list[Entry] = []
     for turn in script:
         entries += reader.feed(turn)
