@@ -8,10 +8,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from row_drivers import in_pieces, noise
+from speech_toys import _tidy, loaded  # noqa: F401
 
+from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx.engine.scheduler import Outcome, Scheduler
 from moshi_mlx.engine.streams import Bounds, ModelStopped, NoFreeRow, SlowReader, WhenFull
 from moshi_mlx.errors import InputError
+from moshi_mlx.session import Session
+from moshi_mlx.session.conversations import Conversations, Talk
+from moshi_mlx.speech_to_text.rows import Hear, HeardFrame, Marker, Transcriptions
+from moshi_mlx.text_to_speech.rows import Speak, Utterances
+from moshi_mlx.text_to_speech.tts_model import TTSModel
 
 FRAME = 1920
 LONG = 20.0
@@ -412,3 +420,79 @@ def test_memory_of_a_closed_stream_is_let_go(run):
     until(lambda: scheduler.live == 0)
     assert scheduler.figures().streams == 200
     assert scheduler.waiting == 0
+
+
+# With models --------------------------------------------------------------------------------------------------------
+
+
+def serve(make, asked: list, send) -> list[list]:
+    """What clients on threads of their own get, more of them than there are rows."""
+    got: list[list] = [[] for _ in asked]
+
+    def client(number: int) -> None:
+        stream = scheduler.open(asked[number])
+        stream.wait_open(LONG)
+        send(stream, number)
+        stream.finish()
+        got[number] += read_all(stream, timeout=60)
+        if stream.error is not None:
+            raise stream.error
+
+    with Scheduler(make) as scheduler:
+        threads = [threading.Thread(target=client, args=(n,)) for n in range(len(asked))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert scheduler.error is None
+        assert scheduler.figures().dropped_in == 0
+    return got
+
+
+def test_clients_of_a_dialogue(tiny_checkpoint):
+    sounds = [noise(8 + n, n) for n in range(4)]
+    got = serve(
+        lambda: Conversations(checkpoints.load(tiny_checkpoint), rows=2),
+        [Talk(seed=n) for n in range(4)],
+        lambda stream, n: [stream.feed(part, timeout=LONG) for part in in_pieces(sounds[n], n)],
+    )
+    model = checkpoints.load(tiny_checkpoint)
+    for n, frames in enumerate(got):
+        session = Session(model, seed=n)
+        alone = [session.step(frame) for frame in sounds[n].reshape(-1, FRAME)]
+        assert [(f.text, f.codes.tolist()) for f in frames] == [(f.text, f.codes.tolist()) for f in alone]
+
+
+def test_clients_of_speech_to_text():
+    """Marks come back when all before them is written; a flush makes that so without waiting for sound."""
+    sounds = [noise(10 + 3 * n, n) for n in range(3)]
+
+    def send(stream, n):
+        stream.feed(sounds[n], timeout=LONG)
+        stream.mark(n)
+        stream.flush()
+
+    got = serve(lambda: Transcriptions(loaded("tiny-stt"), rows=2), [Hear()] * 3, send)
+    for n, items in enumerate(got):
+        assert [i.index for i in items if isinstance(i, HeardFrame) and i.index is not None] == list(range(10 + 3 * n))
+        assert [i for i in items if isinstance(i, Marker)] == [Marker(n)]
+
+
+def test_clients_of_text_to_speech():
+    """Words come in any pieces and at any pace; every frame is 80 ms, and every word is told."""
+    texts = ["Hello you there.", "One two.", "Yes and no."]
+
+    def send(stream, n):
+        for i in range(0, len(texts[n]), 3):
+            stream.say(texts[n][i : i + 3])
+            time.sleep(0.002)
+
+    def make():
+        return Utterances(TTSModel.from_checkpoint(loaded("tiny-tts"), temp=0.0, n_q=16), rows=2)
+
+    # No voice at all is one, too.
+    got = serve(make, [Speak(seed=n) for n in range(3)], send)
+    for text, items in zip(texts, got, strict=True):
+        assert all(i.pcm.shape == (FRAME,) for i in items if i.codes is not None)
+        assert any(i.codes is not None for i in items)
+        assert [w.text for i in items for w in i.words] == text.split()

@@ -26,12 +26,14 @@ import numpy as np
 from ..errors import InputError, MoshiError
 from ..machine import streams
 from ..machine.owner import PATIENCE, Closer
-from .streams import Bounds, Inbox, ModelStopped, NoFreeRow, Stream
+from .streams import Bell, Bounds, Inbox, ModelStopped, NoFreeRow, Stream
 
 T = TypeVar("T")
 CALLS_WAITING = 64
 # Clients that may wait for a row.
 STREAMS_WAITING = 256
+# Without news the scheduler looks round so often.
+IDLE_SECONDS = 0.5
 
 
 @dataclass
@@ -94,7 +96,7 @@ class Scheduler(Generic[K]):
     def __init__(self, make: Callable[[], K], name: str = "model", patience: float | None = None):
         self._make, self._process = make, os.getpid()
         self._patience = patience
-        self._changed = threading.Condition()
+        self._changed = Bell()
         self._waiting: deque[Stream] = deque()
         self._rows: list[Stream | None] = []
         self._joins: dict[int, Iterator[None]] = {}
@@ -233,6 +235,7 @@ class Scheduler(Generic[K]):
             self._end_all()
 
     def _tick(self, kind: K) -> None:
+        seen = self._changed.rung
         self._answer_calls(kind)
         self._let_go(kind)
         self._admit(kind)
@@ -240,9 +243,7 @@ class Scheduler(Generic[K]):
         ready = self._ready(kind)
         if not ready:
             if not self._joins:
-                with self._changed:
-                    # Whatever changed between the look and the wait is looked at again soon.
-                    self._changed.wait(0.02 if self.live else 0.5)
+                self._changed.wait_since(seen, IDLE_SECONDS)
             return
         self._step(kind, ready)
 
@@ -250,6 +251,7 @@ class Scheduler(Generic[K]):
         """Rows for the next step, after a moment for those that are about due."""
         deadline = time.monotonic() + (self._patience or 0.0)
         while True:
+            seen = self._changed.rung
             present = {row: s for row, s in enumerate(self._rows) if s is not None and s.opened}
             ready = [row for row, s in present.items() if not s.closed and not s.stalled and kind.ready(row, s.inbox)]
             now = time.monotonic()
@@ -257,8 +259,7 @@ class Scheduler(Generic[K]):
             due = any(row not in ready and now - self._last.get(row, 0.0) < self._frame_seconds for row in present)
             if not ready or backlog or not due or now >= deadline or self._joins:
                 return ready
-            with self._changed:
-                self._changed.wait(deadline - now)
+            self._changed.wait_since(seen, deadline - now)
 
     @property
     def _frame_seconds(self) -> float:

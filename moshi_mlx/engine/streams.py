@@ -56,6 +56,21 @@ class Bounds:
     fold: Callable[[Any, Any], Any] | None = None
 
 
+class Bell(threading.Condition):
+    """A condition that counts how often it was notified: who looked before may tell whether anything has changed since."""
+
+    rung = 0
+
+    def notify_all(self) -> None:
+        self.rung += 1
+        super().notify_all()
+
+    def wait_since(self, seen: int, timeout: float) -> None:
+        """Wait up to `timeout` seconds for a notice after the `seen`-th."""
+        with self:
+            self.wait_for(lambda: self.rung != seen, timeout)
+
+
 class Inbox:
     """What a client has sent and its row has not used. Sound is 24 kHz mono float32; messages keep their place in it."""
 
