@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import mac_table
 import numpy as np
 import pytest
 
@@ -222,3 +223,9 @@ def test_the_full_window_is_where_it_is_said_to_be(tiny_checkpoint):
     trunk = session.state["lm"]["trunk"]
     assert int(trunk["position"].item()) > 250 == capacity_of(trunk)
     assert not bench_tune.rings_copied(session, None, 5)
+
+
+def test_the_page_about_macs_is_that_of_its_script():
+    """`python benchmarks/mac_table.py --write` renews it."""
+    assert mac_table.PAGE.read_text(encoding="utf-8") == mac_table.page()
+    assert mac_table.LAUNCHES == 1498, "as tests/test_counts.py holds it"
