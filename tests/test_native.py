@@ -19,12 +19,14 @@ from moshi_mlx.session.conversation_file import load_conversation, save_conversa
 
 DEMO = ROOT / "moshi_mlx" / "demo"
 QUESTION = ROOT / "tests" / "goldens" / "system" / "question_a"
-SHORT = 150
+SHORT = 70
+# Frames that the demo looks back here, so that short conversations wrap.
+WINDOW = 50
 
 
 @pytest.fixture(scope="module")
 def demo():
-    return checkpoints.load(DEMO)
+    return checkpoints.load(DEMO, context=WINDOW)
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +36,16 @@ def question_a():
 
 @pytest.fixture(scope="module")
 def folders(demo, question_a, tmp_path_factory):
-    """Exports whose rings go through 32 and 64 slots, where they are smaller than the window (125 and 40)."""
+    """Exports whose rings go through 16 and 32 slots to the windows of 50 and 40 frames."""
     with pytest.MonkeyPatch.context() as patch:
-        small_rings(patch)
+        small_rings(patch, 16)
         place = tmp_path_factory.mktemp("folders")
         return {"demo": export(demo, place / "demo"), "question_a": export(question_a, place / "question_a")}
 
 
 @pytest.fixture
 def rings(monkeypatch):
-    small_rings(monkeypatch)
+    small_rings(monkeypatch, 16)
 
 
 @pytest.mark.parametrize("frames", [SHORT, pytest.param(500, marks=pytest.mark.slow)])
@@ -53,8 +55,8 @@ def test_the_demo(native, demo, folders, rings, frames):
     answer, arrays = native.run(
         folders["demo"],
         [
-            ["step", 40], ["sampling", {"temp": 0.9, "top_k": 0}], ["step", 40], ["sampling", {"temp": 0.0, "temp_text": 0.7}],
-            ["step", 20], ["sampling", {"temp": 0.6, "top_k": 7, "temp_text": 1.2, "top_k_text": 3}], ["step", frames - 100],
+            ["step", 15], ["sampling", {"temp": 0.9, "top_k": 0}], ["step", 15], ["sampling", {"temp": 0.0, "temp_text": 0.7}],
+            ["step", 10], ["sampling", {"temp": 0.6, "top_k": 7, "temp_text": 1.2, "top_k_text": 3}], ["step", frames - 40],
         ],
         pcm, options={"seed": 11},
     )  # fmt: skip
@@ -68,7 +70,7 @@ def test_the_demo(native, demo, folders, rings, frames):
     def text(temp=defaults.temp_text, top_k=defaults.top_k_text):
         return Sampler(temp=temp, top_p=0, top_k=top_k)
 
-    plan = {40: (text(), sampler(0.9, 0)), 80: (text(0.7), sampler(0.0)), 100: (text(1.2, 3), sampler(0.6, 7))}
+    plan = {15: (text(), sampler(0.9, 0)), 30: (text(0.7), sampler(0.0)), 40: (text(1.2, 3), sampler(0.6, 7))}
     replies = []
     for t, heard in enumerate(pcm):
         if t in plan:
@@ -77,7 +79,7 @@ def test_the_demo(native, demo, folders, rings, frames):
             following.state = session.state
             session = following
         replies.append(session.step(heard))
-    assert frame_step.capacities() == [32, 64, 125]
+    assert frame_step.capacities() == [16, 32, 50]
     equal(answer, arrays, replies)
     assert answer["index"] == list(range(frames))
 
@@ -91,7 +93,7 @@ def test_the_published_architecture(native, question_a, folders, rings, frames):
     equal(answer, arrays, talk(Session(question_a, text_sampler=greedy, audio_sampler=greedy), pcm))
 
 
-@pytest.mark.parametrize("frames", [70, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("frames", [40, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_packed_keys_and_values(native, demo, rings, tmp_path, bits, frames):
     folder = export(demo, tmp_path / "out", kv_bits=bits)
@@ -100,7 +102,7 @@ def test_packed_keys_and_values(native, demo, rings, tmp_path, bits, frames):
     equal(answer, arrays, talk(Session(demo, seed=3, kv_bits=bits), pcm))
 
 
-@pytest.mark.parametrize("frames", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("frames", [24, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("left_packed", [False, True])
 def test_packed_weights(native, rings, tmp_path, monkeypatch, left_packed, frames):
     """4-bit weights, unpacked as the CPU backend likes them, or left packed as a large model's are."""
@@ -109,7 +111,7 @@ def test_packed_weights(native, rings, tmp_path, monkeypatch, left_packed, frame
     subprocess.run(
         [sys.executable, "-m", "moshi_mlx.quantize", DEMO, tmp_path / "q4", "-q", "4"], check=True, capture_output=True
     )
-    loaded = checkpoints.load(tmp_path / "q4")
+    loaded = checkpoints.load(tmp_path / "q4", context=WINDOW)
     folder = export(loaded, tmp_path / "out")
     kinds = {
         tensor.dtype
@@ -124,20 +126,20 @@ def test_packed_weights(native, rings, tmp_path, monkeypatch, left_packed, frame
 
 def test_a_conversation_goes_on_on_the_other_side(native, demo, folders, rings, tmp_path):
     """Saved by the library, taken up by Python, and back, in rings that are still to grow and in wrapped ones."""
-    pcm = sound(140)
+    pcm = sound(70)
     whole = talk(Session(demo, seed=5), pcm)
     saved = str(tmp_path / "talk.safetensors")
-    answer, arrays = native.run(folders["demo"], [["step", 50], ["save", saved]], pcm, options={"seed": 5})
-    equal(answer, arrays, whole[:50])
+    answer, arrays = native.run(folders["demo"], [["step", 20], ["save", saved]], pcm, options={"seed": 5})
+    equal(answer, arrays, whole[:20])
     session = Session(demo, seed=99)
     load_conversation(session, saved)
-    middle = [session.step(p) for p in pcm[50:130]]
+    middle = [session.step(p) for p in pcm[20:60]]
     save_conversation(session, saved)
-    answer, arrays = native.run(folders["demo"], [["restore", saved], ["step", 10]], pcm[130:], options={"seed": 1})
-    np.testing.assert_array_equal([f.codes for f in middle], [f.codes for f in whole[50:130]])
-    np.testing.assert_array_equal(np.stack([f.pcm for f in middle]), np.stack([f.pcm for f in whole[50:130]]))
-    equal(answer, arrays, whole[130:])
-    assert answer["index"] == list(range(130, 140))
+    answer, arrays = native.run(folders["demo"], [["restore", saved], ["step", 10]], pcm[60:], options={"seed": 1})
+    np.testing.assert_array_equal([f.codes for f in middle], [f.codes for f in whole[20:60]])
+    np.testing.assert_array_equal(np.stack([f.pcm for f in middle]), np.stack([f.pcm for f in whole[20:60]]))
+    equal(answer, arrays, whole[60:])
+    assert answer["index"] == list(range(60, 70))
 
 
 def test_begin_again(native, folders):

@@ -88,7 +88,7 @@ def refresh(bad: Path, name: str) -> None:
     (bad / "manifest.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("flips", [20, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("flips", [8, pytest.param(300, marks=pytest.mark.slow)])
 def test_cut_and_flipped_files(victim, folder, bad, flips):
     """Of every file: missing, cut anywhere, any bit flipped. Loading checks all but the numbers of the weights, `moshi_verify` those too."""
     assert victim.ask("load", bad) == {"reason": "", "verified": ""}
@@ -100,7 +100,7 @@ def test_cut_and_flipped_files(victim, folder, bad, flips):
         checked = path.name != "README.md"
         (bad / path.name).unlink()
         assert victim.ask("load", bad)["reason"]
-        lengths = [0, 1, 7, len(content) - 1, *rng.integers(0, len(content), 6)]
+        lengths = [0, 1, 7, len(content) - 1, *rng.integers(0, len(content), 3)]
         for length in lengths:
             (bad / path.name).write_bytes(content[: int(length)])
             whole = path.name == "manifest.json" and length == len(content) - 1  # without its last newline
@@ -125,7 +125,7 @@ def test_cut_and_flipped_files(victim, folder, bad, flips):
             assert "is damaged: its checksum is not the manifest's" in answer["verified"]
         restore(folder, bad, path.name)
         tried += len(lengths) + flips + 2
-    assert tried > 150
+    assert tried > 80
 
 
 def test_files_that_were_damaged_on_purpose(victim, folder, bad):
@@ -134,7 +134,7 @@ def test_files_that_were_damaged_on_purpose(victim, folder, bad):
     for name in ("weights.safetensors", "start.safetensors"):
         content = (folder / name).read_bytes()
         length = struct.unpack("<Q", content[:8])[0]
-        for _ in range(25):
+        for _ in range(10):
             damaged = bytearray(content)
             for at in rng.integers(0, 8 + length, int(rng.integers(1, 4))):
                 damaged[at] = int(rng.integers(32, 127)) if at >= 8 else int(rng.integers(0, 256))
@@ -304,7 +304,7 @@ def test_conversations_of_strangers(victim, loaded, tmp_path):
     content = path.read_bytes()
     rng = np.random.default_rng(3)
     length = struct.unpack("<Q", content[:8])[0]
-    for _ in range(100):
+    for _ in range(40):
         damaged = bytearray(content)
         for at in rng.integers(0, 8 + length, 2):
             damaged[at] = int(rng.integers(32, 127)) if at >= 8 else int(rng.integers(0, 256))
