@@ -19,7 +19,7 @@ std::string spaced(std::string_view piece) {
 }
 
 // Without what a terminal would obey: control characters, separators of lines and paragraphs (U+2028, U+2029), and those that turn the
-// direction of what follows (U+202A to U+202E, U+2066 to U+2069). Tabs and ends of lines become spaces, unless a line end is kept.
+// direction of what follows (U+202A to U+202E, U+2066 to U+2069). Tabs and ends of lines become spaces; where line ends are kept, tabs go.
 std::string printable(const std::string& text, bool keep_newline) {
     std::string out;
     for (size_t i = 0; i < text.size(); ++i) {
@@ -28,7 +28,10 @@ std::string printable(const std::string& text, bool keep_newline) {
         bool is_turn = c == 0xE2 && ((at(1) == 0x80 && at(2) >= 0xA8 && at(2) <= 0xAE) || (at(1) == 0x81 && at(2) >= 0xA6 && at(2) <= 0xA9));
         if (is_turn) i += 2;
         else if (c == 0xC2 && at(1) >= 0x80 && at(1) < 0xA0) ++i;
-        else if (c == '\n' || c == '\t' || c == '\r') out += c == '\n' && keep_newline ? '\n' : ' ';
+        else if (c == '\n' || c == '\t' || c == '\r') {
+            if (!keep_newline) out += ' ';
+            else if (c == '\n') out += c;
+        }
         else if (c >= 0x20 && c != 0x7F) out += char(c);
     }
     return out;
