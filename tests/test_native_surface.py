@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
+import virtual_audio
 from native_cases import NATIVE, ROOT, build, configure, export, require_tools, small_rings, sound
 from speech_toys import checkpoint, loaded
 
@@ -280,3 +282,39 @@ def test_sanitizers(folders, tmp_path, kind):
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-6000:]
         assert "Sanitizer" not in done.stderr, done.stderr[-6000:]
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.skipif(not virtual_audio.available(), reason="PulseAudio and its ALSA plugin are not installed")
+def test_a_talk_through_sound_devices(native, tmp_path):
+    """A question is played into the microphone; moshi-cli answers it, and ends in order when it is interrupted."""
+    if (
+        "--live" not in native.talk("--help").stdout.decode()
+        or b"without PortAudio" in native.talk(tmp_path, "--live").stderr
+    ):
+        pytest.skip("moshi-cli was built without PortAudio")
+    folder = export(checkpoints.load(DEMO), tmp_path / "demo")
+    server = virtual_audio.VirtualAudio(tmp_path / "audio")
+    try:
+        devices = f'playback.pcm "{virtual_audio.SPEAKER}"\ncapture.pcm "{virtual_audio.MICROPHONE}"'
+        with (tmp_path / "audio" / "alsa.conf").open("a") as alsa:
+            alsa.write(f"pcm.!default {{ type asym\n{devices}\n}}\n")
+        with subprocess.Popen(
+            [native.cli, folder, "--live"], env=server.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as program:
+            assert program.stderr is not None
+            assert program.stdout is not None
+            assert any(line.startswith("talk;") for line in program.stderr)
+            question, _ = soundfile.read(DEMO / "prompts" / "sum.flac", dtype="float32")
+            server.speak(np.pad(question, (24000, 24000)))
+            said = ""
+            while not said.endswith("seven"):
+                letter = program.stdout.read(1)
+                assert letter, said
+                said += letter
+            program.send_signal(signal.SIGINT)
+            assert program.wait(20) == 0
+    finally:
+        server.stop()
+    assert said.strip() == "three plus four is seven"

@@ -130,7 +130,10 @@ class Conversation {
     void finish() {
         check(moshi_flush(client_.session.get()));
         take_words();
-        if (!arguments_.json) std::fputs("\n", arguments_.output == "-" ? stderr : stdout);
+        if (!arguments_.json) {
+            std::fputs("\n", arguments_.output == "-" ? stderr : stdout);
+            std::fflush(stdout);
+        }
         if (!arguments_.save.empty()) check(moshi_save(client_.session.get(), arguments_.save.c_str()));
         if (writer_) writer_->commit();
         outcome_.input = arguments_.input;

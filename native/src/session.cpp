@@ -17,6 +17,8 @@ namespace {
 
 const std::string seed_name = state_prefix + "lm.seed", offset_name = state_prefix + "lm.offset", tokens_name = state_prefix + "lm.tokens";
 
+constexpr float loudest = 8;
+
 int64_t offset_of(const Arrays& state) { return values<int32_t>(state.at(offset_name))[0]; }
 
 void check_temperature(float value, const char* name) {
@@ -120,8 +122,11 @@ Arrays Session::run(const std::string& function, const Arrays& inputs) {
 }
 
 mx::array Session::sound(const float* pcm) const {
-    for (int32_t i = 0; i < manifest().frame_size; ++i)
+    for (int32_t i = 0; i < manifest().frame_size; ++i) {
         if (!std::isfinite(pcm[i])) fail("sample ", i, " of the frame is not a number");
+        // Whole numbers that were made floats without being divided.
+        if (std::abs(pcm[i]) > loudest) fail("sample ", i, " of the frame is ", pcm[i], "; sound lies between -1 and 1");
+    }
     return mx::array(pcm, {1, manifest().frame_size}, mx::float32);
 }
 

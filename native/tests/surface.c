@@ -87,6 +87,8 @@ static void test_talk(const char *folder, const char *file) {
     CHECK(refused(moshi_step(session, pcm, MOSHI_ENDED, &frame), "only translation models"));
     pcm[7] = INFINITY;
     CHECK(refused(moshi_step(session, pcm, 0, &frame), "sample 7 of the frame is not a number"));
+    pcm[7] = 3000;
+    CHECK(refused(moshi_step(session, pcm, 0, &frame), "sound lies between -1 and 1"));
     pcm[7] = 0;
     moshi_frame small = {.size = 8};
     CHECK(refused(moshi_step(session, pcm, 0, &small), "set the size of the frame"));
