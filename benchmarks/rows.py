@@ -2,6 +2,7 @@
 
     python benchmarks/rows.py steps [--model DIR] [--rows 1 2 4 8] [--cpu]
     python benchmarks/rows.py files [--model DIR] [--rows 4] [--recordings 32] [--cpu]
+    python benchmarks/rows.py waits [--rows 4] [--step-ms 40] [--seconds 20]
 
 Without `--model` it is the model in the package for steps, and a small random one for recordings, whose lengths are drawn between 2 and
 40 s, most of them short, as a folder of voice messages has them. What is compared takes turns in blocks.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from random_checkpoint import write
 from moshi_mlx import checkpoint
 from moshi_mlx.audio.files import AudioReader
 from moshi_mlx.checkpoint.registry import DEMO_FOLDER
+from moshi_mlx.engine.scheduler import Outcome, Scheduler
+from moshi_mlx.engine.streams import Bounds, Stream, WhenFull
 from moshi_mlx.session import Session
 from moshi_mlx.session.conversations import Conversations, Talk
 from moshi_mlx.speech_to_text.listener import Listener
@@ -119,6 +123,65 @@ def files(args: argparse.Namespace) -> None:
         print(f"ratio {np.median(ratio):.2f} [{ratio.min():.2f}, {ratio.max():.2f}]")
 
 
+class Sleeper:
+    """Rows whose steps take `seconds` of sleep: what the scheduler adds, on a machine that is busy otherwise."""
+
+    bounds = Bounds(2.0, 256, WhenFull.DROP)
+
+    def __init__(self, rows: int, seconds: float):
+        self.rows, self.seconds = rows, seconds
+
+    def join(self, row, options):
+        yield
+
+    def leave(self, row):
+        pass
+
+    def ready(self, row, inbox):
+        return inbox.has_frame
+
+    def collect(self, row, inbox):
+        return inbox.frame()
+
+    def step(self, given):
+        time.sleep(self.seconds)
+        return {row: Outcome([frame]) for row, frame in given.items()}
+
+
+def waits(args: argparse.Namespace) -> None:
+    """Live clients who send 80 ms every 80 ms, beside one who sends as fast as it is taken: how long a frame waits for its step."""
+    print(describe_machine())
+    with Scheduler(lambda: Sleeper(args.rows[0], args.step_ms / 1000)) as scheduler:
+        streams = [scheduler.open() for _ in range(args.rows[0])]
+        for stream in streams:
+            stream.wait_open(60)
+        late, *live = streams
+        backlog = threading.Thread(target=upload, args=(late, args.seconds * 0.08 / (args.step_ms / 1000)))
+        backlog.start()
+        begin = time.perf_counter()
+        for tick in range(round(args.seconds * 12.5)):
+            for n, stream in enumerate(live):
+                # Not in step with each other, as clients are.
+                time.sleep(max(0.0, begin + (tick + (n + 1) / len(live)) * 0.08 - time.perf_counter()))
+                stream.feed(noise(1, tick))
+                while stream.read() is not None:
+                    pass
+            while late.read() is not None:
+                pass
+        backlog.join()
+        figures, dropped = scheduler.figures(), sum(s.dropped_in for s in live) // 1920
+        print(
+            f"{args.rows[0]} rows, steps of {1000 * figures.p50:.1f} ms (longest {1000 * figures.longest:.1f}), {figures.steps} of them: "
+            f"worst wait of a live frame {1000 * max(s.worst_wait for s in live):.1f} ms, {dropped} dropped"
+        )
+
+
+def upload(stream: Stream, seconds: float) -> None:
+    """Sound as fast as it is taken."""
+    for second in range(round(seconds)):
+        stream.feed(noise(12, second), timeout=60)
+
+
 def in_lockstep(listener: Listener, paths: list[Path], around: Surroundings) -> None:
     """As `stt --batch` did it: groups of recordings, each as long as its longest."""
     for at in range(0, len(paths), listener.batch):
@@ -136,9 +199,11 @@ def in_lockstep(listener: Listener, paths: list[Path], around: Surroundings) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["steps", "files"])
+    parser.add_argument("what", choices=["steps", "files", "waits"])
     parser.add_argument("--model", metavar="DIR")
     parser.add_argument("--rows", nargs="+", type=int)
+    parser.add_argument("--step-ms", type=float, default=40.0, help="what a step takes, for waits")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of talk, for waits")
     parser.add_argument("--recordings", type=int, default=32)
     parser.add_argument(
         "--cpu", dest="clock", action="store_const", const=time.process_time, default=time.perf_counter,
@@ -149,7 +214,7 @@ def main() -> None:
     add_wait_argument(parser)
     args = parser.parse_args()
     args.rows = args.rows or ([1, 2, 4, 8] if args.what == "steps" else [4])
-    {"steps": steps, "files": files}[args.what](args)
+    {"steps": steps, "files": files, "waits": waits}[args.what](args)
 
 
 if __name__ == "__main__":

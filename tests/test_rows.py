@@ -14,7 +14,11 @@ from mlx.utils import tree_flatten
 from random_checkpoint import write
 from row_drivers import Client, drive, in_pieces, noise, same_sound
 from speech_toys import _tidy, attributes, loaded, make_tts  # noqa: F401
+from toy import make_lm
 
+from moshi_mlx.engine.generate import LmGen
+from moshi_mlx.engine.row_state import Manner
+from moshi_mlx.engine.step import Conditions
 from moshi_mlx.engine.streams import Mark, Say
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine.footprint import measure
@@ -207,6 +211,51 @@ def test_nothing_of_a_stream_is_left_in_its_row(dialogues):
     assert used._talks[1].text.pending == b""
 
 
+def test_a_row_of_a_generator_starts_over():
+    """`LmGen`: new seed, own clock, its own first frame, while the other row goes on; and what a row alone cannot have."""
+    lm = make_lm()
+    users = np.random.default_rng(0).integers(0, 24, (12, 2, 3))
+
+    def alone(row: int, seed: int, first: int, last: int) -> list:
+        gen = LmGen(lm, batch_size=1, seed=seed)
+        found = []
+        for t in range(first, last):
+            gen.step(users[t, row : row + 1])
+            found.append(np.array(gen.frame)[0].tolist())
+        return found
+
+    gen = LmGen(lm, batch_size=2, seed=[5, 6], support_out_of_sync=True)
+    frames: list[list] = [[], []]
+    for t in range(12):
+        if t == 7:
+            gen.reset([False, True], seed=[9])
+            assert (gen.steps, gen.steps_of(0), gen.steps_of(1)) == (7, 7, 0)
+            assert gen.seeds == [5, 9]
+        gen.step(users[t])
+        valid = np.array(gen.output.valid)
+        assert valid.tolist() == [t >= 1, t >= 1 and t != 7]
+        for b in range(2):
+            frames[b].append(np.array(gen.frame)[b].tolist())
+    assert frames[0] == alone(0, 5, 0, 12)
+    assert frames[1] == alone(1, 6, 0, 7) + alone(1, 9, 7, 12)
+    with pytest.raises(InputError, match="made with conditions"):
+        gen.join(0, conditions=Conditions())
+    with pytest.raises(InputError, match="made with manners"):
+        gen.join(0, manner=Manner())
+    with pytest.raises(InputError, match="2 conversations need as many seeds, found 1"):
+        gen.reset([True, True], seed=[1])
+    with pytest.raises(InputError, match="support_out_of_sync"):
+        LmGen(lm, batch_size=2).join(0)
+    with pytest.raises(InputError, match="each of 2 rows"):
+        LmGen(lm, batch_size=2, support_out_of_sync=True, manners=[Manner()])
+    # A state with rows' own sampling is taken by a generator of that kind alone.
+    own = LmGen(lm, batch_size=1, support_out_of_sync=True, manners=[Manner()], seed=0)
+    other = LmGen(lm, batch_size=1, support_out_of_sync=True, seed=0)
+    own.state = own.state
+    with pytest.raises(InputError, match="unknown part 'own'"):
+        other.state = own.state
+
+
 def test_refusals_of_rows(dialogues):
     rows, _, _ = dialogues("compiled")
     with pytest.raises(InputError, match="no conversation in row 1"):
@@ -348,7 +397,9 @@ def spoken(request):
             other.temp, other.text_temp, other.audio_top_k = 0.6, 0.7, 7
         alone.append(spoken_alone(other, text, who, None, i, **options))
         clients.append(Client(Speak(seed=i, attributes=who, **how), cut(text)))
-    return Utterances(tts, rows=2, usual=Speak(voices=["a.wav"]), **options), clients, alone
+    # The slower ways with two of them: one voice, and two that are longer.
+    few = slice(None) if request.param == "compiled" else slice(0, None, 3)
+    return Utterances(tts, rows=2, usual=Speak(voices=["a.wav"]), **options), clients[few], alone[few]
 
 
 @schedules
