@@ -24,6 +24,8 @@ def save_conversation(session: Session, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"{path} should end in .safetensors.")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist; make it first.")
     save_weights(path, dict(tree_flatten(session.state)), {"format": FORMAT, "model": session.checkpoint.fingerprint})
 
 
