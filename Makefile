@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 GOLDENS ?= tests/goldens
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # A published client for the server's tests. Of what else it names, torch above all, it needs nothing.
+# Before the package, whose console scripts have some of its names.
 CLIENT := $(PIP) --no-deps "moshi>=0.2.13"
 PLAYER := $(if $(filter Darwin,$(shell uname -s)),afplay,aplay)
 
@@ -45,14 +46,14 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing the package and what its tests need into $(VENV) ..."
-	@$(PIP) -e ".[test]"
 	@$(CLIENT)
+	@$(PIP) -e ".[test]"
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing the package, its tests and lint into $(VENV) ..."
-	@$(PIP) -e ".[dev]"
 	@$(CLIENT)
+	@$(PIP) -e ".[dev]"
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
 
 clean:

@@ -202,11 +202,11 @@ def test_replies_to_the_others_are_written(some, tiny_checkpoint, capsys):
 
 def test_where_none_is_left(some, capsys):
     """Nothing is loaded for nothing."""
-    assert stt.main(["empty.wav", "noise.mp3", "--model", "no such folder/x"]) == 1
-    assert run_inference.main(["empty.wav", "noise.mp3", "--batch", "out", "--model", "no such folder/x"]) == 1
+    assert stt.main(["empty.wav", "noise.mp3"]) == 1
+    assert run_inference.main(["empty.wav", "noise.mp3", "--batch", "out", "--demo"]) == 1
     assert not Path("out").exists()
     with pytest.raises(MoshiError, match=r"empty\.wav is empty"):
-        stt.main(["empty.wav", "--model", "no such folder/x"])
+        stt.main(["empty.wav"])
 
 
 # The end of an answer --------------------------------------------------------------------------------------------------

@@ -36,7 +36,9 @@ def plain(entries: list[Entry]) -> list[tuple]:
 @given(turns=st.lists(TEXT, max_size=3), cuts=st.lists(st.integers(0, 60)), between=st.integers(0, 3))
 @example(turns=['hello<break  time="1s"  />world'], cuts=list(range(40)), between=1)
 def test_entries_do_not_depend_on_how_text_is_cut(turns, cuts, between):
-    whole = script_to_entries(TOKENIZER, IDS, 12.5, turns, padding_between=between, markup=True)
+    at_once, whole = reader(padding_between=between), []
+    for turn in turns:
+        whole += [*at_once.feed(turn), *at_once.end_turn()]
     r, pieces = reader(padding_between=between), []
     for turn in turns:
         at = sorted({0, len(turn), *(c for c in cuts if c < len(turn))})

@@ -143,15 +143,14 @@ def script_to_entries(
     script: Sequence[str],
     multi_speaker: bool = True,
     padding_between: int = 0,
-    markup: bool = False,
 ) -> list[Entry]:
     """Entries of a whole script: turns by the main and the other speaker in alternation, beginning with the main one.
 
     `frame_rate` in steps per second. `multi_speaker`: the model knows two speakers and is told who begins a turn.
-    `padding_between` above 0 forces that many steps after each word, for clearer speech. `markup` as for `ScriptReader`; without it
-    the entries are those of the published package.
+    `padding_between` above 0 forces that many steps after each word, for clearer speech. The entries are those of
+    the published package, which knows no markup but breaks in one form.
     """
-    reader = ScriptReader(tokenizer, token_ids, frame_rate, multi_speaker, padding_between, markup)
+    reader = ScriptReader(tokenizer, token_ids, frame_rate, multi_speaker, padding_between, markup=False)
     entries: list[Entry] = []
     for turn in script:
         entries += reader.feed(turn)
