@@ -140,6 +140,16 @@ def test_the_rules_differ_by_little():
     assert all(abs(a.start - b.start) <= 0.2 for a, b in zip(offline, streaming, strict=True))
 
 
+def test_a_word_that_says_nothing_ends_no_other():
+    """Tokens without letters are a word to the stream, not to a reader: the word before keeps its end."""
+    end_of_text = 2
+    tokens = [*[PAD] * 8, BOUNDARY, *TOKENIZER.encode("hello"), PAD, BOUNDARY, end_of_text, PAD, PAD, BOUNDARY, PAD]
+    (word,) = streaming_words(tokens, TOKENIZER, 12.5, DELAY, 0.0)
+    boundaries = [i + 1 for i, token in enumerate(tokens) if token == BOUNDARY]
+    assert word.text == "hello"
+    assert (word.end - word.start) * 12.5 == pytest.approx(boundaries[1] - boundaries[0])
+
+
 def test_text_has_no_control_characters(question):
     """The rules spell what the tokenizer does; what is handed out can go to a terminal and into a subtitle."""
     said = [TOKENIZER.piece_to_id("<0x1B>"), *TOKENIZER.encode("hi"), TOKENIZER.piece_to_id("<0x0A>")]

@@ -178,10 +178,14 @@ def streaming_words(
     stream = WordStream(tokenizer, frame_rate, delay)
     events = [e for token in tokens for e in stream.feed(token)]
     words: list[Word] = []
+    shown = False
     for event in [*events, *stream.flush()]:
         time = max(0.0, event.frame / frame_rate - offset)
-        if isinstance(event, WordStart) and event.text:
-            words.append(Word(event.text, time, math.inf))
-        elif isinstance(event, WordEnd) and words:
+        if isinstance(event, WordStart):
+            # The end of one that says nothing is not the end of the word before it.
+            shown = bool(event.text)
+            if shown:
+                words.append(Word(event.text, time, math.inf))
+        elif isinstance(event, WordEnd) and shown:
             words[-1] = Word(words[-1].text, words[-1].start, time)
     return words
