@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstring>
+#include <iomanip>
 #include <memory>
 #include <mutex>
 
@@ -125,6 +126,7 @@ moshi_model* moshi_load(const char* folder, void (*progress)(uint64_t, uint64_t,
         const Manifest& m = handle->model->manifest();
         double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
         std::ostringstream line;
+        line << std::fixed << std::setprecision(2);
         line << m.source << " (" << m.type << "), licence: " << (m.license.empty() ? "see the model card" : m.license) << ", " << m.precision << ", loaded in "
              << seconds << " s";
         log(MOSHI_LOG_INFO, line.str());
