@@ -228,4 +228,4 @@ def test_the_full_window_is_where_it_is_said_to_be(tiny_checkpoint):
 def test_the_page_about_macs_is_that_of_its_script():
     """`python benchmarks/mac_table.py --write` renews it."""
     assert mac_table.PAGE.read_text(encoding="utf-8") == mac_table.page()
-    assert mac_table.LAUNCHES == 1498, "as tests/test_counts.py holds it"
+    assert mac_table.LAUNCHES == 1484, "as tests/test_counts.py holds it"

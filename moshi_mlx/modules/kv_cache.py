@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import mlx.core as mx
 import numpy as np
@@ -75,7 +76,8 @@ class Span:
     mask: mx.array
     execute: mx.array | None = None
 
-    @property
+    # Once for all layers: two computations with constants of their own would be two in the compiled graph as well.
+    @cached_property
     def slots(self) -> mx.array:
         """Slots of the last `min(length, capacity)` new positions, `[n]` or `[B, n]`."""
         n = min(self.length, self.capacity)
