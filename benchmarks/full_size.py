@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from machine import add_wait_argument, describe_machine, wait_if_asked
 
-from moshi_mlx import bench_peer
+from moshi_mlx.bench import peer
 from moshi_mlx.checkpoint import files as checkpoint_files
 
 
@@ -54,9 +54,9 @@ def main() -> None:
             if args.cold:
                 forget(files.moshi)
             if who == "ours":
-                run = bench_peer.measure_ours(files, args.steps)
+                run = peer.measure_ours(files, args.steps)
             else:
-                run = bench_peer.measure_published(args.published, files, args.steps)
+                run = peer.measure_published(args.published, files, args.steps)
             runs[who].append(run)
             print(who, run, flush=True)
     for name in ("load_s", "first_step_s", "first_frame_s", "p50", "peak", "resident_peak"):

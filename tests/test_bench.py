@@ -11,7 +11,9 @@ import mac_table
 import numpy as np
 import pytest
 
-from moshi_mlx import bench, bench_tune, checkpoint
+from moshi_mlx import checkpoint
+from moshi_mlx.bench import measure as bench
+from moshi_mlx.bench import tune
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine import chips, footprint, tuning
 from moshi_mlx.models.traffic import frame_traffic
@@ -219,10 +221,10 @@ def test_the_full_window_is_where_it_is_said_to_be(tiny_checkpoint):
     session = Session.load(tiny_checkpoint, compile=False)
     sound = np.zeros((4, 1920), np.float32)
     session.step(sound[0])
-    assert bench_tune.full_window(session, sound, 2)["p50"] > 0
+    assert tune.full_window(session, sound, 2)["p50"] > 0
     trunk = session.state["lm"]["trunk"]
     assert int(trunk["position"].item()) > 250 == capacity_of(trunk)
-    assert not bench_tune.rings_copied(session, None, 5)
+    assert not tune.rings_copied(session, None, 5)
 
 
 def test_the_page_about_macs_is_that_of_its_script():

@@ -16,7 +16,8 @@ import pytest
 from moshi_mlx.convert.command import main as convert
 from random_checkpoint import write
 
-from moshi_mlx import bench, local, run_inference, run_tts, stt
+from moshi_mlx import local, run_inference, run_tts, stt
+from moshi_mlx.bench import measure as bench
 from moshi_mlx.checkpoint import hub, load, registry
 from moshi_mlx.checkpoint.files import Overrides, locate
 from moshi_mlx.checkpoint.layouts.kinds import kind_of, wrapper

@@ -20,8 +20,8 @@ import soundfile
 from written import writers
 
 import moshi_mlx
-from moshi_mlx import bench
 from moshi_mlx.audio.files import AudioWriter, read_audio
+from moshi_mlx.bench import measure as bench
 from moshi_mlx.checkpoint.weights_writer import save_weights
 from moshi_mlx.errors import OutputError
 from moshi_mlx.output import (

@@ -11,7 +11,8 @@ import moshi_mlx.quantize.command
 import pytest
 
 import moshi_mlx.models.__main__
-from moshi_mlx import bench, local, local_web, run_helium, run_inference, run_tts, stt
+from moshi_mlx import local, local_web, run_helium, run_inference, run_tts, stt
+from moshi_mlx.bench import measure as bench
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

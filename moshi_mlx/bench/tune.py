@@ -11,13 +11,13 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from .checkpoint import registry
-from .commands import say
-from .engine.generate import LmGen
-from .errors import InputError
-from .machine import device, tuning
-from .modules import transformer
-from .session.session import Session
+from ..checkpoint import registry
+from ..commands import say
+from ..engine.generate import LmGen
+from ..errors import InputError
+from ..machine import device, tuning
+from ..modules import transformer
+from ..session.session import Session
 
 # Rings of less are copied in no time, and a frame has as much memory of its own.
 WORTH_A_LOOK = 32 << 20

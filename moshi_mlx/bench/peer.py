@@ -10,8 +10,8 @@ import subprocess
 import sys
 from typing import Any
 
-from .checkpoint.files import Files
-from .errors import InputError
+from ..checkpoint.files import Files
+from ..errors import InputError
 
 _BEGIN = """
 import json, resource, sys, time

@@ -20,16 +20,17 @@ from mlx.utils import tree_flatten
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import bench_peer, bench_tune, commands
-from .commands import console, say
-from .errors import InputError
-from .machine import chips, device, footprint
-from .machine.memory import gigabytes, total_bytes
-from .models.traffic import frame_traffic
-from .modules import transformer
-from .output import check_writable, write_bytes
-from .session.session import Session
-from .version import __version__
+from .. import commands
+from ..commands import console, say
+from ..errors import InputError
+from ..machine import chips, device, footprint
+from ..machine.memory import gigabytes, total_bytes
+from ..models.traffic import frame_traffic
+from ..modules import transformer
+from ..output import check_writable, write_bytes
+from ..session.session import Session
+from ..version import __version__
+from . import peer, tune
 
 FRAME_MS = 80.0
 PART_STEPS = 30
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     check(args)
     commands.check_checkpoint(args, commands.TALKERS)
     if args.tune:
-        return bench_tune.tune(args, sys.argv[1:] if argv is None else argv)
+        return tune.tune(args, sys.argv[1:] if argv is None else argv)
     begin = time.perf_counter()
     loaded = commands.load(args, batch=args.batch)
     load_s = time.perf_counter() - begin
@@ -99,8 +100,8 @@ def main(argv: list[str] | None = None) -> int:
         figures["cold_ms"] = cold(session, sound, min(COLD_STEPS, args.steps))
     figures["parts_ms"] = parts(session, sound, min(PART_STEPS, args.steps))
     if args.trial:
-        figures["full_window"] = bench_tune.full_window(session, sound, min(PART_STEPS, args.steps))
-        figures["rings_copied"] = bench_tune.rings_copied(session, args.kv_bits)
+        figures["full_window"] = tune.full_window(session, sound, min(PART_STEPS, args.steps))
+        figures["rings_copied"] = tune.rings_copied(session, args.kv_bits)
     if args.compare:
         files, steps = loaded.files, min(args.steps, 200)
         # Each of them needs the memory that this one has taken.
@@ -108,8 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         gc.collect()
         mx.clear_cache()
         figures["language_model_alone"] = {
-            "moshi_mlx": bench_peer.measure_ours(files, steps),
-            "moshi_mlx_0.3.0": bench_peer.measure_published(args.compare, files, steps),
+            "moshi_mlx": peer.measure_ours(files, steps),
+            "moshi_mlx_0.3.0": peer.measure_published(args.compare, files, steps),
         }
     if args.plot:
         draw(times["wall_ms"], Path(args.plot), figures)
@@ -164,7 +165,7 @@ def cold(session: Session, sound: np.ndarray, steps: int) -> dict[str, float]:
         session.step(sound[i % len(sound)])
         times.append(1000 * (time.perf_counter() - start))
         time.sleep(max(0.0, FRAME_MS / 1000 - (time.perf_counter() - start)))
-    return bench_tune.percentiles(times)
+    return tune.percentiles(times)
 
 
 def about(args: argparse.Namespace, session: Session) -> dict[str, Any]:
@@ -326,7 +327,3 @@ def _matplotlib():
     import matplotlib.pyplot as plt
 
     return plt
-
-
-if __name__ == "__main__":
-    commands.run(main)
