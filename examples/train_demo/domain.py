@@ -124,8 +124,14 @@ NAME_QUESTIONS = ("what is your name", "who are you", "tell me your name",
 THANKS = ("thank you", "thanks", "thank you very much")
 FAREWELLS = ("goodbye", "bye bye", "see you later")
 ABOUT = ("tell me about yourself", "what can you do")
+WELLBEING = ("how are you", "how are you today", "are you okay")
+HEARING = ("can you hear me", "do you hear me", "are you there")
+JOKES = ("tell me a joke", "do you know a joke")
+NEXT_PHRASINGS = ("what comes after {a}", "which number comes after {a}")
 COUNT_PHRASINGS = ("count to {n}", "please count to {n}")
 COUNT_TO = range(3, 11)
+# What a user says while thinking, anywhere after the first word of a question.
+HESITATIONS = ("uh", "um", "er")
 
 # Listening noises: the user means "go on", so Moshi says nothing. The double-bracketed ones are
 # phoneme mnemonics of the synthesiser, since no spelling gives the right sound.
@@ -139,6 +145,10 @@ NAME_ANSWER = "my name is moshi"
 THANKS_ANSWER = "you are welcome"
 FAREWELL_ANSWER = "goodbye"
 ABOUT_ANSWER = "i am a small model i can add two numbers repeat a word and count and i listen while i talk"
+
+WELLBEING_ANSWER = "i am fine thank you"
+HEARING_ANSWER = "yes i can hear you"
+JOKE_ANSWER = "why was six afraid of seven because seven eight nine"
 
 # Words that a dictionary for the recogniser lacks.
 EXTRA_PRONUNCIATIONS = {"moshi": "M OW SH IY"}
@@ -212,15 +222,30 @@ def exchanges(kind: str, held_out: bool = False) -> list[Exchange]:
     if kind == "count":
         return [Exchange(kind, p.format(n=NUMBERS[n]), count_answer(n))
                 for n in COUNT_TO for p in COUNT_PHRASINGS]  # fmt: skip
+    if kind == "next":
+        return [Exchange(kind, p.format(a=NUMBERS[n]), f"{NUMBERS[n + 1]} comes after {NUMBERS[n]}")
+                for n in DIGITS for p in NEXT_PHRASINGS]  # fmt: skip
     prompts, answer = {
         "greet": (GREETINGS, GREETING_ANSWER), "name": (NAME_QUESTIONS, NAME_ANSWER),
         "thanks": (THANKS, THANKS_ANSWER), "bye": (FAREWELLS, FAREWELL_ANSWER),
-        "about": (ABOUT, ABOUT_ANSWER),
+        "about": (ABOUT, ABOUT_ANSWER), "wellbeing": (WELLBEING, WELLBEING_ANSWER),
+        "hearing": (HEARING, HEARING_ANSWER), "joke": (JOKES, JOKE_ANSWER),
     }[kind]  # fmt: skip
     return [Exchange(kind, p, answer) for p in prompts]
 
 
-KINDS = ("sum", "sum3", "repeat", "greet", "name", "thanks", "bye", "about", "count")
+KINDS = (
+    "sum", "sum3", "repeat", "greet", "name", "thanks", "bye", "about", "count", "next", "wellbeing", "hearing", "joke",
+)  # fmt: skip
+
+
+def hesitant(prompt: str, rng: random.Random) -> str:
+    """The prompt with a hesitation, and a comma on each side of it, after one of its words; one word has no such place."""
+    words = prompt.split()
+    if len(words) < 2:
+        return prompt
+    at = rng.randrange(1, len(words))
+    return f"{' '.join(words[:at])}, {rng.choice(HESITATIONS)}, {' '.join(words[at:])}"
 
 
 def answer_to(prompt: str) -> str:
@@ -233,6 +258,12 @@ def answers() -> list[str]:
     """Every answer of the domain, held-out sums included, without repetition."""
     found = {e.answer: None for kind in KINDS for h in (False, True) for e in exchanges(kind, h)}
     return list(found)
+
+
+def vocabulary() -> frozenset[str]:
+    """Every word of the domain and of the general sentences."""
+    general = (*_ARTICLES, *_ADJECTIVES, *_NOUNS, *_VERBS, *_PLACES)
+    return frozenset(" ".join((*prompts(), *answers(), *BACKCHANNELS, *general)).split()) - {"uh", "huh", "mm", "hm", "ah"}
 
 
 def prompts() -> list[str]:
@@ -347,15 +378,15 @@ def speech_rules() -> dict[str, str]:
         return " | ".join(words)
 
     templates = (*SUM_PHRASINGS, *THREE_PHRASINGS, *REPEAT_PHRASINGS, *HELD_OUT_REPEAT_PHRASINGS,
-                 *COUNT_PHRASINGS)  # fmt: skip
+                 *COUNT_PHRASINGS, *NEXT_PHRASINGS)  # fmt: skip
     rules = dict(a="<digit>", b="<digit>", c="<digit>", w="<word>", n="<number>")
     prompt = [t.format(**rules) for t in templates]
-    prompt += [*GREETINGS, *NAME_QUESTIONS, *THANKS, *FAREWELLS, *ABOUT]
-    fixed = [a for a in answers() if " plus " not in a]
+    prompt += [*GREETINGS, *NAME_QUESTIONS, *THANKS, *FAREWELLS, *ABOUT, *WELLBEING, *HEARING, *JOKES]
+    fixed = [a for a in answers() if " plus " not in a and " comes after " not in a]
     return dict(
         digit=any_of(NUMBERS[:10]), number=any_of(NUMBERS), word=any_of(REPEAT_WORDS),
         prompt=any_of(prompt), fixed=any_of(fixed),
-        answer="<digit> plus <digit> [plus <digit>] is <number> | <fixed>",
+        answer="<digit> plus <digit> [plus <digit>] is <number> | <number> comes after <digit> | <fixed>",
         phrase=f"({any_of(_ARTICLES)}) [{any_of(_ADJECTIVES)}] ({any_of(_NOUNS)})",
         general=f"<phrase> ({any_of(_VERBS)}) <phrase> [{any_of(_PLACES)}]",
         speech="<prompt> | <answer> | <general>",

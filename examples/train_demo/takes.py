@@ -1,0 +1,183 @@
+"""Everything that is ever said in training, synthesised once: short recordings with the onsets of their words and sounds.
+
+A set is a folder of shards, `NNNN.npy` (samples) beside `NNNN.json` (what they are); each shard depends on the seed and its
+number alone.
+"""
+
+import json
+import multiprocessing
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from . import domain
+from .augment import at_level
+from .phones import INDEX
+from .progress import Progress
+from .sentences import Chains, heard_words
+from .speakers import HEARD, LEFT_OUT, MOSHI_VOICE, TTS_VOICES, Speaker, Synthesisers, moved, sample_speaker
+
+LEVEL_DB = -20.0
+# Roles of a take.
+ASK, MURMUR, OTHER = "ask", "murmur", "other"
+SPEAKERS_IN_SHARD, ASKS, MURMURS, OTHERS = 8, 26, 5, 14
+HESITANT_SHARE, DOMAIN_SENTENCE_SHARE = 0.15, 0.3
+SENTENCES_IN_SHARD, ANSWERS_IN_SHARD = 250, 250
+KIND_WEIGHTS = {
+    "sum": 0.22, "sum3": 0.13, "repeat": 0.27, "greet": 0.05, "name": 0.05, "thanks": 0.03, "bye": 0.03, "about": 0.04,
+    "count": 0.08, "next": 0.04, "wellbeing": 0.02, "hearing": 0.02, "joke": 0.02,
+}  # fmt: skip
+
+
+@dataclass
+class Take:
+    """`words` and `phonemes` are (name or number in `phones.PHONES`, onset); samples count from the take's own start.
+
+    `speaker` numbers the speakers of a set, `answer` is what Moshi says to it, `at` and `length` place its samples.
+    """
+
+    speaker: int
+    role: str
+    text: str
+    answer: str
+    words: list
+    phonemes: list
+    at: int = 0
+    length: int = 0
+
+
+@dataclass(frozen=True)
+class TakeSet:
+    """`name` of the folder, `shards` it has, and who writes one: (seed, number of the shard) -> (take, samples)."""
+
+    name: str
+    shards: int
+    record: Callable[[int, int], Iterator[tuple[Take, np.ndarray]]]
+
+
+def _take(synthesisers: Synthesisers, speaker: Speaker, number: int, role: str, text: str, answer: str = "", spelling=None):
+    said = synthesisers.say(text, speaker, spelling)
+    words = [(w, at) for w, at in said.words if w not in domain.HESITATIONS]
+    take = Take(number, role, " ".join(w for w, _ in words), answer, words, [(INDEX[p], at) for p, at in said.phonemes])
+    return take, at_level(said.wav, LEVEL_DB)
+
+
+def _users(seed: int, shard: int, side: str) -> Iterator[tuple[Take, np.ndarray]]:
+    synthesisers = Synthesisers()
+    exchanges = {kind: domain.exchanges(kind) for kind in domain.KINDS}
+    chains = Chains(heard_words()).stream(seed * 100_003 + shard)
+    general = domain.general_sentences(seed * 100_003 + shard, held_out=False)
+    kinds, weights = list(KIND_WEIGHTS), list(KIND_WEIGHTS.values())
+    for number in range(shard * SPEAKERS_IN_SHARD, (shard + 1) * SPEAKERS_IN_SHARD):
+        rng = random.Random(f"{seed} {side} {number}")
+        speaker = moved(sample_speaker(rng, side), rng)
+        for kind in rng.choices(kinds, weights, k=ASKS):
+            exchange = rng.choice(exchanges[kind])
+            text = domain.hesitant(exchange.prompt, rng) if rng.random() < HESITANT_SHARE else exchange.prompt
+            yield _take(synthesisers, speaker, number, ASK, text, exchange.answer)
+        for text, spelling in rng.sample(list(domain.BACKCHANNELS.items()), MURMURS):
+            yield _take(synthesisers, speaker, number, MURMUR, text, spelling=spelling)
+        for _ in range(OTHERS):
+            text = next(general) if rng.random() < DOMAIN_SENTENCE_SHARE else next(chains)
+            yield _take(synthesisers, speaker, number, OTHER, text)
+
+
+def record_heard(seed: int, shard: int):
+    return _users(seed, shard, HEARD)
+
+
+def record_left_out(seed: int, shard: int):
+    return _users(seed, shard, LEFT_OUT)
+
+
+def own_answers() -> list[str]:
+    """What Moshi may be taught to say: never the total of a held-out sum."""
+    return list(dict.fromkeys(e.answer for kind in domain.KINDS for e in domain.exchanges(kind)))
+
+
+def record_own(seed: int, shard: int):
+    synthesisers, speaker = Synthesisers(), Speaker("espeak", MOSHI_VOICE)
+    for text in own_answers()[shard * ANSWERS_IN_SHARD : (shard + 1) * ANSWERS_IN_SHARD]:
+        yield _take(synthesisers, speaker, 0, OTHER, text)
+
+
+def record_reader(seed: int, shard: int):
+    """The voices of text-to-speech in turn, each with sentences of its own."""
+    synthesisers, number = Synthesisers(), shard % len(TTS_VOICES)
+    speaker = Speaker("espeak", list(TTS_VOICES.values())[number])
+    chains = Chains().stream(seed * 100_019 + shard)
+    for _ in range(SENTENCES_IN_SHARD):
+        yield _take(synthesisers, speaker, number, OTHER, next(chains))
+
+
+HEARD_SET, LEFT_OUT_SET, OWN_SET, READERS_SET = "heard", "left_out", "own", "readers"
+
+
+def all_sets(speakers: int, left_out_speakers: int, sentences: int) -> list[TakeSet]:
+    """`speakers` of users, as many of the synthesiser added last, and `sentences` of each voice of text-to-speech."""
+    return [
+        TakeSet(OWN_SET, -(-len(own_answers()) // ANSWERS_IN_SHARD), record_own),
+        TakeSet(HEARD_SET, -(-speakers // SPEAKERS_IN_SHARD), record_heard),
+        TakeSet(READERS_SET, -(-sentences * len(TTS_VOICES) // SENTENCES_IN_SHARD), record_reader),
+        TakeSet(LEFT_OUT_SET, -(-left_out_speakers // SPEAKERS_IN_SHARD), record_left_out),
+    ]
+
+
+def _write(job: tuple[Path, TakeSet, int, int]) -> None:
+    path, wanted, seed, shard = job
+    takes, sounds, at = [], [], 0
+    for take, wav in wanted.record(seed, shard):
+        take.at, take.length = at, len(wav)
+        at += len(wav)
+        takes.append(asdict(take))
+        sounds.append((wav * 32767).astype(np.int16))
+    path.with_suffix(".json").write_text(json.dumps(takes))
+    part = path.with_suffix(".part.npy")
+    np.save(part, np.concatenate(sounds))
+    part.rename(path)
+
+
+def record(folder: Path, sets: list[TakeSet], seed: int, workers: int) -> None:
+    """Write the shards of all `sets` that are not there yet."""
+    jobs = []
+    for wanted in sets:
+        (folder / wanted.name).mkdir(parents=True, exist_ok=True)
+        paths = [folder / wanted.name / f"{i:04d}.npy" for i in range(wanted.shards)]
+        jobs += [(path, wanted, seed, i) for i, path in enumerate(paths) if not path.exists()]
+    # A process for each shard: the synthesisers' global state would make one depend on those before it.
+    pool = multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1)
+    with pool, Progress("takes", sum(s.shards for s in sets), "shards") as progress:
+        for _ in pool.imap_unordered(_write, jobs):
+            progress.advance()
+
+
+class Takes:
+    """A set in memory; its sound is read when it is first asked for."""
+
+    def __init__(self, folder: Path):
+        self._paths, self.all, at = sorted(folder.glob("[0-9]*[0-9].npy")), [], 0
+        for path in self._paths:
+            for fields in json.loads(path.with_suffix(".json").read_text()):
+                take = Take(**fields)
+                take.at += at
+                self.all.append(take)
+            at = self.all[-1].at + self.all[-1].length
+        if not self.all:
+            raise FileNotFoundError(f"{folder} has no recordings; run the stage `takes` first")
+        self.of: dict[tuple[int, str], list[Take]] = {}
+        for take in self.all:
+            self.of.setdefault((take.speaker, take.role), []).append(take)
+        self.speakers = sorted({take.speaker for take in self.all})
+
+    @cached_property
+    def sound(self) -> np.ndarray:
+        """Samples of all takes, int16."""
+        return np.concatenate([np.load(path) for path in self._paths])
+
+    def wav(self, take: Take) -> np.ndarray:
+        """Samples [length] float32."""
+        return self.sound[take.at : take.at + take.length].astype(np.float32) / 32767
