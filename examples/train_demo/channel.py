@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .rates import SAMPLE_RATE
@@ -88,7 +89,7 @@ def _room(x: Tensor) -> Tensor:
     seconds = torch.arange(longest, device=x.device) / SAMPLE_RATE
     t60 = 0.12 + 0.45 * torch.rand(rows, 1, device=x.device)
     tail = torch.randn(rows, longest, device=x.device) * 10 ** (-3 * seconds / t60)
-    tail[:, : SAMPLE_RATE // 500] = 0
+    tail[:, : SAMPLE_RATE // 500].fill_(0)
     tail = tail * (0.1 + 0.6 * torch.rand(rows, 1, device=x.device)) / (tail.square().sum(1, keepdim=True).sqrt() + 1e-9)
     size = length + longest
     echo = torch.fft.irfft(torch.fft.rfft(x, n=size) * torch.fft.rfft(tail, n=size), n=size)
@@ -113,12 +114,17 @@ def _noise(x: Tensor) -> Tensor:
 
 def _coded(x: Tensor) -> Tensor:
     """What a headset's codec adds: noise in every band, some 12 to 25 dB below what is there, and no sound above 7.5 kHz."""
-    window = torch.hann_window(256, device=x.device)
-    spectrum = torch.stft(x, 256, 64, window=window, return_complex=True)
+    size, hop = 256, 64
+    window = torch.hann_window(size, device=x.device)
+    length = -(-x.shape[-1] // hop) * hop
+    spectrum = torch.stft(F.pad(x, (0, length - x.shape[-1])), size, hop, window=window, return_complex=True)
     power = spectrum.abs().square().unsqueeze(1)
-    near = torch.nn.functional.avg_pool2d(power, (9, 5), 1, (4, 2))[:, 0].sqrt()
+    near = F.avg_pool2d(power, (9, 5), 1, (4, 2))[:, 0].sqrt()
     depth = 10 ** (-(12 + 13 * torch.rand(len(x), 1, 1, device=x.device)) / 20)
     noise = torch.complex(torch.randn_like(near), torch.randn_like(near)) * (near * depth * 0.7)
     spectrum = spectrum + noise
     spectrum = spectrum * (torch.arange(spectrum.shape[1], device=x.device) < 80)[:, None]
-    return torch.istft(spectrum, 256, 64, window=window, length=x.shape[-1])
+    # Overlap and add: the library's own inverse looks at its numbers, which a recorded step may not.
+    frames = torch.fft.irfft(spectrum, n=size, dim=1) * window[:, None]
+    added = F.fold(frames, (1, length + size), (1, size), stride=(1, hop))[:, 0, 0]
+    return added[:, size // 2 : size // 2 + x.shape[-1]] / (window.square().sum() / hop)

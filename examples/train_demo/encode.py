@@ -1,11 +1,10 @@
-"""Scenes made into codes: rendered on the processor, sent through channels and the codec on the device."""
+"""Scenes made into codes, all on one device: mixed, sent through channels and the codec."""
 
-import itertools
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .channel import channel
 from .codec import Codec
@@ -17,28 +16,32 @@ BATCH = {"cpu": 4}
 LARGE_BATCH = 48
 
 
+def mixed(sound: Tensor, scenes: Sequence[Scene], fade: int = 0) -> Tensor:
+    """Scenes of one length and the takes' samples, int16 -> [S, T] float32; a take cut short is faded over `fade` samples."""
+    wavs = torch.zeros(len(scenes), scenes[0].length, device=sound.device)
+    for wav, scene in zip(wavs, scenes, strict=True):
+        for p in scene.placed:
+            length = min(p.stop - p.at, p.take.length)
+            part = sound[p.take.at : p.take.at + length].float() / 32767
+            if fade and length < p.take.length:
+                n = min(fade, length)
+                part[-n:] *= torch.linspace(1, 0, n, device=sound.device)
+            wav[p.at : p.at + length] += part
+    return wavs
+
+
 def encode_scenes(
     codec: Codec, takes: Takes, scenes: Sequence[Scene], name: str, through_channel: bool, fade: int = 0
 ) -> np.ndarray:
     """Codes uint8 [S, n_q, F] of scenes of one length, through a random channel each where that is asked for."""
     device = next(codec.parameters()).device
-    size = BATCH.get(device.type, LARGE_BATCH)
+    sound, size = torch.from_numpy(takes.sound).to(device), BATCH.get(device.type, LARGE_BATCH)
     out = []
-    with Progress(name, len(scenes), "scenes") as progress, ThreadPoolExecutor(8) as pool:
-        rendered = _ahead(pool, lambda scene: scene.render(takes, fade), scenes, 4 * size)
-        while wavs := list(itertools.islice(rendered, size)):
-            x = torch.from_numpy(np.stack(wavs)).to(device)
+    with Progress(name, len(scenes), "scenes") as progress:
+        for i in range(0, len(scenes), size):
+            part = scenes[i : i + size]
+            x = mixed(sound, part, fade)
             codes = codec.encode((channel(x) if through_channel else x)[:, None])
             out.append(codes.to(torch.uint8).cpu().numpy())
-            progress.advance(len(wavs))
+            progress.advance(len(part))
     return np.concatenate(out)
-
-
-def _ahead(pool: ThreadPoolExecutor, function, items: Sequence, count: int) -> Iterator:
-    """`map` that works at most `count` items ahead."""
-    todo = iter(items)
-    waiting = [pool.submit(function, item) for item in itertools.islice(todo, count)]
-    while waiting:
-        done = waiting.pop(0)
-        waiting += [pool.submit(function, item) for item in itertools.islice(todo, 1)]
-        yield done.result()

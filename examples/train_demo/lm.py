@@ -259,7 +259,7 @@ class Lm(nn.Module):
         batch, channels, steps = codes.shape
         cfg = self.cfg
         out = torch.full((batch, channels, steps + 1), cfg.card, dtype=codes.dtype, device=codes.device)
-        out[:, 0] = cfg.text_card
+        out[:, 0].fill_(cfg.text_card)
         for c, delay in enumerate(cfg.delays):
             out[:, c, 1 + delay :] = codes[:, c, : steps - delay]
         return out
@@ -292,8 +292,7 @@ class Lm(nn.Module):
     def depth_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Teacher-forced: hidden [N, D], tokens [N, dep_q] (text, codebooks 0..dep_q-2)
         -> logits [N, dep_q, card]."""
-        schedule = list(self.cfg.depth_schedule)
-        w_in = torch.stack([layer.weight for layer in self.depformer_in])[schedule]  # [T, dd, D]
+        w_in = torch.stack([self.depformer_in[s].weight for s in self.cfg.depth_schedule])  # [T, dd, D]
         x = torch.einsum("nd,ted->tne", hidden, w_in.to(hidden.dtype))
         tables = torch.stack([table.weight for table in self.depformer_emb])
         known = tokens[:, 1:]
@@ -322,19 +321,19 @@ class DepthLayer(nn.Module):
         """x [T, N, D]: all codebooks of N frames."""
         attn, steps = self.self_attn, len(x)
 
-        def weights(stacked: Tensor) -> Tensor:
-            """[sets, out, in] -> the transposed one of each codebook, [T, in, out]."""
-            return stacked[self.schedule].transpose(1, 2).to(x.dtype)
+        def weights(sets) -> Tensor:
+            """Matrices [out, in] of the sets -> the transposed one of each codebook, [T, in, out]."""
+            return torch.stack([sets[s] for s in self.schedule]).transpose(1, 2).to(x.dtype)
 
-        w_in = weights(attn.in_proj_weight.unflatten(0, (attn.sets, -1)))
-        w_out = weights(attn.out_proj.weight.unflatten(0, (attn.sets, -1)))
+        w_in = weights(attn.in_proj_weight.chunk(attn.sets))
+        w_out = weights(attn.out_proj.weight.chunk(attn.sets))
         q, k, v = attn.split(torch.bmm(self.norm1(x), w_in).transpose(0, 1), 3)  # [N, H, T, D / H]
         causal = window_mask(steps, steps, x.device)
         scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
         y = F.softmax(scores.masked_fill(~causal, float("-inf")), -1).to(v.dtype) @ v
         x = x + torch.bmm(y.permute(2, 0, 1, 3).flatten(2), w_out)
-        a, b = torch.bmm(self.norm2(x), weights(torch.stack([g.linear_in.weight for g in self.gating]))).chunk(2, -1)
-        return x + torch.bmm(F.silu(a) * b, weights(torch.stack([g.linear_out.weight for g in self.gating])))
+        a, b = torch.bmm(self.norm2(x), weights([g.linear_in.weight for g in self.gating])).chunk(2, -1)
+        return x + torch.bmm(F.silu(a) * b, weights([g.linear_out.weight for g in self.gating]))
 
 
 def parameter_count(module: nn.Module) -> int:

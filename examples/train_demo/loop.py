@@ -56,6 +56,9 @@ def train(name: str, out: Path, modules: dict[str, nn.Module], losses: Losses, p
     optimiser = optimiser_of(parameters, pace)
     state = TrainState(out, dict(modules, optimiser=optimiser), device)
     step, spent = state.resume()
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"] = group["lr"].to(device)
     begun = time.monotonic() - spent
 
     def one_step() -> dict[str, Tensor]:
@@ -74,12 +77,13 @@ def train(name: str, out: Path, modules: dict[str, nn.Module], losses: Losses, p
             if part >= 1:
                 break
             set_rate(optimiser, pace.learning_rate * cosine(part, step, pace.warmup))
-            for _ in range(min(CHUNK, pace.steps - step)):
+            count = min(CHUNK, pace.steps - step)
+            for _ in range(count):
                 found = act()
-                step += 1
+            step += count
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            progress.advance(CHUNK, f"loss {found['total'].item():.3f}")
+            progress.advance(count, f"loss {found['total'].item():.3f}")
             if step % LOG_EVERY == 0:
                 state.log(step, spent=spent, **{k: v.item() for k, v in found.items()})
             state.save_sometimes(step, spent)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from . import takes
+from .codec import Codec
 from .corpus import corpus_of
 from .export import TOKENIZER, export_codec, export_lm, export_voices, load_codec
 from .lm import Lm, LmConfig
@@ -29,7 +30,9 @@ from .train_tts import MODEL_ID, TTS_JSON, TtsTraining, Voices, train_tts, tts_c
 from .tts_data import Readings, build_readings
 
 SAMPLING = dict(temp=0.4, temp_text=0.0, top_k=50, top_k_text=10)
-STAGES = ("takes", "codec", "encode", "lm", "stt", "tts", "lm-more", "stt-more", "evaluate")
+STAGES = (
+    "takes", "codec", "dialogues", "lm", "talks", "stt", "readings", "tts", "lm-more", "stt-more", "evaluate",
+)  # fmt: skip
 # The second part of dialogue and speech-to-text, in which the synthesiser that was left out is heard too.
 MORE = dict(learning_rate=6e-4, warmup=50)
 MORE_STEPS = 0.25  # of the first part's
@@ -72,26 +75,37 @@ class Run:
         codec = train_codec(speech, self.work / "codec", plan, self.seed, self.device, start, self.graph)
         export_codec(codec, self.demo)
 
-    def encode(self) -> None:
+    def _codec(self) -> Codec:
         # The codec as shipped, rounding included, and in float32: its codes are what the models will meet.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.manual_seed(self.seed)
-        a, codec = self.args, load_codec(self.demo).to(self.device)
-        dialogue, reading = Tokenizer(self.demo / TOKENIZER), Tokenizer(self.stt_folder / TOKENIZER)
-        own = self._takes(takes.OWN_SET)
-        for name in (takes.HEARD_SET, takes.LEFT_OUT_SET):
-            users = self._takes(name)
-            count = a.sessions if name == takes.HEARD_SET else a.sessions // 5
-            seed = f"{self.seed} {name}"
+        return load_codec(self.demo).to(self.device)
+
+    def _sides(self, count: int) -> list[tuple[str, int]]:
+        """The sets of users' takes, and how many scenes are made of each."""
+        return [(takes.HEARD_SET, count), (takes.LEFT_OUT_SET, count // 5)]
+
+    def dialogues(self) -> None:
+        codec, tokenizer, own = self._codec(), Tokenizer(self.demo / TOKENIZER), self._takes(takes.OWN_SET)
+        for name, count in self._sides(self.args.dialogues):
             path = self.work / "dialogues" / f"{name}.npz"
             if not path.exists():
-                build_dialogues(path, codec, dialogue, users, own, count, a.channels, seed)
+                users, seed = self._takes(name), f"{self.seed} {name}"
+                build_dialogues(path, codec, tokenizer, users, own, count, self.args.channels, seed)
+
+    def talks(self) -> None:
+        codec, tokenizer = self._codec(), Tokenizer(self.stt_folder / TOKENIZER)
+        for name, count in self._sides(self.args.talks):
             path = self.work / "talks" / f"{name}.npz"
             if not path.exists():
-                build_talks(path, codec, reading, users, count, a.channels, seed)
-        path = self.work / "readings.npz"
+                build_talks(path, codec, tokenizer, self._takes(name), count, self.args.channels, f"{self.seed} {name}")
+
+    def readings(self) -> None:
+        path, tokenizer = self.work / "readings.npz", Tokenizer(self.tts_folder / TOKENIZER)
         if not path.exists():
-            build_readings(path, codec, reading, self._takes(takes.READERS_SET), 2 * a.sessions, str(self.seed))
+            build_readings(
+                path, self._codec(), tokenizer, self._takes(takes.READERS_SET), self.args.readings, str(self.seed)
+            )
 
     def lm(self, more: bool = False) -> None:
         plan, names, out = LmTraining(), [takes.HEARD_SET], self.work / "lm"
@@ -165,8 +179,10 @@ def main() -> None:
     data.add_argument("--speakers", type=int, default=640)
     data.add_argument("--left-out-speakers", type=int, default=96)
     data.add_argument("--sentences", type=int, default=5000, help="of each voice of text-to-speech")
-    data.add_argument("--sessions", type=int, default=10_000, help="dialogues, and talks to write down")
-    data.add_argument("--channels", type=int, default=2, help="through which each is heard")
+    data.add_argument("--dialogues", type=int, default=8_000)
+    data.add_argument("--talks", type=int, default=6_000, help="to write down")
+    data.add_argument("--readings", type=int, default=12_000, help="for text-to-speech")
+    data.add_argument("--channels", type=int, default=2, help="through which a dialogue and a talk are heard")
     data.add_argument("--sets", nargs="*", help="of takes, only these")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -3,10 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from .rates import FRAME_SIZE, SAMPLE_RATE
-from .takes import Take, Takes
+from .takes import Take
 
 
 @dataclass
@@ -34,17 +32,6 @@ class Scene:
         stop = min(self.length, at + take.length if stop is None else stop)
         self.placed.append(Placed(take, at, stop))
         return self.placed[-1]
-
-    def render(self, takes: Takes, fade: int = 0) -> np.ndarray:
-        """Samples [length]; a take that is cut short is faded over `fade` samples."""
-        wav = np.zeros(self.length, np.float32)
-        for p in self.placed:
-            part = takes.wav(p.take)[: p.stop - p.at].copy()
-            if fade and len(part) < p.take.length:
-                n = min(fade, len(part))
-                part[-n:] *= np.linspace(1, 0, n, dtype=np.float32)
-            wav[p.at : p.at + len(part)] += part
-        return wav
 
 
 def samples(seconds: float) -> int:

@@ -68,11 +68,11 @@ def lm_losses(
     heard_loss = text_channel_loss(heard_logits, heard, plan.pad_weight)
 
     wanted = active | (torch.rand(active.shape, device=active.device) < plan.silent_depth_share)
-    wanted[:, : max(cfg.delays)] = False  # there the delayed codebooks are still initial tokens
+    wanted[:, : max(cfg.delays)].fill_(False)  # there the delayed codebooks are still initial tokens
     at, weight = some_of(wanted, int(plan.depth_share * talks * SESSION_FRAMES))
-    known = targets[:talks, : cfg.dep_q + 1].transpose(1, 2).flatten(0, 1)[at]  # [N, 1 + dep_q]
+    known = targets[:talks, : cfg.dep_q + 1].transpose(1, 2).flatten(0, 1).index_select(0, at)  # [N, 1 + dep_q]
     with bfloat16(codes.device):
-        logits = lm.depth_logits(hidden[:talks].flatten(0, 1)[at], slips(known[:, :-1], cfg, plan.own_corruption))
+        logits = lm.depth_logits(hidden[:talks].flatten(0, 1).index_select(0, at), slips(known[:, :-1], cfg, plan.own_corruption))
     audio_loss, audio = depth_loss(logits, known[:, 1:], weight, plan.semantic_weight)
     total = text_loss + plan.audio_weight * audio_loss + plan.heard_weight * heard_loss + plan.total_weight * total_loss
     return dict(
@@ -98,7 +98,7 @@ def depth_loss(logits: Tensor, known: Tensor, weight: Tensor, semantic_weight: f
     loss = F.cross_entropy(logits.float().flatten(0, 1), right, reduction="none").view_as(said)
     mean = (loss * said).sum(0) / said.sum(0).clamp(min=1)
     importance = torch.ones_like(mean)
-    importance[0] = semantic_weight
+    importance[0].fill_(semantic_weight)
     return (mean * importance).sum() / importance.sum(), mean
 
 
@@ -117,7 +117,7 @@ def corrupt(inputs: Tensor, cfg: LmConfig, own: float, user: float) -> Tensor:
     """Replace a part of the audio tokens [B, K, T] by random ones; the text, initial and absent tokens stay."""
     batch, channels, _ = inputs.shape
     rate = torch.zeros(batch, channels, 1, device=inputs.device)
-    rate[:, 1 : 1 + cfg.dep_q] = own
+    rate[:, 1 : 1 + cfg.dep_q].fill_(own)
     rate[:, 1 + cfg.dep_q :] = torch.rand(batch, 1, 1, device=inputs.device) * user
     hit = (torch.rand(inputs.shape, device=inputs.device) < rate) & (inputs < cfg.card) & (inputs >= 0)
     return torch.where(hit, torch.randint(cfg.card, inputs.shape, device=inputs.device), inputs)
@@ -126,5 +126,5 @@ def corrupt(inputs: Tensor, cfg: LmConfig, own: float, user: float) -> Tensor:
 def slips(known: Tensor, cfg: LmConfig, rate: float) -> Tensor:
     """The same for the depth transformer's inputs [N, dep_q], whose column 0 is text."""
     hit = (torch.rand(known.shape, device=known.device) < rate) & (known >= 0)
-    hit[:, 0] = False
+    hit[:, 0].fill_(False)
     return torch.where(hit, torch.randint(cfg.card, known.shape, device=known.device), known)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .lm import Lm, LmConfig
@@ -66,14 +67,14 @@ def tts_losses(
     cfg = lm.cfg
     columns = lm.delayed(codes)
     inputs, targets = columns[:, :, :-1], columns[:, :, 1:]
-    source = lm.voices(voices.vectors[speakers.clamp(min=0)], speakers >= 0)
+    source = lm.voices(F.embedding(speakers.clamp(min=0), voices.vectors), speakers >= 0)
     with bfloat16(codes.device):
         hidden = lm.trunk(corrupt(inputs, cfg, plan.corruption, 0.0), source)
         text_logits = lm.text_linear(hidden)
     text = weighted_loss(text_logits, asked.clamp(min=0), (asked >= 0).float())
     at, weight = some_of(learnt, int(plan.depth_share * learnt.numel()))
-    known = targets[:, : cfg.dep_q + 1].transpose(1, 2).flatten(0, 1)[at]
+    known = targets[:, : cfg.dep_q + 1].transpose(1, 2).flatten(0, 1).index_select(0, at)
     with bfloat16(codes.device):
-        logits = lm.depth_logits(hidden.flatten(0, 1)[at], slips(known[:, :-1], cfg, plan.corruption))
+        logits = lm.depth_logits(hidden.flatten(0, 1).index_select(0, at), slips(known[:, :-1], cfg, plan.corruption))
     audio_loss, audio = depth_loss(logits, known[:, 1:], weight, plan.semantic_weight)
     return dict(total=audio_loss + plan.text_weight * text, text=text, semantic=audio[0], acoustic=audio[1:].mean())

@@ -104,7 +104,8 @@ def text_streams(words: list[Word], end: int, card: int) -> tuple[np.ndarray, np
     asked[:free] = -1
     begins, latest = {}, STEPS
     for i, word in enumerate(words):
-        step = max(min(word.frame, latest), free)
+        # The machine takes the first word as soon as it may.
+        step = max(min(word.frame, latest), free) if i else FIRST_STEP
         begins[step] = i
         free, latest = step + len(word.tokens) + 1, step + MOST_PADDING + 1
         main[step : step + len(word.tokens)] = word.tokens[: max(0, STEPS - step)]
