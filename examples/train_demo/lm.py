@@ -293,7 +293,7 @@ class Lm(nn.Module):
         """Teacher-forced: hidden [N, D], tokens [N, dep_q] (text, codebooks 0..dep_q-2)
         -> logits [N, dep_q, card]."""
         w_in = torch.stack([self.depformer_in[s].weight for s in self.cfg.depth_schedule])  # [T, dd, D]
-        x = torch.einsum("nd,ted->tne", hidden, w_in.to(hidden.dtype))
+        x = torch.einsum("nd,ted->tne", hidden, w_in.to(hidden.dtype)).float()
         tables = torch.stack([table.weight for table in self.depformer_emb])
         known = tokens[:, 1:]
         at = known.clamp(min=0) + tables.shape[1] * torch.arange(known.shape[1], device=known.device)
