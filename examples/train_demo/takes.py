@@ -51,23 +51,28 @@ class Take:
 
 
 @dataclass(frozen=True)
+class Line:
+    """What one speaker is to say, and the rest of a `Take`."""
+
+    speaker: Speaker
+    number: int
+    role: str
+    text: str
+    answer: str = ""
+    spelling: str | None = None
+
+
+@dataclass(frozen=True)
 class TakeSet:
-    """`name` of the folder, `shards` it has, and who writes one: (seed, number of the shard) -> (take, samples)."""
+    """`name` of the folder, `shards` it has, and what is said in one: (seed, number of the shard) -> lines."""
 
     name: str
     shards: int
-    record: Callable[[int, int], Iterator[tuple[Take, np.ndarray]]]
+    lines: Callable[[int, int], Iterator[Line]]
 
 
-def _take(synthesisers: Synthesisers, speaker: Speaker, number: int, role: str, text: str, answer: str = "", spelling=None):
-    said = synthesisers.say(text, speaker, spelling)
-    words = [(w, at) for w, at in said.words if w not in domain.HESITATIONS]
-    take = Take(number, role, " ".join(w for w, _ in words), answer, words, [(INDEX[p], at) for p, at in said.phonemes])
-    return take, at_level(said.wav, LEVEL_DB)
-
-
-def _users(seed: int, shard: int, side: str) -> Iterator[tuple[Take, np.ndarray]]:
-    synthesisers = Synthesisers()
+def user_lines(seed: int, shard: int, side: str) -> Iterator[Line]:
+    """What the users of a shard say in training."""
     exchanges = {kind: domain.exchanges(kind) for kind in domain.KINDS}
     chains = Chains(heard_words()).stream(seed * 100_003 + shard)
     general = domain.general_sentences(seed * 100_003 + shard, held_out=False)
@@ -78,20 +83,12 @@ def _users(seed: int, shard: int, side: str) -> Iterator[tuple[Take, np.ndarray]
         for kind in rng.choices(kinds, weights, k=ASKS):
             exchange = rng.choice(exchanges[kind])
             text = domain.hesitant(exchange.prompt, rng) if rng.random() < HESITANT_SHARE else exchange.prompt
-            yield _take(synthesisers, speaker, number, ASK, text, exchange.answer)
+            yield Line(speaker, number, ASK, text, exchange.answer)
         for text, spelling in rng.sample(list(domain.BACKCHANNELS.items()), MURMURS):
-            yield _take(synthesisers, speaker, number, MURMUR, text, spelling=spelling)
+            yield Line(speaker, number, MURMUR, text, spelling=spelling)
         for _ in range(OTHERS):
             text = next(general) if rng.random() < DOMAIN_SENTENCE_SHARE else next(chains)
-            yield _take(synthesisers, speaker, number, OTHER, text)
-
-
-def record_heard(seed: int, shard: int):
-    return _users(seed, shard, HEARD)
-
-
-def record_left_out(seed: int, shard: int):
-    return _users(seed, shard, LEFT_OUT)
+            yield Line(speaker, number, OTHER, text)
 
 
 def own_answers() -> list[str]:
@@ -99,19 +96,27 @@ def own_answers() -> list[str]:
     return list(dict.fromkeys(e.answer for kind in domain.KINDS for e in domain.exchanges(kind)))
 
 
-def record_own(seed: int, shard: int):
-    synthesisers, speaker = Synthesisers(), Speaker("espeak", MOSHI_VOICE)
+def own_lines(seed: int, shard: int) -> Iterator[Line]:
+    speaker = Speaker("espeak", MOSHI_VOICE)
     for text in own_answers()[shard * ANSWERS_IN_SHARD : (shard + 1) * ANSWERS_IN_SHARD]:
-        yield _take(synthesisers, speaker, 0, OTHER, text)
+        yield Line(speaker, 0, OTHER, text)
 
 
-def record_reader(seed: int, shard: int):
+def reader_lines(seed: int, shard: int) -> Iterator[Line]:
     """The voices of text-to-speech in turn, each with sentences of its own."""
-    synthesisers, number = Synthesisers(), shard % len(TTS_VOICES)
+    number = shard % len(TTS_VOICES)
     speaker = Speaker("espeak", list(TTS_VOICES.values())[number])
     chains = Chains().stream(seed * 100_019 + shard)
     for _ in range(SENTENCES_IN_SHARD):
-        yield _take(synthesisers, speaker, number, OTHER, next(chains))
+        yield Line(speaker, number, OTHER, next(chains))
+
+
+def heard_lines(seed: int, shard: int) -> Iterator[Line]:
+    return user_lines(seed, shard, HEARD)
+
+
+def left_out_lines(seed: int, shard: int) -> Iterator[Line]:
+    return user_lines(seed, shard, LEFT_OUT)
 
 
 HEARD_SET, LEFT_OUT_SET, OWN_SET, READERS_SET = "heard", "left_out", "own", "readers"
@@ -120,18 +125,22 @@ HEARD_SET, LEFT_OUT_SET, OWN_SET, READERS_SET = "heard", "left_out", "own", "rea
 def all_sets(speakers: int, left_out_speakers: int, sentences: int) -> list[TakeSet]:
     """`speakers` of users, as many of the synthesiser added last, and `sentences` of each voice of text-to-speech."""
     return [
-        TakeSet(OWN_SET, -(-len(own_answers()) // ANSWERS_IN_SHARD), record_own),
-        TakeSet(HEARD_SET, -(-speakers // SPEAKERS_IN_SHARD), record_heard),
-        TakeSet(READERS_SET, -(-sentences * len(TTS_VOICES) // SENTENCES_IN_SHARD), record_reader),
-        TakeSet(LEFT_OUT_SET, -(-left_out_speakers // SPEAKERS_IN_SHARD), record_left_out),
+        TakeSet(OWN_SET, -(-len(own_answers()) // ANSWERS_IN_SHARD), own_lines),
+        TakeSet(HEARD_SET, -(-speakers // SPEAKERS_IN_SHARD), heard_lines),
+        TakeSet(READERS_SET, -(-sentences * len(TTS_VOICES) // SENTENCES_IN_SHARD), reader_lines),
+        TakeSet(LEFT_OUT_SET, -(-left_out_speakers // SPEAKERS_IN_SHARD), left_out_lines),
     ]
 
 
 def _write(job: tuple[Path, TakeSet, int, int]) -> None:
     path, wanted, seed, shard = job
-    takes, sounds, at = [], [], 0
-    for take, wav in wanted.record(seed, shard):
-        take.at, take.length = at, len(wav)
+    synthesisers, takes, sounds, at = Synthesisers(), [], [], 0
+    for line in wanted.lines(seed, shard):
+        said = synthesisers.say(line.text, line.speaker, line.spelling)
+        words = [(w, onset) for w, onset in said.words if w not in domain.HESITATIONS]
+        sounds_of = [(INDEX[p], onset) for p, onset in said.phonemes]
+        wav, text = at_level(said.wav, LEVEL_DB), " ".join(w for w, _ in words)
+        take = Take(line.number, line.role, text, line.answer, words, sounds_of, at, len(wav))
         at += len(wav)
         takes.append(asdict(take))
         sounds.append((wav * 32767).astype(np.int16))
