@@ -90,7 +90,9 @@ def _room(x: Tensor) -> Tensor:
     t60 = 0.12 + 0.45 * torch.rand(rows, 1, device=x.device)
     tail = torch.randn(rows, longest, device=x.device) * 10 ** (-3 * seconds / t60)
     tail[:, : SAMPLE_RATE // 500].fill_(0)
-    tail = tail * (0.1 + 0.6 * torch.rand(rows, 1, device=x.device)) / (tail.square().sum(1, keepdim=True).sqrt() + 1e-9)
+    tail = (
+        tail * (0.1 + 0.6 * torch.rand(rows, 1, device=x.device)) / (tail.square().sum(1, keepdim=True).sqrt() + 1e-9)
+    )
     size = length + longest
     echo = torch.fft.irfft(torch.fft.rfft(x, n=size) * torch.fft.rfft(tail, n=size), n=size)
     return x + echo[:, :length]

@@ -184,6 +184,17 @@ def held_out_sums() -> frozenset[tuple[int, int]]:
 HELD_OUT_SUMS = held_out_sums()
 
 
+def names_held_out_sum(text: str) -> bool:
+    """Whether `text` says "a plus b", or "the sum of a and b", of a held-out pair."""
+    words = text.split()
+    for i in range(len(words) - 2):
+        a, between, b = words[i : i + 3]
+        sums = between == "plus" or (between == "and" and words[max(0, i - 2) : i] == ["sum", "of"])
+        if sums and {a, b} <= set(NUMBERS[:10]) and (NUMBERS.index(a), NUMBERS.index(b)) in HELD_OUT_SUMS:
+            return True
+    return False
+
+
 def three_operands() -> list[tuple[int, int, int]]:
     """Triples with a sayable total that contain no held-out pair.
 
@@ -263,7 +274,13 @@ def answers() -> list[str]:
 def vocabulary() -> frozenset[str]:
     """Every word of the domain and of the general sentences."""
     general = (*_ARTICLES, *_ADJECTIVES, *_NOUNS, *_VERBS, *_PLACES)
-    return frozenset(" ".join((*prompts(), *answers(), *BACKCHANNELS, *general)).split()) - {"uh", "huh", "mm", "hm", "ah"}
+    return frozenset(" ".join((*prompts(), *answers(), *BACKCHANNELS, *general)).split()) - {
+        "uh",
+        "huh",
+        "mm",
+        "hm",
+        "ah",
+    }
 
 
 def prompts() -> list[str]:

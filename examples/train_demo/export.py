@@ -59,7 +59,6 @@ def export_lm(lm: Lm, folder: Path, model_type: str, **extra) -> None:
     write_json(folder / CONFIG, {**lm.cfg.lm_json(), "model_type": model_type, **names, **extra})
 
 
-
 def export_voices(vectors: Tensor, names: list[str], model_id: dict, folder: Path) -> None:
     """One file for each voice of text-to-speech, vectors [V, dim], named and made as the published ones are."""
     folder.mkdir(parents=True, exist_ok=True)

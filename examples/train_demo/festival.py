@@ -45,8 +45,8 @@ class Festival:
         base = Path(self._folder.name) / "said"
         plain = text.replace('"', "").replace("\\", "")
         self._do(
-            f"(begin (Parameter.set 'Duration_Stretch {stretch:.3f}) (set! u (SynthText \"{plain}\"))"
-            f" (utt.save.wave u \"{base}.wav\" 'riff) (utt.save.words u \"{base}.words\") (utt.save.segs u \"{base}.segs\"))"
+            f'(begin (Parameter.set \'Duration_Stretch {stretch:.3f}) (set! u (SynthText "{plain}"))'
+            f' (utt.save.wave u "{base}.wav" \'riff) (utt.save.words u "{base}.words") (utt.save.segs u "{base}.segs"))'
         )
         rate, raw = wavfile.read(f"{base}.wav")
         sounds, at = [], 0.0

@@ -55,7 +55,9 @@ class Flite:
     def say(self, text: str, voice: str, stretch: float = 1.0) -> Utterance:
         """Speak `text` with one of `VOICES`, `stretch` times as slowly as it is used to."""
         lib, found = self._lib, self._voice(voice)
-        lib.flite_feat_set_float(ctypes.cast(found, ctypes.POINTER(_Voice)).contents.features, b"duration_stretch", stretch)
+        lib.flite_feat_set_float(
+            ctypes.cast(found, ctypes.POINTER(_Voice)).contents.features, b"duration_stretch", stretch
+        )
         spoken = lib.flite_synth_text(text.encode(), found)
         words = [(lib.item_feat_string(i, b"name").decode(), lib.flite_ffeature_float(i, _WORD_START))
                  for i in self._items(spoken, b"Word")]  # fmt: skip

@@ -50,6 +50,7 @@ def _own_codes(codec: Codec, own: Takes, sessions: list[list[Placed]]) -> np.nda
     """uint8 [S, n_q, F] of Moshi's side. Answers repeat, so each is encoded once, in silence, and put where it is said;
     what follows an answer closely covers its tail.
     """
+
     def length_of(answer: Placed) -> int:
         return answer.stop - answer.at
 
@@ -109,7 +110,10 @@ class Recitations:
         self.kinds = (pairs, domain.three_operands())
         draw = random.Random(f"recitations {seed}")
         texts, totals = zip(*(self._session(draw) for _ in range(RECITATIONS)), strict=True)
-        self.text, self.totals = torch.from_numpy(np.stack(texts)).to(device), torch.from_numpy(np.stack(totals)).to(device)
+        self.text, self.totals = (
+            torch.from_numpy(np.stack(texts)).to(device),
+            torch.from_numpy(np.stack(totals)).to(device),
+        )
         self.silence = torch.from_numpy(np.concatenate([silence, silence])).long().to(device)
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:

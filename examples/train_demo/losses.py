@@ -97,4 +97,6 @@ class EnvelopeLoss(nn.Module):
 
 def cosine(part: float, step: int, warmup: int, floor: float = 0.01) -> float:
     """Learning-rate factor: linear warm-up over steps, and half a cosine down to `floor` over the `part` of the training done."""
-    return min(1.0, (step + 1) / max(1, warmup)) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, part))))
+    return min(1.0, (step + 1) / max(1, warmup)) * (
+        floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
+    )

@@ -16,7 +16,18 @@ _ESPEAK = {
     "u:": "uw", "u": "uw", "w#": "w", "j": "y", ";": "y", "Z": "zh",
 }  # fmt: skip
 # Of festival and flite.
-_FESTIVAL = {"pau": "_", "h#": "_", "brth": "_", "axr": "er", "ix": "ih", "dx": "t", "el": "l", "em": "m", "en": "n", "ux": "uw"}
+_FESTIVAL = {
+    "pau": "_",
+    "h#": "_",
+    "brth": "_",
+    "axr": "er",
+    "ix": "ih",
+    "dx": "t",
+    "el": "l",
+    "em": "m",
+    "en": "n",
+    "ux": "uw",
+}
 
 
 def of_espeak(name: str) -> str:

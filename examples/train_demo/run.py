@@ -114,7 +114,11 @@ class Run:
         pace = self.pace(plan.pace)
         if more:
             _load_weights(lm, out)
-            names, out, pace = [*names, takes.LEFT_OUT_SET], self.work / "lm-more", self.pace(plan.pace, MORE_STEPS, **MORE)
+            names, out, pace = (
+                [*names, takes.LEFT_OUT_SET],
+                self.work / "lm-more",
+                self.pace(plan.pace, MORE_STEPS, **MORE),
+            )
         plan = replace(plan, pace=pace, batch=self._batch(plan.batch), recited=self._batch(plan.recited))
         dialogues = Dialogues([self.work / "dialogues" / f"{name}.npz" for name in names], self.device)
         recitations = Recitations(dialogues.silence, tokenizer, self.seed, self.device)
@@ -127,7 +131,11 @@ class Run:
         pace = self.pace(plan.pace)
         if more:
             _load_weights(lm, out)
-            names, out, pace = [*names, takes.LEFT_OUT_SET], self.work / "stt-more", self.pace(plan.pace, MORE_STEPS, **MORE)
+            names, out, pace = (
+                [*names, takes.LEFT_OUT_SET],
+                self.work / "stt-more",
+                self.pace(plan.pace, MORE_STEPS, **MORE),
+            )
         plan = replace(plan, pace=pace, batch=self._batch(plan.batch))
         talks = Talks([self.work / "talks" / f"{name}.npz" for name in names], self.device)
         train_stt(talks, lm, out, plan, self.seed, self.graph)
@@ -139,7 +147,15 @@ class Run:
         cfg = tts_config(len(Tokenizer(self.tts_folder / TOKENIZER)))
         torch.manual_seed(self.seed)
         lm, voices = Lm(cfg).to(self.device), Voices(cfg.speaker_dim).to(self.device)
-        train_tts(Readings(self.work / "readings.npz", self.device), lm, voices, self.work / "tts", plan, self.seed, self.graph)
+        train_tts(
+            Readings(self.work / "readings.npz", self.device),
+            lm,
+            voices,
+            self.work / "tts",
+            plan,
+            self.seed,
+            self.graph,
+        )
         export_lm(lm, self.tts_folder, "tts", **TTS_JSON)
         export_voices(voices.vectors, list(TTS_VOICES), MODEL_ID, self.tts_folder / "voices")
 
@@ -178,7 +194,7 @@ def main() -> None:
     data = parser.add_argument_group("amount of data")
     data.add_argument("--speakers", type=int, default=640)
     data.add_argument("--left-out-speakers", type=int, default=96)
-    data.add_argument("--sentences", type=int, default=5000, help="of each voice of text-to-speech")
+    data.add_argument("--sentences", type=int, default=6000, help="of each voice of text-to-speech")
     data.add_argument("--dialogues", type=int, default=8_000)
     data.add_argument("--talks", type=int, default=6_000, help="to write down")
     data.add_argument("--readings", type=int, default=12_000, help="for text-to-speech")

@@ -65,7 +65,9 @@ def pause_labels(scene: Scene) -> np.ndarray:
     return labels
 
 
-def build_talks(path: Path, codec: Codec, tokenizer: Tokenizer, users: Takes, talks: int, channels: int, seed: str) -> None:
+def build_talks(
+    path: Path, codec: Codec, tokenizer: Tokenizer, users: Takes, talks: int, channels: int, seed: str
+) -> None:
     """Write codes uint8 [N, 8, F], text int16 [N, F] and pauses uint8 [N, 4, F], N = `talks * channels`."""
     talker = Talker(users, seed)
     scenes = [talker.talk() for _ in range(talks)]

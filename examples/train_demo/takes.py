@@ -27,6 +27,7 @@ ASK, MURMUR, OTHER = "ask", "murmur", "other"
 SPEAKERS_IN_SHARD, ASKS, MURMURS, OTHERS = 8, 26, 5, 14
 HESITANT_SHARE, DOMAIN_SENTENCE_SHARE = 0.15, 0.3
 SENTENCES_IN_SHARD, ANSWERS_IN_SHARD = 250, 250
+WORDS_HOPPED_TO = 900  # in a shard of sentences, about
 KIND_WEIGHTS = {
     "sum": 0.22, "sum3": 0.13, "repeat": 0.27, "greet": 0.05, "name": 0.05, "thanks": 0.03, "bye": 0.03, "about": 0.04,
     "count": 0.08, "next": 0.04, "wellbeing": 0.02, "hearing": 0.02, "joke": 0.02,
@@ -74,7 +75,7 @@ class TakeSet:
 def user_lines(seed: int, shard: int, side: str) -> Iterator[Line]:
     """What the users of a shard say in training."""
     exchanges = {kind: domain.exchanges(kind) for kind in domain.KINDS}
-    chains = Chains(heard_words()).stream(seed * 100_003 + shard)
+    chains = Chains(heard_words()).stream(seed * 100_003 + shard, first=97 * shard)
     general = domain.general_sentences(seed * 100_003 + shard, held_out=False)
     kinds, weights = list(KIND_WEIGHTS), list(KIND_WEIGHTS.values())
     for number in range(shard * SPEAKERS_IN_SHARD, (shard + 1) * SPEAKERS_IN_SHARD):
@@ -106,7 +107,9 @@ def reader_lines(seed: int, shard: int) -> Iterator[Line]:
     """The voices of text-to-speech in turn, each with sentences of its own."""
     number = shard % len(TTS_VOICES)
     speaker = Speaker("espeak", list(TTS_VOICES.values())[number])
-    chains = Chains().stream(seed * 100_019 + shard)
+    # Shards of a voice go on through the words where the one before stopped, or nearly so.
+    first = shard // len(TTS_VOICES) * WORDS_HOPPED_TO
+    chains = Chains().stream(seed * 100_019 + shard, first=first)
     for _ in range(SENTENCES_IN_SHARD):
         yield Line(speaker, number, OTHER, next(chains))
 

@@ -29,9 +29,7 @@ def train_reading_tokenizer(path: Path) -> None:
     _train(path, words(), words(), READING_VOCABULARY, f"0123456789{PUNCTUATION}", "nmt_nfkc_cf")
 
 
-def _train(
-    path: Path, lines: list[str], whole: list[str], size: int, more: str = "", rule: str = "identity"
-) -> None:
+def _train(path: Path, lines: list[str], whole: list[str], size: int, more: str = "", rule: str = "identity") -> None:
     """Ids 0..3 are unknown, begin, end, padding, as in every tokenizer of the family."""
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
@@ -69,7 +67,9 @@ class Tokenizer:
         return self._model.vocab_size()
 
 
-def text_channel(words: list[tuple[int, str]], frames: int, tokenizer: Tokenizer, boundaries: bool = False) -> np.ndarray:
+def text_channel(
+    words: list[tuple[int, str]], frames: int, tokenizer: Tokenizer, boundaries: bool = False
+) -> np.ndarray:
     """Tokens [F] for (frame, word) in time order.
 
     A word's tokens start on its frame, or right after the previous word's if that is still being spelled; the padding

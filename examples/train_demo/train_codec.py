@@ -72,12 +72,22 @@ class Speech:
 
 
 def train_codec(
-    speech: Speech, out: Path, plan: CodecTraining, seed: int, device: torch.device, start: Codec | None, graph: bool = True
+    speech: Speech,
+    out: Path,
+    plan: CodecTraining,
+    seed: int,
+    device: torch.device,
+    start: Codec | None,
+    graph: bool = True,
 ) -> Codec:
     """Train or resume, from `start` where it is given; histories are `out/*/log.jsonl`."""
     torch.manual_seed(seed)
     codec = (Codec(CodecConfig()) if start is None else start).to(device).train()
-    head, spectral, envelope = PhonemeHead(codec.cfg.dimension).to(device), SpectralLoss().to(device), EnvelopeLoss().to(device)
+    head, spectral, envelope = (
+        PhonemeHead(codec.cfg.dimension).to(device),
+        SpectralLoss().to(device),
+        EnvelopeLoss().to(device),
+    )
     modules = dict(codec=codec, head=head)
 
     def losses(quantise: bool) -> dict[str, Tensor]:

@@ -51,7 +51,14 @@ def bfloat16(device: torch.device):
 
 
 def lm_losses(
-    lm: Lm, ear: nn.Linear, codes: Tensor, heard: Tensor, active: Tensor, recited: Tensor, totals: Tensor, plan: LmTraining
+    lm: Lm,
+    ear: nn.Linear,
+    codes: Tensor,
+    heard: Tensor,
+    active: Tensor,
+    recited: Tensor,
+    totals: Tensor,
+    plan: LmTraining,
 ) -> dict[str, Tensor]:
     """codes [B, 17, F], heard and active [B, F]; recited [R, 17, F], totals [R, F] -> losses.
 
@@ -72,7 +79,9 @@ def lm_losses(
     at, weight = some_of(wanted, int(plan.depth_share * talks * SESSION_FRAMES))
     known = targets[:talks, : cfg.dep_q + 1].transpose(1, 2).flatten(0, 1).index_select(0, at)  # [N, 1 + dep_q]
     with bfloat16(codes.device):
-        logits = lm.depth_logits(hidden[:talks].flatten(0, 1).index_select(0, at), slips(known[:, :-1], cfg, plan.own_corruption))
+        logits = lm.depth_logits(
+            hidden[:talks].flatten(0, 1).index_select(0, at), slips(known[:, :-1], cfg, plan.own_corruption)
+        )
     audio_loss, audio = depth_loss(logits, known[:, 1:], weight, plan.semantic_weight)
     total = text_loss + plan.audio_weight * audio_loss + plan.heard_weight * heard_loss + plan.total_weight * total_loss
     return dict(

@@ -50,7 +50,9 @@ class Voices(nn.Module):
         self.vectors = nn.Parameter(torch.randn(len(TTS_VOICES), dim))
 
 
-def train_tts(readings: Readings, lm: Lm, voices: Voices, out: Path, plan: TtsTraining, seed: int, graph: bool = True) -> int:
+def train_tts(
+    readings: Readings, lm: Lm, voices: Voices, out: Path, plan: TtsTraining, seed: int, graph: bool = True
+) -> int:
     """Train or resume; the steps done."""
     torch.manual_seed(seed)
 
