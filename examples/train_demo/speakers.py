@@ -7,8 +7,8 @@ import random
 from dataclasses import dataclass
 
 from .espeak import Espeak, Voice
-from .festival import Festival
 from .festival import VOICES as FESTIVAL_VOICES
+from .festival import Festival
 from .flite import Flite
 from .speech import Utterance
 from .voice_change import change_voice

@@ -11,7 +11,7 @@ from .lm import Lm, LmConfig
 from .loop import Pace, train
 from .rates import FRAME_RATE
 from .speakers import TTS_VOICES
-from .train_lm import slips, bfloat16, corrupt, depth_loss, some_of, weighted_loss
+from .train_lm import bfloat16, corrupt, depth_loss, slips, some_of, weighted_loss
 from .tts_data import AHEAD, DELAY_STEPS, STEPS, Readings
 
 SLOTS = 2  # speakers in one text

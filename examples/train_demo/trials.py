@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import domain
-from .augment import coloured_noise, channel_of_test
+from .augment import channel_of_test, coloured_noise
 from .metrics import wilson_interval
 from .rates import FRAME_SIZE, SAMPLE_RATE
 from .recogniser import Recogniser, heard_speech, speech_spans
