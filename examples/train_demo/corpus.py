@@ -1,18 +1,14 @@
 """Sound for the codec: takes one after the other, with what is being said 25 times a second."""
 
+import itertools
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from . import domain
-from .augment import at_level
 from .rates import FRAME_SIZE
-from .sentences import Chains, heard_words
-from .speakers import HELD_OUT, Synthesisers, sample_speaker
 from .takes import Take, Takes
 
 STEP = 960  # samples per latent step of 40 ms, the grid of the phoneme labels
@@ -25,7 +21,7 @@ def phoneme_labels(take: Take, lead: int, total: int) -> np.ndarray:
     """uint8 [total // STEP]: the sound at each step's middle, `LABEL_DELAY` earlier."""
     labels = np.zeros(total // STEP, np.uint8)
     onsets = [*((lead + at, sound) for sound, at in take.phonemes), (lead + take.length, 0)]
-    for (start, label), (stop, _) in zip(onsets, onsets[1:], strict=False):
+    for (start, label), (stop, _) in itertools.pairwise(onsets):
         first, last = ((t + LABEL_DELAY - STEP // 2 + STEP - 1) // STEP for t in (start, stop))
         labels[max(0, first) : max(0, last)] = label
     return labels
@@ -58,23 +54,3 @@ def corpus_of(takes: Takes, seed: int, device: torch.device, aligned: bool) -> C
         sounds.append(wav)
         labels.append(phoneme_labels(take, lead, total))
     return Corpus(*(torch.from_numpy(np.concatenate(x)).to(device) for x in (sounds, labels)))
-
-
-def spoken_texts(seed: int) -> Iterator[str]:
-    """Held-out sentences of every sort, four words or longer: STOI needs more than a third of a second of speech."""
-    rng = random.Random(seed)
-    general = domain.general_sentences(seed, held_out=True)
-    chains = Chains(heard_words()).stream(seed, held_out=True)
-    while True:
-        text = next(rng.choice((general, chains)))
-        if len(text.split()) >= 4:
-            yield text
-
-
-def held_out_utterances(count: int, seed: int = 7, side: str = HELD_OUT) -> list[tuple[str, np.ndarray]]:
-    """(text, wav [T]) of held-out sentences by speakers of one side, clean, for the codec's test."""
-    rng, synthesisers, texts = random.Random(seed), Synthesisers(), spoken_texts(seed)
-    found = []
-    for text, _ in zip(texts, range(count), strict=False):
-        found.append((text, at_level(synthesisers.say(text, sample_speaker(rng, side)).wav, -22.0)))
-    return found

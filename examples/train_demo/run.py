@@ -7,6 +7,7 @@ Stages run in order and resume where they stopped; `--stage` runs one of them.
 
 import argparse
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from . import takes
 from .codec import Codec
 from .corpus import corpus_of
-from .export import TOKENIZER, export_codec, export_lm, export_voices, load_codec
+from .export import MIMI, MIMI_CONFIG, TOKENIZER, export_codec, export_lm, export_voices, load_codec
 from .lm import Lm, LmConfig
 from .lm_data import Dialogues, Recitations, build_dialogues
 from .loop import Pace, device_of
@@ -123,7 +124,7 @@ class Run:
         dialogues = Dialogues([self.work / "dialogues" / f"{name}.npz" for name in names], self.device)
         recitations = Recitations(dialogues.silence, tokenizer, self.seed, self.device)
         train_lm(dialogues, recitations, lm, out, plan, self.seed, self.graph)
-        export_lm(lm, self._result(self.demo, more), "moshi", lm_gen_config=SAMPLING)
+        self._export(lm, self._result(self.demo, more), self.demo, "moshi", lm_gen_config=SAMPLING)
 
     def stt(self, more: bool = False) -> None:
         plan, names, out = SttTraining(), [takes.HEARD_SET], self.work / "stt"
@@ -139,7 +140,7 @@ class Run:
         plan = replace(plan, pace=pace, batch=self._batch(plan.batch))
         talks = Talks([self.work / "talks" / f"{name}.npz" for name in names], self.device)
         train_stt(talks, lm, out, plan, self.seed, self.graph)
-        export_lm(lm, self._result(self.stt_folder, more), "stt", **STT_JSON)
+        self._export(lm, self._result(self.stt_folder, more), self.stt_folder, "stt", **STT_JSON)
 
     def tts(self) -> None:
         plan = TtsTraining()
@@ -156,7 +157,7 @@ class Run:
             self.seed,
             self.graph,
         )
-        export_lm(lm, self.tts_folder, "tts", **TTS_JSON)
+        self._export(lm, self.tts_folder, self.tts_folder, "tts", **TTS_JSON)
         export_voices(voices.vectors, list(TTS_VOICES), MODEL_ID, self.tts_folder / "voices")
 
     def lm_more(self) -> None:
@@ -165,8 +166,21 @@ class Run:
     def stt_more(self) -> None:
         self.stt(more=True)
 
+    def evaluate(self) -> None:
+        # The package itself and a recogniser, which a machine that only trains need not have.
+        from .report import write_report
+
+        write_report(self.model, self.args.out / "report")
+
     def _batch(self, rows: int) -> int:
         return rows if self.device.type != "cpu" else max(2, rows // 10)
+
+    def _export(self, lm: Lm, folder: Path, text: Path, model_type: str, **extra) -> None:
+        """A whole checkpoint: the model, the tokenizer of the folder `text`, and the codec."""
+        export_lm(lm, folder, model_type, **extra)
+        for source in (self.demo / MIMI, self.demo / MIMI_CONFIG, text / TOKENIZER):
+            if source.parent != folder:
+                shutil.copy2(source, folder)
 
     @staticmethod
     def _result(folder: Path, more: bool) -> Path:
@@ -204,9 +218,4 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     run = Run(args)
     for stage in [args.stage] if args.stage else STAGES:
-        if stage == "evaluate":
-            from .report import write_report  # the package itself, and a recogniser: not needed to train
-
-            write_report(run.model, args.out / "report")
-        else:
-            getattr(run, stage.replace("-", "_"))()
+        getattr(run, stage.replace("-", "_"))()

@@ -6,6 +6,7 @@ Words and their times are counted in the transcript of the recording, ends of tu
 import difflib
 import random
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from .rates import FRAME_SIZE, SAMPLE_RATE
 from .sentences import Chains, heard_words
 from .speakers import HELD_OUT, Synthesisers, sample_speaker
 
+TEXTS = DIALOGUE, CHAINS = "dialogue", "chains"
 SENTENCES, PAUSE_S = 3, (3.0, 4.5)
 NEAR_S = 0.25
 BATCH = 10
@@ -43,26 +45,26 @@ class Recording:
     spans: list[tuple[float, float]]
 
 
-def held_out_texts(seed: int):
-    """Sentences and prompts kept from training, in turn."""
-    rng, chains = random.Random(seed), Chains(heard_words()).stream(seed, held_out=True)
+def held_out_texts(texts: str, seed: int) -> Iterator[str]:
+    """One of `TEXTS`: what the dialogue model can be asked, kept prompts half of the time; or kept chains of common words."""
+    if texts == CHAINS:
+        yield from Chains(heard_words()).stream(seed, held_out=True)
+    rng = random.Random(seed)
     kept = [e.prompt for kind in ("sum", "repeat") for e in domain.exchanges(kind, held_out=True)]
+    known = [e.prompt for kind in domain.KINDS if kind not in ("sum", "repeat") for e in domain.exchanges(kind)]
     while True:
-        yield rng.choice(kept) if rng.random() < 0.3 else next(chains)
+        yield rng.choice(rng.choice((kept, known)))
 
 
-def make_recordings(count: int, seed: int, side: str = HELD_OUT) -> list[Recording]:
-    rng, np_rng, synthesisers, texts = (
-        random.Random(seed),
-        np.random.default_rng(seed),
-        Synthesisers(),
-        held_out_texts(seed),
-    )
+def make_recordings(count: int, seed: int, side: str = HELD_OUT, texts: str = DIALOGUE) -> list[Recording]:
+    """`count` recordings by speakers of one side that is not heard in training."""
+    rng, np_rng = random.Random(seed), np.random.default_rng(seed)
+    synthesisers, lines = Synthesisers(), held_out_texts(texts, seed)
     made = []
     for _ in range(count):
         speaker, parts, words, spans, at = sample_speaker(rng, side), [], [], [], 0
         for _ in range(SENTENCES):
-            said = synthesisers.say(next(texts), speaker)
+            said = synthesisers.say(next(lines), speaker)
             silence = np.zeros(int(rng.uniform(*PAUSE_S) * SAMPLE_RATE) if parts else SAMPLE_RATE // 2, np.float32)
             at += len(silence)
             words += [(word, (at + onset) / SAMPLE_RATE) for word, onset in said.words]

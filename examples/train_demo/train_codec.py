@@ -18,12 +18,12 @@ from .loop import Pace, train
 from .losses import EnvelopeLoss, SpectralLoss
 from .phones import PHONES
 
+PACE = Pace(steps=9_000, learning_rate=1.0e-3, warmup=200, betas=(0.8, 0.99), weight_decay=0.01, clip=20.0)
+
 
 @dataclass(frozen=True)
 class CodecTraining:
-    pace: Pace = Pace(
-        steps=9_000, learning_rate=1.0e-3, warmup=200, betas=(0.8, 0.99), weight_decay=0.01, clip=20.0
-    )  # fmt: skip
+    pace: Pace = PACE
     users: int = 44  # clips in a batch: of users, through a channel; of Moshi; of the voices of text-to-speech
     own: int = 10
     readers: int = 10

@@ -11,10 +11,12 @@ from .lm import PAD, Lm, LmConfig
 from .lm_data import SESSION_FRAMES, Dialogues, Recitations
 from .loop import Pace, train
 
+PACE = Pace(steps=5_000, learning_rate=2.0e-3, warmup=200)
+
 
 @dataclass(frozen=True)
 class LmTraining:
-    pace: Pace = Pace(steps=5_000, learning_rate=2.0e-3, warmup=200)
+    pace: Pace = PACE
     batch: int = 64
     pad_weight: float = 0.3  # of a column where nothing is said, in the text loss
     silent_depth_share: float = 0.06  # of silent frames that the depth transformer learns from

@@ -12,10 +12,12 @@ from .rates import FRAME_RATE
 from .stt_data import DELAY_FRAMES, PAUSES_S, Talks
 from .train_lm import bfloat16, corrupt, text_channel_loss, weighted_loss
 
+PACE = Pace(steps=5_000, learning_rate=2.0e-3, warmup=200)
+
 
 @dataclass(frozen=True)
 class SttTraining:
-    pace: Pace = Pace(steps=5_000, learning_rate=2.0e-3, warmup=200)
+    pace: Pace = PACE
     batch: int = 64
     pad_weight: float = 0.3
     pause_weight: float = 0.2

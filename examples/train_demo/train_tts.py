@@ -17,9 +17,12 @@ from .tts_data import AHEAD, DELAY_STEPS, STEPS, Readings
 SLOTS = 2  # speakers in one text
 
 
+PACE = Pace(steps=6_000, learning_rate=2.0e-3, warmup=200)
+
+
 @dataclass(frozen=True)
 class TtsTraining:
-    pace: Pace = Pace(steps=6_000, learning_rate=2.0e-3, warmup=200)
+    pace: Pace = PACE
     batch: int = 96
     depth_share: float = 0.6  # of all steps, at most
     semantic_weight: float = 2.0
