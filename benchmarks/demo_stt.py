@@ -3,8 +3,8 @@
     pip install -e . 'pocketsphinx>=5' scipy soxr rich && apt install libespeak-ng1 espeak-ng-data libflite1
     python benchmarks/demo_stt.py [--recordings 60] [--texts dialogue] [--side held-out] [--model DIR] [--json FILE]
 
-A recording is three sentences with pauses of 3 to 4.5 s. The texts are what the dialogue model can be asked and the sentences
-of the same words (`dialogue`), or chains of the few hundred most common words (`chains`); all by voices kept from training.
+A recording is three sentences with pauses of 3 to 4.5 s. The texts are what the dialogue model can be asked (`dialogue`), plain
+sentences of a small grammar (`general`), or chains of common words (`chains`); all by voices kept from training.
 """
 
 from __future__ import annotations

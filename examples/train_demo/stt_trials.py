@@ -29,7 +29,7 @@ from .rates import FRAME_SIZE, SAMPLE_RATE
 from .sentences import Chains, heard_words
 from .speakers import HELD_OUT, Synthesisers, sample_speaker
 
-TEXTS = DIALOGUE, CHAINS = "dialogue", "chains"
+TEXTS = DIALOGUE, GENERAL, CHAINS = "dialogue", "general", "chains"
 SENTENCES, PAUSE_S = 3, (3.0, 4.5)
 NEAR_S = 0.25
 BATCH = 10
@@ -46,7 +46,9 @@ class Recording:
 
 
 def held_out_texts(texts: str, seed: int) -> Iterator[str]:
-    """One of `TEXTS`: what the dialogue model can be asked, kept prompts half of the time; or kept chains of common words."""
+    """One of `TEXTS`: what the dialogue model can be asked, kept prompts half of the time; or kept sentences, or chains of words."""
+    if texts == GENERAL:
+        yield from domain.general_sentences(seed, held_out=True)
     if texts == CHAINS:
         yield from Chains(heard_words()).stream(seed, held_out=True)
     rng = random.Random(seed)
