@@ -39,7 +39,7 @@ def test_what_it_hears(name, text, capsys, tmp_path):
     written = tmp_path / "heard.json"
     assert stt.main(["--demo", str(DEMO_FOLDER / "prompts" / f"{name}.flac"), "-o", str(written)]) == 0
     words = json.loads(written.read_text())["words"]
-    assert " ".join(word["text"].strip() for word in words) == text
+    assert " ".join(word["word"].strip() for word in words) == text
     starts = [word["start"] for word in words]
     assert starts == sorted(starts)
     assert 0.2 <= starts[0] <= 0.8  # the recordings begin with 0.4 s of silence
