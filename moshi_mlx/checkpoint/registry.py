@@ -51,7 +51,7 @@ def demo_of(name: str) -> str:
 def demo_usage(demo: str) -> str:
     """The command that runs a demo."""
     module, arguments = _COMMANDS[next(kind for kind, name in _DEMO_OF.items() if name == demo)]
-    return f"python -m moshi_mlx.{module}{arguments} --demo"
+    return f"python -m moshi_mlx.{module} --demo{arguments}"
 
 
 def usage(kind: str, model: str) -> str:
