@@ -4,6 +4,7 @@ This is the one place that defines the closed grammar; synthesis, dialogue compo
 tokenizer, the recogniser grammars and the evaluation are all generated from it.
 """
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ JOKES = ("tell me a joke", "do you know a joke")
 NEXT_PHRASINGS = ("what comes after {a}", "which number comes after {a}")
 COUNT_PHRASINGS = ("count to {n}", "please count to {n}")
 COUNT_TO = range(3, 11)
+DIGIT_PHRASINGS = ("say {d}", "repeat {d}", "repeat after me {d}")
 # What a user says while thinking, anywhere after the first word of a question.
 HESITATIONS = ("uh", "um", "er")
 
@@ -145,6 +147,9 @@ NAME_ANSWER = "my name is moshi"
 THANKS_ANSWER = "you are welcome"
 FAREWELL_ANSWER = "goodbye"
 ABOUT_ANSWER = "i am a small model i can add two numbers repeat a word and count and i listen while i talk"
+
+# As the recogniser of the evaluation takes it for what it is, not for "lion".
+SPELLINGS = {FAREWELL_ANSWER: "[[g'U:db'aI]]"}
 
 WELLBEING_ANSWER = "i am fine thank you"
 HEARING_ANSWER = "yes i can hear you"
@@ -195,6 +200,21 @@ def names_held_out_sum(text: str) -> bool:
     return False
 
 
+def kept_apart(words: list[str]) -> list[list[int]]:
+    """For each word of a sentence the digits that would make a held-out sum of it if they stood there instead; none of others."""
+    numbers = [NUMBERS.index(w) if w in NUMBERS[:10] else None for w in words]
+    joined = [
+        w == "plus" or (w == "and" and words[max(0, i - 3) : i - 1] == ["sum", "of"]) for i, w in enumerate(words)
+    ]
+    apart: list[list[int]] = []
+    for i, number in enumerate(numbers):
+        before = numbers[i - 2] if i >= 2 and joined[i - 1] else None
+        after = numbers[i + 2] if i + 2 < len(words) and joined[i + 1] else None
+        kept = [d for d in DIGITS if {(before, d), (d, after)} & HELD_OUT_SUMS]
+        apart.append(kept if number is not None else [])
+    return apart
+
+
 def three_operands() -> list[tuple[int, int, int]]:
     """Triples with a sayable total that contain no held-out pair.
 
@@ -207,11 +227,35 @@ def three_operands() -> list[tuple[int, int, int]]:
     ]  # fmt: skip
 
 
+def recited_operands() -> list[list[tuple[int, ...]]]:
+    """Sums whose text is recited, by kind: pairs, triples, four numbers, and pairs and triples with numbers above nine.
+
+    More than anybody says: the fewer of the sums that could be are known, the more it pays to add. No held-out pair.
+    """
+    numbers = range(len(NUMBERS))
+
+    def sayable(count: int, of: range) -> list[tuple[int, ...]]:
+        every = (t for t in itertools.product(of, repeat=count) if sum(t) < len(NUMBERS))
+        return [t for t in every if not {*itertools.pairwise(t)} & HELD_OUT_SUMS]
+
+    large = [[t for t in sayable(count, numbers) if max(t) not in DIGITS] for count in (2, 3)]
+    return [sayable(2, DIGITS), sayable(3, DIGITS), sayable(4, DIGITS), *large]
+
+
+def digit_strings() -> list[tuple[int, ...]]:
+    """Two digits in any order, and some strings of three: what is heard has to be copied one by one, as in sums never heard."""
+    longer = list(itertools.product(DIGITS, repeat=3))
+    return [*itertools.product(DIGITS, repeat=2), *random.Random("digits").sample(longer, 300)]
+
+
 def sum_exchange(operands: tuple[int, ...], phrasing: str) -> Exchange:
     words = [NUMBERS[n] for n in operands]
-    answer = f"{' plus '.join(words)} is {NUMBERS[sum(operands)]}"
     kind = "sum" if len(operands) == 2 else "sum3"
-    return Exchange(kind, phrasing.format(**dict(zip("abc", words, strict=False))), answer)
+    return Exchange(kind, phrasing.format(**dict(zip("abc", words, strict=False))), sum_answer(operands))
+
+
+def sum_answer(operands: tuple[int, ...]) -> str:
+    return f"{' plus '.join(NUMBERS[n] for n in operands)} is {NUMBERS[sum(operands)]}"
 
 
 def count_answer(n: int) -> str:
@@ -236,6 +280,9 @@ def exchanges(kind: str, held_out: bool = False) -> list[Exchange]:
     if kind == "next":
         return [Exchange(kind, p.format(a=NUMBERS[n]), f"{NUMBERS[n + 1]} comes after {NUMBERS[n]}")
                 for n in DIGITS for p in NEXT_PHRASINGS]  # fmt: skip
+    if kind == "digits":
+        said = [" ".join(NUMBERS[d] for d in digits) for digits in digit_strings()]
+        return [Exchange(kind, p.format(d=text), text) for text in said for p in DIGIT_PHRASINGS]
     prompts, answer = {
         "greet": (GREETINGS, GREETING_ANSWER), "name": (NAME_QUESTIONS, NAME_ANSWER),
         "thanks": (THANKS, THANKS_ANSWER), "bye": (FAREWELLS, FAREWELL_ANSWER),
@@ -247,6 +294,7 @@ def exchanges(kind: str, held_out: bool = False) -> list[Exchange]:
 
 KINDS = (
     "sum", "sum3", "repeat", "greet", "name", "thanks", "bye", "about", "count", "next", "wellbeing", "hearing", "joke",
+    "digits",
 )  # fmt: skip
 
 
@@ -395,15 +443,17 @@ def speech_rules() -> dict[str, str]:
         return " | ".join(words)
 
     templates = (*SUM_PHRASINGS, *THREE_PHRASINGS, *REPEAT_PHRASINGS, *HELD_OUT_REPEAT_PHRASINGS,
-                 *COUNT_PHRASINGS, *NEXT_PHRASINGS)  # fmt: skip
-    rules = dict(a="<digit>", b="<digit>", c="<digit>", w="<word>", n="<number>")
+                 *COUNT_PHRASINGS, *NEXT_PHRASINGS, *DIGIT_PHRASINGS)  # fmt: skip
+    rules = dict(a="<digit>", b="<digit>", c="<digit>", d="<digit> <digit> [<digit>]", w="<word>", n="<number>")
     prompt = [t.format(**rules) for t in templates]
     prompt += [*GREETINGS, *NAME_QUESTIONS, *THANKS, *FAREWELLS, *ABOUT, *WELLBEING, *HEARING, *JOKES]
-    fixed = [a for a in answers() if " plus " not in a and " comes after " not in a]
+    digits = {e.answer for e in exchanges("digits")}
+    fixed = [a for a in answers() if " plus " not in a and " comes after " not in a and a not in digits]
     return dict(
         digit=any_of(NUMBERS[:10]), number=any_of(NUMBERS), word=any_of(REPEAT_WORDS),
         prompt=any_of(prompt), fixed=any_of(fixed),
-        answer="<digit> plus <digit> [plus <digit>] is <number> | <number> comes after <digit> | <fixed>",
+        answer="<digit> plus <digit> [plus <digit>] is <number> | <number> comes after <digit> "
+               "| <digit> <digit> [<digit>] | <fixed>",
         phrase=f"({any_of(_ARTICLES)}) [{any_of(_ADJECTIVES)}] ({any_of(_NOUNS)})",
         general=f"<phrase> ({any_of(_VERBS)}) <phrase> [{any_of(_PLACES)}]",
         speech="<prompt> | <answer> | <general>",

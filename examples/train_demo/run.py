@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from . import takes
 from .codec import Codec
 from .corpus import corpus_of
-from .export import MIMI, MIMI_CONFIG, TOKENIZER, export_codec, export_lm, export_voices, load_codec
+from .export import MIMI, MIMI_CONFIG, MOSHI, TOKENIZER, export_codec, export_lm, export_voices, load_codec
 from .lm import Lm, LmConfig
 from .lm_data import Dialogues, Recitations, build_dialogues
 from .loop import Pace, device_of
@@ -112,6 +113,8 @@ class Run:
         plan, names, out = LmTraining(), [takes.HEARD_SET], self.work / "lm"
         tokenizer = Tokenizer(self.demo / TOKENIZER)
         lm = Lm(LmConfig(text_card=len(tokenizer))).to(self.device)
+        if self.args.lm_from:
+            lm.load_state_dict(load_file(self.args.lm_from / MOSHI))
         pace = self.pace(plan.pace)
         if more:
             _load_weights(lm, out)
@@ -121,7 +124,7 @@ class Run:
                 self.pace(plan.pace, MORE_STEPS, **MORE),
             )
         plan = replace(plan, pace=pace, batch=self._batch(plan.batch), recited=self._batch(plan.recited))
-        dialogues = Dialogues([self.work / "dialogues" / f"{name}.npz" for name in names], self.device)
+        dialogues = Dialogues([self.work / "dialogues" / f"{name}.npz" for name in names], tokenizer, self.device)
         recitations = Recitations(dialogues.silence, tokenizer, self.seed, self.device)
         train_lm(dialogues, recitations, lm, out, plan, self.seed, self.graph)
         self._export(lm, self._result(self.demo, more), self.demo, "moshi", lm_gen_config=SAMPLING)
@@ -199,6 +202,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stage", choices=STAGES, help="only this stage (default: all in order)")
     parser.add_argument("--codec-from", type=Path, metavar="DIR", help="train this exported codec on")
+    parser.add_argument("--lm-from", type=Path, metavar="DIR", help="train this exported dialogue model on")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--seconds", type=float, help="time for each training stage; the learning rate falls to fit")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps (default: %(default)s)")

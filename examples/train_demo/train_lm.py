@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .domain import NUMBERS
 from .lm import PAD, Lm, LmConfig
 from .lm_data import SESSION_FRAMES, Dialogues, Recitations
 from .loop import Pace, train
@@ -41,8 +42,10 @@ def train_lm(
     # Answers alone say too little, and too late, about what was heard.
     ear = nn.Linear(cfg.dim, cfg.text_card, bias=False).to(device)
 
+    digits = torch.tensor([recitations.tokenizer.piece("\u2581" + word) for word in NUMBERS[:10]], device=device)
+
     def losses() -> dict[str, Tensor]:
-        return lm_losses(lm, ear, *dialogues.batch(plan.batch), *recitations.batch(plan.recited), plan)
+        return lm_losses(lm, ear, *dialogues.batch(plan.batch), *recitations.batch(plan.recited), digits, plan)
 
     return train("dialogue model", out, dict(lm=lm, ear=ear), losses, plan.pace, graph)
 
@@ -58,11 +61,13 @@ def lm_losses(
     codes: Tensor,
     heard: Tensor,
     active: Tensor,
+    apart: Tensor,
     recited: Tensor,
     totals: Tensor,
+    digits: Tensor,
     plan: LmTraining,
 ) -> dict[str, Tensor]:
-    """codes [B, 17, F], heard and active [B, F]; recited [R, 17, F], totals [R, F] -> losses.
+    """codes [B, 17, F], heard and active [B, F], apart [B, 2, F]; recited [R, 17, F], totals [R, F]; tokens of digits [10] -> losses.
 
     Model time t predicts column t + 1.
     """
@@ -73,8 +78,9 @@ def lm_losses(
         hidden = lm.trunk(corrupt(inputs, cfg, plan.own_corruption, plan.user_corruption))
         text_logits, heard_logits = lm.text_linear(hidden), ear(hidden[:talks])
     total_loss = weighted_loss(text_logits[talks:], recited[:, 0], totals.float())
-    text_loss = text_channel_loss(text_logits[:talks], targets[:talks, 0], plan.pad_weight)
-    heard_loss = text_channel_loss(heard_logits, heard, plan.pad_weight)
+    text_logits = without_digits(text_logits[:talks], digits, apart[:, 0])
+    text_loss = text_channel_loss(text_logits, targets[:talks, 0], plan.pad_weight)
+    heard_loss = text_channel_loss(without_digits(heard_logits, digits, apart[:, 1]), heard, plan.pad_weight)
 
     wanted = active | (torch.rand(active.shape, device=active.device) < plan.silent_depth_share)
     wanted[:, : max(cfg.delays)].fill_(False)  # there the delayed codebooks are still initial tokens
@@ -89,6 +95,12 @@ def lm_losses(
     return dict(
         total=total, text=text_loss, heard=heard_loss, totals=total_loss, semantic=audio[0], acoustic=audio[1:].mean()
     )  # fmt: skip
+
+
+def without_digits(logits: Tensor, digits: Tensor, apart: Tensor) -> Tensor:
+    """Logits [B, F, V] in which the digits, tokens [10], whose bits are set in `apart` [B, F] are no choice."""
+    hidden = (apart[..., None] >> torch.arange(len(digits), device=apart.device)) & 1 > 0
+    return logits.index_copy(-1, digits, logits[..., digits].masked_fill(hidden, -1e4))
 
 
 def some_of(wanted: Tensor, most: int) -> tuple[Tensor, Tensor]:
