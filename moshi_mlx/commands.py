@@ -133,16 +133,18 @@ def refuse_overwriting(
 def add_checkpoint_arguments(
     parser: argparse.ArgumentParser, demo: bool = False, default: str = registry.DEFAULT_NAME
 ) -> None:
-    """`demo`: the command can run the demo model, and has a flag for it. `default`: the short name of what it runs else."""
+    """`demo`: the command can run the demo of its kind of model, and has a flag for it. `default`: the short name of what it
+    runs else."""
     parser.set_defaults(command=parser.prog.rpartition(".")[2])
     group = parser.add_argument_group("checkpoint")
     if demo:
+        name = registry.demo_of(default)
         group.add_argument(
             "--demo",
             dest="model",
             action="store_const",
-            const=str(registry.DEMO_FOLDER),
-            help="the small model inside the package, as --model demo: no download, see docs/demo-model.md",
+            const=str(registry.DEMOS[name]),
+            help=f"the small model inside the package, as --model {name}: no download, see docs/demo-model.md",
         )
     group.add_argument(
         "--model", metavar="DIR|NAME", help="local checkpoint folder, or a short name: see python -m moshi_mlx.models"

@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     prompt.add_argument("--prompt-text", metavar="TEXT", help="what is said first, word by word")
     prompt.add_argument("--keep-prompt", action="store_true", help="keep the prompt's transcript")
     p.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
-    commands.add_checkpoint_arguments(p, default=DEFAULT_NAME)
+    commands.add_checkpoint_arguments(p, demo=True, default=DEFAULT_NAME)
     return p
 
 

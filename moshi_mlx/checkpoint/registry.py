@@ -14,9 +14,10 @@ from ..machine.memory import gigabytes
 from .published import MIMI_BYTES, PUBLISHED
 
 DEFAULT_NAME = "moshiko"
-# The small model inside the package, wherever a checkpoint is named.
-DEMO_NAME = "demo"
+# The small models inside the package, wherever a checkpoint is named.
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
+DEMOS = {"demo": DEMO_FOLDER, "demo-stt": DEMO_FOLDER.with_name("demo_stt")}
+_DEMO_OF = {"moshi": "demo", "stt": "demo-stt"}
 # Slack for activations, kernels and Python itself; `checkpoint` adds the same to its estimate.
 OVERHEAD_BYTES = 250_000_000
 # With the scales of each group, in bfloat16 as all others.
@@ -40,6 +41,17 @@ _KINDS_IN_WORDS = {
     "moshi": "dialogue and translation models", "personaplex": "PersonaPlex models", "stt": "speech-to-text models",
     "tts": "text-to-speech models", "helium": "text models",
 }  # fmt: skip
+
+
+def demo_of(name: str) -> str:
+    """The demo that takes the place of a published checkpoint where a command is asked for one."""
+    return _DEMO_OF[by_name(name).kind]
+
+
+def demo_usage(demo: str) -> str:
+    """The command that runs a demo."""
+    module, arguments = _COMMANDS[next(kind for kind, name in _DEMO_OF.items() if name == demo)]
+    return f"python -m moshi_mlx.{module} --demo{arguments}"
 
 
 def usage(kind: str, model: str) -> str:
@@ -199,7 +211,7 @@ def wrong_kind(name: str, kind: str, kinds: Sequence[str], command: str) -> str:
 
 def unknown_name(name: str) -> str:
     """What to say of a name that is neither a folder nor a checkpoint."""
-    close = difflib.get_close_matches(name, [*_NAMES, DEMO_NAME], n=1)
+    close = difflib.get_close_matches(name, [*_NAMES, *DEMOS], n=1)
     hint = f" Did you mean {close[0]}?" if close else " `python -m moshi_mlx.models` lists them."
     return f"{name} is neither a folder nor the name of a published checkpoint.{hint}"
 

@@ -25,10 +25,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    if args.name == registry.DEMO_NAME:
-        print("demo: the small model inside the package, nothing to download")
-        print("use: python -m moshi_mlx.local --demo")
-        print(f"more: {registry.DEMO_FOLDER / 'README.md'}")
+    if args.name in registry.DEMOS:
+        print(f"{args.name}: a small model inside the package, nothing to download")
+        print(f"use: {registry.demo_usage(args.name)}")
+        print(f"more: {registry.DEMOS[args.name] / 'README.md'}")
         return 0
     machine = capacity()
     shown = registry.ALL if args.name is None else registry.variants(args.name)
@@ -89,7 +89,9 @@ def _list(models: tuple[Published, ...], machine: Capacity) -> None:
     say(
         "use one: --model NAME, at the precision that suits this machine, or with -q 4, 8 or 16 (bf16); python -m moshi_mlx.models NAME tells more"
     )
-    say(f"without a download: --model {registry.DEMO_NAME}, the small model inside the package, see docs/demo-model.md")
+    say(
+        f"without a download: --model {' or '.join(registry.DEMOS)}, the small models inside the package, see docs/demo-model.md"
+    )
 
 
 def _tell(m: Published, machine: Capacity) -> None:
