@@ -7,7 +7,13 @@ the temporal transformer, from which the memory of a full conversation follows.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+DEFAULT_NAME = "moshiko"
+# The small model inside the package, wherever a checkpoint is named.
+DEMO_NAME = "demo"
+DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 
 MIMI_BYTES = 384_644_900
 _MIMI_PYTORCH = "mimi-pytorch-e351c8d8@125.safetensors"

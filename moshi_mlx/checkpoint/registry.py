@@ -11,12 +11,9 @@ from typing import Any
 from ..errors import InputError
 from ..machine.capacity import Capacity
 from ..machine.memory import gigabytes
-from .published import MIMI_BYTES, PUBLISHED
+from .published import DEFAULT_NAME, DEMO_NAME, MIMI_BYTES, PUBLISHED
+from .published import DEMO_FOLDER as DEMO_FOLDER
 
-DEFAULT_NAME = "moshiko"
-# The small model inside the package, wherever a checkpoint is named.
-DEMO_NAME = "demo"
-DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 # Slack for activations, kernels and Python itself; `checkpoint` adds the same to its estimate.
 OVERHEAD_BYTES = 250_000_000
 # With the scales of each group, in bfloat16 as all others.
