@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from machine import describe_machine
-from moshi_mlx.quantize import command as quantize
+from moshi_mlx.quantize import __main__ as quantize
 
 from moshi_mlx.checkpoint.files import locate
 

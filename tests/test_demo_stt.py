@@ -8,7 +8,7 @@ import pytest
 
 from moshi_mlx import stt
 from moshi_mlx.checkpoint.files import locate
-from moshi_mlx.checkpoint.registry import DEMO_FOLDER, DEMOS
+from moshi_mlx.checkpoint.published import DEMO_FOLDER, DEMOS
 from moshi_mlx.models.__main__ import main as models
 
 FOLDER = DEMOS["demo-stt"]

@@ -20,6 +20,7 @@ from web_server import PATIENCE, Client, tone
 
 pytest.importorskip("sphn")
 from moshi_mlx import local_web
+from moshi_mlx.commands import local_web as web_work
 from moshi_mlx.errors import InputError, MoshiError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,19 +150,19 @@ def test_off_this_machine_it_wants_a_token_that_it_prints_once(program, tiny_che
 
 def test_off_this_machine_without_https_it_says_what_is_missing(capsys):
     args = local_web.parser().parse_args(["--host", "0.0.0.0", "--token", "short"])
-    rules = local_web._rules(args)
-    assert any("--ssl DIR" in line and "mkcert" in line for line in local_web.invitation(args, rules))
+    rules = web_work._rules(args)
+    assert any("--ssl DIR" in line and "mkcert" in line for line in web_work.invitation(args, rules))
     assert "a token of 5 characters can be guessed" in capsys.readouterr().err
     here = local_web.parser().parse_args(["--host", "localhost"])
-    assert local_web._rules(here).token is None
-    assert not any("mkcert" in line for line in local_web.invitation(here, local_web._rules(here)))
+    assert web_work._rules(here).token is None
+    assert not any("mkcert" in line for line in web_work.invitation(here, web_work._rules(here)))
 
 
 def test_another_page_and_none(tmp_path):
     (tmp_path / "index.html").write_text("mine")
-    assert local_web._static(str(tmp_path)) == tmp_path
-    assert local_web._static("none") is None
-    assert (local_web._static(None) / "index.html").exists()
+    assert web_work._static(str(tmp_path)) == tmp_path
+    assert web_work._static("none") is None
+    assert (web_work._static(None) / "index.html").exists()
 
 
 BAD = {

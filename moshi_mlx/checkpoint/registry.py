@@ -11,13 +11,9 @@ from typing import Any
 from ..errors import InputError
 from ..machine.capacity import Capacity
 from ..machine.memory import gigabytes
-from .published import MIMI_BYTES, PUBLISHED
+from .published import DEFAULT_NAME, DEMO_OF, DEMOS, MIMI_BYTES, PUBLISHED
+from .published import DEMO_FOLDER as DEMO_FOLDER
 
-DEFAULT_NAME = "moshiko"
-# The small models inside the package, wherever a checkpoint is named.
-DEMO_FOLDER = Path(__file__).parents[1] / "demo"
-DEMOS = {"demo": DEMO_FOLDER, "demo-stt": DEMO_FOLDER.with_name("demo_stt")}
-_DEMO_OF = {"moshi": "demo", "stt": "demo-stt"}
 # Slack for activations, kernels and Python itself; `checkpoint` adds the same to its estimate.
 OVERHEAD_BYTES = 250_000_000
 # With the scales of each group, in bfloat16 as all others.
@@ -43,14 +39,9 @@ _KINDS_IN_WORDS = {
 }  # fmt: skip
 
 
-def demo_of(name: str) -> str:
-    """The demo that takes the place of a published checkpoint where a command is asked for one."""
-    return _DEMO_OF[by_name(name).kind]
-
-
 def demo_usage(demo: str) -> str:
     """The command that runs a demo."""
-    module, arguments = _COMMANDS[next(kind for kind, name in _DEMO_OF.items() if name == demo)]
+    module, arguments = _COMMANDS[next(kind for kind, name in DEMO_OF.items() if name == demo)]
     return f"python -m moshi_mlx.{module} --demo{arguments}"
 
 
