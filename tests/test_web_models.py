@@ -19,6 +19,7 @@ pytest.importorskip("sphn")
 from moshi_mlx import checkpoint
 from moshi_mlx.checkpoint.registry import DEMO_FOLDER
 from moshi_mlx.engine.token_clock import UNGENERATED
+from moshi_mlx.modules.repetition import RepetitionPenalty
 from moshi_mlx.modules.sampling import Sampler
 from moshi_mlx.server import recorded
 from moshi_mlx.server.talks import Defaults, Talks
@@ -45,14 +46,15 @@ def serve(folder, rows: int = 1, record=None, **defaults) -> Server:
 
 
 def alone(
-    folder, pcm: np.ndarray, seed: int, text=(None, None), audio=(None, None), **options
+    folder, pcm: np.ndarray, seed: int, text=(None, None), audio=(None, None), pad: float = 0.0, **options
 ) -> tuple[np.ndarray, str]:
-    """The same talk by a session of its own."""
+    """The same talk by a session of its own; `pad`: what the padding token's probability is multiplied by, as a power of e."""
     loaded = checkpoint.load(folder)
     g = loaded.config.generation
     temps = (text[0] if text[0] is not None else g.temp_text, audio[0] if audio[0] is not None else g.temp)
     counts = (text[1] if text[1] is not None else g.top_k_text, audio[1] if audio[1] is not None else g.top_k)
     samplers = [Sampler(t, top_p=0, top_k=k) for t, k in zip(temps, counts, strict=True)]
+    samplers[0].logit_bias = {loaded.lm.cfg.padding_token: pad * temps[0]}
     session = Session(loaded, seed=seed, text_sampler=samplers[0], audio_sampler=samplers[1], **options)
     frames = [session.step(f) for f in pcm.reshape(-1, 1920)]
     said = [f.pcm for f in frames if f.text_token != UNGENERATED]
@@ -82,9 +84,9 @@ def test_four_talkers_at_once_one_vanishing_one_never_reading():
     """The two that remain, and the two that follow in their rows, say what each of them alone would."""
     talks = [
         ("sum", 11, {"text": (0.0, None), "audio": (0.9, 100)}, "text_temperature=0&audio_temperature=0.9&audio_topk=100&seed=11"),
-        ("greeting", 12, {}, "seed=12"),
+        ("greeting", 12, {"repetition_penalty": RepetitionPenalty(4.0, 6)}, "seed=12&repetition_penalty=4&repetition_penalty_context=6"),
         ("name", 13, {"text": (0.7, 25), "audio": (0.2, 5)}, "text_temperature=0.7&text_topk=25&audio_temperature=0.2&audio_topk=5&seed=13"),
-        ("repeat", 14, {"audio": (0.0, None)}, "audio_temperature=0&seed=14"),
+        ("repeat", 14, {"audio": (0.0, None), "text": (1.5, None), "pad": -3.0}, "text_temperature=1.5&pad_mult=-3&audio_temperature=0&seed=14"),
     ]  # fmt: skip
 
     async def vanish(session: aiohttp.ClientSession, server: Server) -> None:
