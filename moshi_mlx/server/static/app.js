@@ -114,7 +114,7 @@ async function begin() {
 function connect() {
   recording = new Recording();
   words.begin();
-  talk = new Talk(address(), token ? ["moshi", `token.${token}`] : [], {
+  talk = new Talk(address(), token, {
     state: changed,
     sound: said,
     text: (piece) => {

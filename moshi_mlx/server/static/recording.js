@@ -24,9 +24,9 @@ export class Recording {
   }
 
   said(samples) {
-    // What was lost on the way is silence here too.
+    // It lies where it was heard, and what was lost on the way is silence here too.
     const behind = this.left.length - this.right.length - samples.length;
-    if (behind > RATE) this.right.add(new Float32Array(behind));
+    if (behind > (this.right.length ? RATE : 0)) this.right.add(new Float32Array(behind));
     this.right.add(samples);
   }
 

@@ -7,9 +7,9 @@ const decoder = new TextDecoder();
 
 export class Talk {
   // on.state(name, sentence), on.sound(Float32Array), on.text(piece), on.figures(object), on.latency(seconds)
-  constructor(url, protocols, on) {
+  constructor(url, token, on) {
     this.url = url;
-    this.protocols = protocols;
+    this.token = token;
     this.on = on;
     this.over = false;
     this.tries = 0;
@@ -24,7 +24,7 @@ export class Talk {
     this.sent = []; // when each frame left
     this.frames = this.answered = this.unheard = this.unread = this.unsent = 0;
     this.heard = performance.now();
-    this.socket = new WebSocket(this.url, this.protocols);
+    this.socket = new WebSocket(this.url, this.token ? ["moshi", `token.${this.token}`] : []);
     this.socket.binaryType = "arraybuffer";
     this.socket.onmessage = ({ data }) => typeof data !== "string" && this.receive(new Uint8Array(data));
     this.socket.onclose = (event) => this.closed(event);
@@ -122,12 +122,26 @@ export class Talk {
     this.open = false;
     if (code === 1000) return this.finish("ended", this.said ?? "The server has ended the talk.");
     if (code === 1001 || code === 1011) return this.fail(this.said ? `${capital(this.said)}.` : "The server has stopped.");
-    if (!wasOpen) return this.fail(this.said ?? UNREACHABLE);
+    if (!wasOpen) return this.ask();
     this.lost ||= performance.now();
     if (performance.now() - this.lost > GIVE_UP) return this.fail("The connection was lost and could not be made again.");
     this.resumed = true;
     this.on.state("lost", "Connection lost. Trying again…");
     this.retry = setTimeout(() => this.connect(), Math.min(4000, 400 * 2 ** this.tries++));
+  }
+
+  // Why a socket was refused is told to an ordinary request alone.
+  async ask() {
+    const url = new URL(this.url), headers = this.token ? { authorization: `Bearer ${this.token}` } : {};
+    url.protocol = url.protocol.replace("ws", "http");
+    let reason = this.said;
+    try {
+      const answer = await fetch(url, { headers });
+      if ([400, 401, 403, 503].includes(answer.status)) reason = capital((await answer.text()).trim());
+    } catch {
+      // It is gone.
+    }
+    if (!this.over) this.fail(reason ?? UNREACHABLE);
   }
 
   fail(sentence) {
