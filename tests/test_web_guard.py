@@ -262,6 +262,10 @@ def test_what_is_no_request_is_told_without_its_words(server, capfd, monkeypatch
     assert TOKEN[:8] not in err and "xxx" not in err
 
 
+def test_a_key_that_is_none(server):
+    assert upgraded(server, Sec_WebSocket_Key="AAAA\xdcAAAAAAAAAAAAAAAAA==") == 400
+
+
 # What is answered -----------------------------------------------------------------------------------------------------
 
 

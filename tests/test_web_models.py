@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import json
 import random
@@ -12,7 +13,8 @@ import aiohttp
 import numpy as np
 import pytest
 import soundfile
-from random_checkpoint import write
+from random_checkpoint import WORD_TOKENIZER, write
+from sentencepiece import SentencePieceProcessor
 from web_server import Client, Server
 
 pytest.importorskip("sphn")
@@ -229,6 +231,43 @@ def test_voice_and_role_mean_nothing_to_other_models(tiny_checkpoint):
         said, _ = asyncio.run(act(server))
     expected, _ = alone(tiny_checkpoint, prompt("sum", 5), 1)
     np.testing.assert_allclose(said, expected, atol=1e-5)
+
+
+def test_characters_come_whole(tiny_checkpoint):
+    """A model that spells in bytes: no message has half a character, and one that is never completed costs no other."""
+    tokenizer = SentencePieceProcessor(str(WORD_TOKENIZER))
+    spelt = [
+        "\u2581",
+        *(f"<0x{b:02X}>" for b in "n\u00e9\U0001f642".encode()),
+        "<0xE2>",
+        "\u2581the",
+        "<0xC3>",
+        "<0xA9>",
+    ]
+    tokens = [tokenizer.piece_to_id(piece) for piece in spelt]
+
+    async def act(server: Server) -> list[str]:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{server.chat}?audio=pcm_s16le") as connection,
+        ):
+            client = Client(connection)
+            await client.opened()
+            await client.talk(prompt("sum", len(spelt) + 1), first=0)
+            return client.texts
+
+    with serve(tiny_checkpoint) as server:
+        kind = server.scheduler.call(lambda kind: kind).result()
+        kind.checkpoint = dataclasses.replace(kind.checkpoint, tokenizer=tokenizer)
+        answer = kind._outcome
+
+        def spelling(row, reply):
+            token = tokens.pop(0) if tokens else 3
+            return answer(row, reply._replace(tokens=np.array([token, *reply.tokens[1:]])))
+
+        kind._outcome = spelling
+        texts = asyncio.run(act(server))
+    assert texts == [" ", "n", "\u00e9", "\U0001f642", "\ufffd the", "\u00e9"]
 
 
 def test_seeds(tiny_checkpoint):
