@@ -13,6 +13,7 @@ from ..machine.owner import Owner
 from ..models.lm_model import LmModel
 from ..modules import transformer
 from ..modules.conditioner import ConditionTensor, add_cross_positions
+from ..modules.repetition import RepetitionPenalty
 from ..modules.sampling import Sampler
 from . import row_state
 from .row_state import Manner
@@ -65,6 +66,7 @@ class LmGen:
         kv_bits: int | None = None,
         seed: int | Sequence[int] | None = None,
         manners: Sequence[Manner] | None = None,
+        repetition_penalty: RepetitionPenalty | None = None,
     ):
         self.model, self._owner = model, Owner("this generator")
         self.batch_size = 1 if batch_size is None else arguments.whole("batch_size", batch_size, 1)
@@ -82,6 +84,7 @@ class LmGen:
             generated_codebooks,
             compile,
             kv_bits,
+            repetition_penalty,
         )
         if masked is not None and len(masked) != self.batch_size:
             raise InputError(f"cfg_is_masked_until should have {self.batch_size} entries, found {len(masked)}.")

@@ -5,6 +5,7 @@
 `state` is a plain tree of arrays: `{"trunk": transformer state, "tokens", "offset", "seed"}`. It is a value: keep it to come
 back to a moment or to fork a conversation. There is no step limit. Rows that come and go have a clock each (`offset [B]`) and
 may have an `"own"` part: how each of them is sampled and guided, as arrays, so that a change is no new trace (see `row_state`).
+With a repetition penalty there is also `"said"`: which text tokens were said when (see `modules.repetition`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from .. import arguments
 from ..errors import InputError
 from ..machine import device, memory
 from ..models.lm_model import LmModel
-from ..modules import transformer
+from ..modules import repetition, transformer
 from ..modules.conditioner import ConditionAttributes, fuse
+from ..modules.repetition import RepetitionPenalty
 from ..modules.sampling import Sampler, choose_by_row, gumbel
 from .state import copy_containers
 from .token_clock import UNGENERATED, ZERO, TokenClock
@@ -130,8 +132,10 @@ class Step:
         generated: int | None = None,
         compile: bool = True,
         kv_bits: int | None = None,
+        repetition_penalty: RepetitionPenalty | None = None,
     ):
         self.lm, self.kv_bits = lm, arguments.one_of("kv_bits", kv_bits, (4, 8, None))
+        self.repetition_penalty = repetition_penalty
         if compile:
             lm.prepare()
             self._whole = mx.compile(self._whole)  # type: ignore[method-assign]
@@ -188,12 +192,15 @@ class Step:
         """State before the first step of `len(seeds)` conversations. `lockstep`: they always step together."""
         batch = len(seeds)
         rows = 2 * batch if self.guidance.active else batch
-        return {
+        state = {
             "trunk": self.lm.transformer.init_state(rows, capacity, self.lm.dtype, lockstep, self.kv_bits),
             "tokens": self.clock.init(batch),
             "offset": mx.zeros([] if lockstep else [batch], mx.int32),
             "seed": mx.array(np.array([s % 2**32 for s in seeds], np.uint32)),
         }
+        if self.repetition_penalty is not None:
+            state["said"] = repetition.init(batch, self.lm.cfg.text_out_vocab_size)
+        return state
 
     # The step ---------------------------------------------------------------------------------------------------
 
@@ -265,8 +272,11 @@ class Step:
 
     def sample_text(self, state: dict, logits: mx.array) -> mx.array:
         """Text tokens `[B]` from `logits [B, V]`."""
-        if "own" in state:
-            own = state["own"]
+        own, penalty = state.get("own"), self.repetition_penalty
+        if penalty is not None:
+            values = repetition.row_values([penalty]) if own is None else own["repetition"]
+            logits = repetition.apply(logits, state["said"], values)
+        if own is not None:
             drawn = gumbel(state["seed"], 2 * state["offset"], logits.shape[-1])
             is_pad = mx.arange(logits.shape[-1]) == self.lm.cfg.padding_token
             logits = logits + mx.where(is_pad, own["pad_bonus"][:, None], 0).astype(logits.dtype)
@@ -315,8 +325,14 @@ class Step:
             advanced = mx.where(execute, advanced, offset)
             valid = (advanced > clock.max_delay) & execute
         frame = mx.where(valid[:, None], clock.returned(tokens), UNGENERATED)
+        state = copy_containers(state)
+        if self.repetition_penalty is not None:
+            silent = self.lm.cfg.padding_token, self.lm.cfg.end_padding_token
+            is_piece = (text != silent[0]) & (text != silent[1])
+            is_piece = is_piece if execute is None else is_piece & execute
+            state["said"] = repetition.after(state["said"], text, is_piece)
         # No container of the old state goes on in the new one: the caller may empty the old one.
-        return {**copy_containers(state), "tokens": tokens, "offset": advanced}, frame, valid
+        return {**state, "tokens": tokens, "offset": advanced}, frame, valid
 
     def _guided_rows(self, inputs: mx.array, is_initial: mx.array, state: dict) -> mx.array:
         """`[B, K]` -> `[B', K]`: with guidance the null rows follow, with what they must not see set to -1."""

@@ -73,10 +73,10 @@ class Chat:
         socket = web.WebSocketResponse(
             protocols=(SUB_PROTOCOL,), heartbeat=PING_SECONDS, max_msg_size=LARGEST_MESSAGE, compress=False, timeout=2.0
         )
-        if not socket.can_prepare(request):
-            return self._refuse(426, "talks are held over a WebSocket.", {"Upgrade": "websocket"})
         if self.scheduler.waiting >= LONGEST_QUEUE:
             return self._refuse(503, f"{LONGEST_QUEUE} others wait already.", {"Retry-After": RETRY_SECONDS})
+        if not socket.can_prepare(request):
+            return self._refuse(426, "talks are held over a WebSocket.", {"Upgrade": "websocket"})
         loop, news = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
