@@ -137,7 +137,7 @@ def test_joining_traces_and_allocates_nothing(dialogues, monkeypatch):
         monkeypatch.setattr(MimiModel, part, lambda *a, whole=whole, part=part: traced.append(part) or whole(*a))
     rows = Conversations(model, rows=3)
     # Once for each size of the rings, and none was made for a frame.
-    assert len(traced) == 2 * len(rows.batch.frame_step.step.capacities())
+    assert len(traced) == 2 * len(rows.batch.frame_step.step.capacities(3))
     traced.clear()
     used = []
     for number in range(50):

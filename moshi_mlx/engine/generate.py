@@ -148,7 +148,7 @@ class LmGen:
 
     def _begin(self, seeds: Sequence[int]) -> dict:
         """The state before the first step of all conversations."""
-        capacity = self._step.capacities()[0]
+        capacity = self._step.capacities(len(seeds))[0]
         if self._lockstep:
             return self._step.init_state(seeds, capacity)
         return row_state.init_state(self._step, seeds, capacity, self.manners)
@@ -188,7 +188,7 @@ class LmGen:
         """Step through every size of the rings on a state of its own, without hooks: what steps need is compiled then."""
         given = mx.zeros((self.batch_size, self._step.clock.given), mx.int32)
         state = self._begin([0] * self.batch_size)
-        for position in self._step.growths():
+        for position in self._step.growths(self.batch_size):
             state = self._with_room(state, position)
             new, out = self._step.run(state, given, self.conditions)
             let_go(state)

@@ -30,7 +30,7 @@ from .token_clock import UNGENERATED, ZERO, TokenClock
 
 # Where rings grow, they start this large and double up to the model's window: attention then reads little more than was said.
 FIRST_CAPACITY = 256
-# Share of the GPU's memory that the rings of one conversation may take at once.
+# Share of the GPU's memory that rings may take at once.
 MOST_OF_MEMORY = 0.25
 
 DEFAULT_TEXT_SAMPLER = Sampler(temp=0.7, top_k=25)
@@ -153,8 +153,8 @@ class Step:
 
     # State ------------------------------------------------------------------------------------------------------
 
-    def capacities(self) -> list[int]:
-        """Sizes the rings go through: doubling from the first to the model's window (a window without bound goes on doubling).
+    def capacities(self, batch: int) -> list[int]:
+        """Sizes the rings of `batch` conversations go through: doubling from the first to the model's window (without bound, for ever).
 
         On a GPU they are as large as the window from the start, where memory allows: to grow means to move all of them within one frame
         (3.7 GB for Moshi 7B), which would be late, while a slot that is masked is not read there (attention of one query in MLX's Metal
@@ -164,15 +164,18 @@ class Step:
         if limit is None:
             return [FIRST_CAPACITY]
         if device.on_gpu():
-            rings = memory.ring_bytes(self.lm.cfg.transformer, 1, self.lm.dtype)
+            rings = memory.ring_bytes(self.lm.cfg.transformer, self._trunk_rows(batch), self.lm.dtype)
             if rings <= MOST_OF_MEMORY * memory.device_bytes():
                 return [limit]
         sizes = [FIRST_CAPACITY << i for i in range(limit.bit_length()) if FIRST_CAPACITY << i < limit]
         return [*sizes, limit]
 
-    def growths(self) -> list[int]:
+    def growths(self, batch: int) -> list[int]:
         """Positions at which rings come to each of their sizes: whoever steps at all of them in turn has met every size."""
-        return [0, *self.capacities()[:-1]]
+        return [0, *self.capacities(batch)[:-1]]
+
+    def _trunk_rows(self, batch: int) -> int:
+        return 2 * batch if self.guidance.active else batch
 
     def larger_capacity(self, capacity: int, position: int) -> int | None:
         """The size that rings of `capacity` need for `position`, None if they have room or are as large as the window."""
@@ -191,9 +194,10 @@ class Step:
     def init_state(self, seeds: Sequence[int], capacity: int, lockstep: bool = True) -> dict:
         """State before the first step of `len(seeds)` conversations. `lockstep`: they always step together."""
         batch = len(seeds)
-        rows = 2 * batch if self.guidance.active else batch
         state = {
-            "trunk": self.lm.transformer.init_state(rows, capacity, self.lm.dtype, lockstep, self.kv_bits),
+            "trunk": self.lm.transformer.init_state(
+                self._trunk_rows(batch), capacity, self.lm.dtype, lockstep, self.kv_bits
+            ),
             "tokens": self.clock.init(batch),
             "offset": mx.zeros([] if lockstep else [batch], mx.int32),
             "seed": mx.array(np.array([s % 2**32 for s in seeds], np.uint32)),

@@ -65,7 +65,7 @@ class TalkFunctions:
         if window is None:
             raise InputError("this model's attention window has no bound, and a graph needs one: give --context.")
         if asked is None:
-            return self.step.capacities()
+            return self.step.capacities(1)
         lowest = self.step.clock.columns
         if any(not lowest <= c <= window for c in asked):
             raise InputError(f"sizes of the rings should be {lowest} to {window} (the window), found {sorted(asked)}.")

@@ -134,7 +134,7 @@ class Conversations:
         begun = None
         if prompt is not None:
             own = row_state.init_state(self._plain, [talk.seed], 1, None if manner is None else [manner]).get("own")
-            begun = yield from prefill.in_pieces(self._plain, prompt, [talk.seed], PROMPT_PIECE, own)
+            begun = yield from prefill.in_pieces(self._plain, prompt, [talk.seed], PROMPT_PIECE, own, self._rows.count)
             yield
         self._rows.join(row, talk.seed, manner, conditions, begun, 0 if prompt is None else prompt.length)
         if loaded.lm.cfg.is_hibiki_zero:
