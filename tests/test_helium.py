@@ -59,10 +59,8 @@ def llama(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def kyutai(tmp_path_factory) -> Path:
+def write_helium(folder: Path) -> Path:
     """helium-1-preview-2b-mlx in small, with the config.json a conversion writes."""
-    folder = tmp_path_factory.mktemp("kyutai")
     lm = randomise(Lm(CheckpointConfig.from_dict(TEXT).lm), 1)
     mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(lm.parameters())))
     write_tokenizer(folder / "text.model", 60)
@@ -70,6 +68,11 @@ def kyutai(tmp_path_factory) -> Path:
         json.dumps({**TEXT, "moshi_name": "model.safetensors", "tokenizer_name": "text.model"})
     )
     return folder
+
+
+@pytest.fixture(scope="module")
+def kyutai(tmp_path_factory) -> Path:
+    return write_helium(tmp_path_factory.mktemp("kyutai"))
 
 
 def test_positions_as_transformers_5_writes_them(llama, tmp_path):

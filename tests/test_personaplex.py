@@ -243,6 +243,8 @@ def test_voices_of_the_checkpoint(with_voices, loaded, tmp_path):
     (with_voices / "voices").mkdir()
     clip(7).save(with_voices / "voices" / "NATF2.safetensors")
     assert voices.find_voice("NATF2", place).frames == 7
+    clip().save(with_voices / "voices" / "MINE.safetensors")
+    assert voices.voice_names(place) == ["MINE", "NATF2", "VARM1", "evil"]
     with pytest.raises(InputError, match="there is no voice 'NATF9'; known voices: NATF2, VARM1"):
         voices.find_voice("NATF9", place)
     assert not (tmp_path.parent / "evil.pt").exists()

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import re
-import shlex
 import threading
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -500,15 +496,3 @@ def test_clients_of_text_to_speech():
         assert all(i.pcm.shape == (FRAME,) for i in items if i.codes is not None)
         assert any(i.codes is not None for i in items)
         assert [w.text for i in items for w in i.words] == text.split()
-
-
-def test_the_page_about_it_runs(tiny_checkpoint, capsys):
-    page = (Path(__file__).resolve().parent.parent / "docs" / "many-streams.md").read_text()
-    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(compile(code.replace("path/to/checkpoint", str(tiny_checkpoint)), "many-streams.md", "exec"), {})
-    # Two frames, and the third filled with silence.
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:1].isdigit()] == ["0", "1", "2"]
-    for line in re.findall(r"^    (python -m moshi_mlx\..*)$", page, re.MULTILINE):
-        words = shlex.split(line)
-        parser = importlib.import_module(words[2]).parser()
-        parser.parse_args(words[3:])

@@ -1,9 +1,8 @@
-"""docs/web.md is true: its commands parse, its links lead somewhere, its log lines are the server's."""
+"""What the pages about the server say of flags, the query and numbers is what the server has."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -17,23 +16,11 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 WEB, PROTOCOL = (DOCS / "web.md").read_text(), (DOCS / "spec" / "protocol.md").read_text()
 
 
-def test_commands_parse():
-    lines = re.findall(r"^    (python -m moshi_mlx\.local_web.*)$", WEB, re.MULTILINE)
-    assert len(lines) >= 6
-    for line in lines:
-        local_web.parser().parse_args(shlex.split(line, comments=True)[3:])
-
-
 def test_every_flag_of_the_server_is_told():
     told = set(re.findall(r"--[a-z-]+", WEB))
     group = next(g for g in local_web.parser()._action_groups if g.title == "server")
     flags = {a.option_strings[0] for a in group._group_actions}
     assert flags - told == {"--no-compile"}
-
-
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", WEB):
-        assert (DOCS / target).exists(), target
 
 
 def test_the_query_is_told_whole():

@@ -13,7 +13,7 @@ import numpy as np
 from ..audio.files import read_audio
 from ..audio.loudness import with_loudness
 from ..checkpoint import model_files
-from ..checkpoint.places import Place
+from ..checkpoint.places import Folder, Place
 from ..checkpoint.torch_reader import read_tensors, read_tensors_from
 from ..checkpoint.weights_file import WeightsFile
 from ..checkpoint.weights_writer import save_weights
@@ -147,12 +147,17 @@ def find_voice(name: str, place: Place | None, mimi: MimiModel | None = None) ->
 
 
 def voice_names(place: Place) -> list[str]:
-    """Voices in the archive of a checkpoint."""
+    """Names of the voices that come with a checkpoint: in its folder `voices`, as `convert` writes them, and in its archive."""
+    names: set[str] = set()
+    if isinstance(place, Folder):
+        names |= {path.stem for path in (place.path / "voices").glob("*") if path.suffix in STORED}
     archive = place.find(ARCHIVE, optional=True)
-    if archive is None:
-        raise InputError(f"{place} has no {ARCHIVE}.")
-    with _open_archive(archive) as tar:
-        return sorted(_members(tar))
+    if archive is not None:
+        with _open_archive(archive) as tar:
+            names |= set(_members(tar))
+    if not names:
+        raise InputError(f"{place} comes without voices: it has neither a folder voices nor {ARCHIVE}.")
+    return sorted(names)
 
 
 def _open_archive(path: Path) -> tarfile.TarFile:
