@@ -1,4 +1,4 @@
-"""`python -m moshi_mlx.local_web`: Moshi as a page in the browser, and a server for every program that speaks its protocol."""
+"""`python -m moshi_mlx.local_web`: Moshi in the browser, and a server for other programs that speak its protocol."""
 
 from __future__ import annotations
 
@@ -19,38 +19,41 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m moshi_mlx.local_web", description=__doc__)
     server = p.add_argument_group("server")
     server.add_argument(
-        "--host", metavar="ADDRESS", help="where to listen (default: this machine only; 0.0.0.0: everywhere)"
+        "--host", metavar="ADDRESS", help="address to listen on (default: this machine only; 0.0.0.0: all networks)"
     )
-    server.add_argument("--port", type=int, default=PORT, help="0 for any that is free (default: %(default)s)")
+    server.add_argument("--port", type=int, default=PORT, help="port, 0 for any free one (default: %(default)s)")
     server.add_argument(
-        "--ssl", metavar="DIR", help="folder with cert.pem and key.pem: https, which other machines need"
+        "--ssl", metavar="DIR", help="folder with cert.pem and key.pem, for https, which other machines need"
     )
-    server.add_argument("--static", metavar="DIR", help="another page than the package's; none for no page")
+    server.add_argument("--static", metavar="DIR", help="another page instead of the package's; none for no page")
     server.add_argument("--no-browser", action="store_true", help="do not open the page")
     server.add_argument(
-        "--token", metavar="TEXT", help="ask for this token (off this machine one is made where none is given)"
+        "--token",
+        metavar="TEXT",
+        help="require this token (by default one is made when the server is open to other machines)",
     )
     server.add_argument(
         "--allow-origin",
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="let the pages of https://example.org in; repeatable",
+        help="allow pages of this origin, such as https://example.org; repeatable",
     )
     server.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="another name of this server; repeatable"
     )
     server.add_argument(
-        "--rows", type=int, default=1, metavar="N", help="talks at the same time (default: %(default)s)"
+        "--rows", type=int, default=1, metavar="N", help="conversations at the same time (default: %(default)s)"
     )
-    server.add_argument("--record", metavar="DIR", help="keep every talk, in a folder of its own; the page says so")
     server.add_argument(
-        "--steps", type=int, metavar="N", help="accepted and without effect: talks have no end of their own"
+        "--record", metavar="DIR", help="record every conversation, each in its own folder; the page says so"
     )
-    server.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
+    server.add_argument(
+        "--steps", type=int, metavar="N", help="accepted and ignored: conversations have no fixed length"
+    )
+    server.add_argument("--no-compile", dest="compile", action="store_false", help="run without compiling")
     commands.add_checkpoint_arguments(p, demo=DEMO_NAME)
-    commands.add_sampling_arguments(p)
-    p.set_defaults(seed=None)
+    commands.add_sampling_arguments(p, seed=None)
     commands.add_prompt_arguments(p)
     return p
 
@@ -58,7 +61,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None, wrap: Callable[[Kind], Kind] = lambda kind: kind) -> int:
     """The command. `wrap` puts something around the model, on its thread."""
     args = parser().parse_args(argv)
-    from .commands import local_web
+    with commands.importing():
+        from .commands import local_web
 
     return local_web.run(args, wrap)
 

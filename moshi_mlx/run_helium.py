@@ -1,4 +1,4 @@
-"""`python -m moshi_mlx.run_helium PROMPT`: text that goes on from a prompt, as it is written."""
+"""`python -m moshi_mlx.run_helium PROMPT`: continue a text, printed as it is generated."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from . import commands
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m moshi_mlx.run_helium", description=__doc__)
-    p.add_argument("text", nargs="?", metavar="PROMPT", help="the beginning of the text; - reads standard input")
+    p.add_argument("text", nargs="?", metavar="PROMPT", help="the beginning of the text (- for standard input)")
     p.add_argument("--prompt", help=argparse.SUPPRESS)
     p.add_argument(
-        "--max-tokens", "--nsteps", type=_positive, default=200, help="tokens to write (default: %(default)s)"
+        "--max-tokens", "--nsteps", type=_positive, default=200, help="tokens to generate (default: %(default)s)"
     )
-    p.add_argument("--only-new", action="store_true", help="do not print the prompt before what follows it")
+    p.add_argument("--only-new", action="store_true", help="do not print the prompt")
     p.add_argument("--verbose", action="store_true", help=argparse.SUPPRESS)
     group = p.add_argument_group("checkpoint")
     group.add_argument(
@@ -25,9 +25,13 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model")
     group.add_argument("--quantize-bits", type=int, choices=[4, 8], help="pack the weights after loading")
     group.add_argument(
-        "--quantize-group-size", type=int, choices=[32, 64, 128], default=64, help="(default: %(default)s)"
+        "--quantize-group-size",
+        type=int,
+        choices=[32, 64, 128],
+        default=64,
+        help="weights that share a scale (default: %(default)s)",
     )
-    group.add_argument("--save-quantized", metavar="FILE", help="also write the packed weights, in Kyutai's layout")
+    group.add_argument("--save-quantized", metavar="FILE", help="also save the packed weights, in Kyutai's layout")
     group = p.add_argument_group("sampling")
     group.add_argument(
         "--temp", type=float, default=0.8, help="temperature, 0 for the most probable token (default: %(default)s)"
@@ -50,7 +54,8 @@ def _positive(text: str) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from .commands import run_helium
+    with commands.importing():
+        from .commands import run_helium
 
     return run_helium.run(args)
 

@@ -1,4 +1,4 @@
-"""`python -m moshi_mlx.run_inference IN [OUT]`: a recording in, the model's reply as sound and text out."""
+"""`python -m moshi_mlx.run_inference IN [OUT]`: answer or translate a recording, as sound and text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
         "files",
         nargs="*",
         metavar="IN [OUT]",
-        help="input audio (- for standard input) and output audio (- for standard output); --demo alone answers a question of its own",
+        help="input audio (- for standard input) and output audio (- for standard output); --demo alone answers a built-in question",
     )
     p.add_argument("--batch", metavar="DIR", help="answer all given files; replies go to DIR under the same names")
     p.add_argument(
@@ -30,8 +30,8 @@ def parser() -> argparse.ArgumentParser:
         "--tail",
         type=float,
         metavar="SECONDS",
-        help="listen to exactly so much silence after the input, 0 for none (default: until the model has been silent for "
-        f"{QUIET_SECONDS:.0f}, at most {MOST_SECONDS:.0f}; for a translation, at most {TRANSLATION_SECONDS:.0f} until the model ends it)",
+        help="listen to exactly this much silence after the input, 0 for none (default: until the model has been silent for "
+        f"{QUIET_SECONDS:.0f} s, at most {MOST_SECONDS:.0f} s; translations: until the model ends them, at most {TRANSLATION_SECONDS:.0f} s)",
     )
     p.add_argument(
         "--raw",
@@ -39,10 +39,10 @@ def parser() -> argparse.ArgumentParser:
         type=commands.sample_rate,
         const=0,
         metavar="RATE",
-        help="sound without a header: what goes to standard output (24000 samples a second), and with RATE the input too",
+        help="audio without a header: on standard output (24000 samples a second), and with RATE also the input",
     )
     commands.add_raw_format(p)
-    p.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
+    p.add_argument("--no-compile", dest="compile", action="store_false", help="run without compiling")
     p.add_argument("--verbose", action="store_true", help=argparse.SUPPRESS)
     commands.add_checkpoint_arguments(p, demo=DEMO_NAME)
     commands.add_sampling_arguments(p)
@@ -62,7 +62,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    from .commands import run_inference
+    with commands.importing():
+        from .commands import run_inference
 
     return run_inference.run(args)
 

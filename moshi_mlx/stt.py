@@ -1,10 +1,10 @@
-"""`python -m moshi_mlx.stt FILE...`: speech to text, from recordings or from the microphone.
+"""`python -m moshi_mlx.stt FILE...`: speech to text, from recordings or the microphone.
 
-python -m moshi_mlx.stt talk.mp3                            # the text, while it is found
+python -m moshi_mlx.stt talk.mp3                            # prints the text as it is recognised
 python -m moshi_mlx.stt talk.mp3 -o talk.srt                # subtitles; also .vtt, .json (words with times), .txt
 python -m moshi_mlx.stt *.wav --output-dir texts -f txt -f json --batch 8
 python -m moshi_mlx.stt                                     # the microphone, until Ctrl-C
-ffmpeg -i URL -f s16le -ar 16000 -ac 1 - | python -m moshi_mlx.stt --raw 16000 -     # a pipe, while it comes
+ffmpeg -i URL -f s16le -ar 16000 -ac 1 - | python -m moshi_mlx.stt --raw 16000 -     # a pipe, live
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m moshi_mlx.stt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument(
-        "files", nargs="*", metavar="FILE", help="recordings (-: standard input, live); none: the microphone"
+        "files", nargs="*", metavar="FILE", help="recordings (- for standard input, live); without any, the microphone"
     )
-    p.add_argument("--raw", type=commands.sample_rate, metavar="RATE", help="sound without a header, at RATE, mono")
+    p.add_argument(
+        "--raw", type=commands.sample_rate, metavar="RATE", help="audio without a header: RATE samples a second, mono"
+    )
     commands.add_raw_format(p)
     out = p.add_argument_group("output")
     out.add_argument("-o", "--output", metavar="FILE", help="write to FILE, in the format its ending says")
@@ -34,23 +36,25 @@ def parser() -> argparse.ArgumentParser:
         dest="formats",
         action="append",
         choices=sorted(TRANSCRIPTS),
-        help="format, may be repeated with --output-dir (default: txt)",
+        help="format, repeatable with --output-dir (default: txt)",
     )
     out.add_argument(
         "--timing",
         choices=TIMINGS,
         default="offline",
-        help="rule for the times of words in recordings (default: %(default)s)",
+        help="rule for word times in recordings (default: %(default)s)",
     )
-    p.add_argument("--batch", type=int, default=1, metavar="N", help="recordings heard at once (default: %(default)s)")
+    p.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="recordings transcribed at once (default: %(default)s)"
+    )
     listening = p.add_argument_group("live")
-    listening.add_argument("--input", metavar="FILE", help="listen to FILE as if it was the microphone")
+    listening.add_argument("--input", metavar="FILE", help="listen to FILE as if it were the microphone")
     listening.add_argument("--input-device", metavar="NAME", help="microphone, by number or part of its name")
     listening.add_argument("--list-devices", action="store_true", help="list sound devices and exit")
     listening.add_argument("--times", action="store_true", help="show when each word began")
     listening.add_argument("--json", action="store_true", help="print one JSON object per word and turn")
     listening.add_argument(
-        "--vad", action=argparse.BooleanOptionalAction, help="tell the ends of turns (default: where the model can)"
+        "--vad", action=argparse.BooleanOptionalAction, help="report ends of turns (default: if the model can)"
     )
     listening.add_argument(
         "--pause-head", type=int, default=PAUSE_HEAD, metavar="N", help="0: eager, 3: patient (default: %(default)s)"
@@ -59,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         "--pause-threshold", type=float, default=PAUSE_THRESHOLD, metavar="P", help="default: %(default)s"
     )
     listening.add_argument(
-        "--no-flush", dest="flush", action="store_false", help="let the last words of a turn come with the delay"
+        "--no-flush", dest="flush", action="store_false", help="wait out the model's delay for the last words of a turn"
     )
     p.add_argument(
         "--temp",
@@ -67,17 +71,18 @@ def parser() -> argparse.ArgumentParser:
         help="temperature of the text, 0 for the most probable (default: the checkpoint's)",
     )
     prompt = p.add_argument_group("prompt (experimental)")
-    prompt.add_argument("--prompt-audio", metavar="FILE", help="speech to hear first, for its spelling and style")
-    prompt.add_argument("--prompt-text", metavar="TEXT", help="what is said first, word by word")
-    prompt.add_argument("--keep-prompt", action="store_true", help="keep the prompt's transcript")
-    p.add_argument("--no-compile", dest="compile", action="store_false", help="run every operation by itself")
+    prompt.add_argument("--prompt-audio", metavar="FILE", help="speech to hear first, to set spelling and style")
+    prompt.add_argument("--prompt-text", metavar="TEXT", help="the first words, exactly as they are said")
+    prompt.add_argument("--keep-prompt", action="store_true", help="keep the transcript of --prompt-audio")
+    p.add_argument("--no-compile", dest="compile", action="store_false", help="run without compiling")
     commands.add_checkpoint_arguments(p, demo=DEMO_STT_NAME, default=STT_MODEL)
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from .commands import stt
+    with commands.importing():
+        from .commands import stt
 
     return stt.run(args)
 

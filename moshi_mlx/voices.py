@@ -13,23 +13,23 @@ from . import commands
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python -m moshi_mlx.voices", description="Make a small safetensors voice for PersonaPlex, or list voices."
+        prog="python -m moshi_mlx.voices",
+        description="Make a voice for PersonaPlex, as a small safetensors file, or list voices.",
     )
     p.add_argument(
-        "source", nargs="?", help="a recording (0.4 s or more, some 10 s are best), a .pt file, or a voice's name"
+        "source", nargs="?", help="a recording (at least 0.4 s, best about 10 s), a .pt file, or the name of a voice"
     )
     p.add_argument("out", nargs="?", metavar="OUT.safetensors", help="the voice to write")
     p.add_argument("--list", action="store_true", help="list the voices of the checkpoint")
-    p.add_argument(
-        "--model", metavar="DIR", help="checkpoint whose codec and voices are used: a folder or a short name"
-    )
+    p.add_argument("--model", metavar="DIR", help="checkpoint with the codec and voices: a folder or a short name")
     p.add_argument("--hf-repo", metavar="REPO", help="the same, as a Hub repository")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from .commands import voices
+    with commands.importing():
+        from .commands import voices
 
     return voices.run(args)
 

@@ -15,7 +15,7 @@ from moshi_mlx.checkpoint.recipe_table import BITS_IN_WORDS, FLOAT_FORMS, RECIPE
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m moshi_mlx.quantize",
-        description="Pack a checkpoint of any published format into fewer bits, and say what that costs.",
+        description="Quantise a checkpoint of any published format, and report what that costs.",
     )
     add_source_arguments(p)
     group = p.add_argument_group("packing")
@@ -35,27 +35,34 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--recipe",
         metavar="NAME",
-        help=f"which layers: {', '.join(RECIPES)}, or a JSON file of rules (default: what suits the kind of model)",
+        help=f"which layers: {', '.join(RECIPES)}, or a JSON file of rules (default: by kind of model)",
     )
-    group.add_argument("--budget", metavar="SIZE", help="mixed: size of the packed layers, as 5.2GB, 900MB or 5bpw")
+    group.add_argument(
+        "--budget", metavar="SIZE", help="mixed: size of the packed layers, such as 5.2GB, 900MB or 5bpw"
+    )
     group.add_argument(
         "--codec-bits",
         type=int,
         choices=(4, 8),
-        help="pack the codec's transformers too (this package reads it, no other)",
+        help="pack the codec's transformers too (only this package reads that)",
     )
     group = p.add_argument_group("report")
-    group.add_argument("--report", metavar="FILE.json", type=Path, help="write figures, and a picture beside them")
-    group.add_argument("--no-picture", action="store_true", help="figures only")
-    group.add_argument("--codes", metavar="FILE", help="codes [1 + n_q, frames] to compare on (safetensors, npz, npy)")
+    group.add_argument("--report", metavar="FILE.json", type=Path, help="write the figures, with a picture beside them")
+    group.add_argument("--no-picture", action="store_true", help="leave out the picture")
+    group.add_argument(
+        "--codes", metavar="FILE", help="compare on these codes [1 + n_q, frames] (safetensors, npz, npy)"
+    )
     group.add_argument("--audio", metavar="FILE", help="compare on the source's answer to this recording")
-    group.add_argument("--frames", type=int, default=64, help="frames to draw without either (default: %(default)s)")
+    group.add_argument(
+        "--frames", type=int, default=64, help="random frames to compare on without either (default: %(default)s)"
+    )
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from moshi_mlx.quantize import command
+    with commands.importing():
+        from moshi_mlx.quantize import command
 
     return command.run(args, sys.argv[1:] if argv is None else argv)
 

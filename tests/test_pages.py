@@ -115,6 +115,16 @@ def test_commands_are_right(block, line):
             assert words[0] in pages.FOREIGN, words[0]
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_of_help_are_right(command):
+    parser = pages.parser_of(command)
+    for line in re.findall(r"^    (.*python -m moshi_mlx\..*)$", parser.description or "", re.MULTILINE):
+        for part in pages.commands(line.partition(" #")[0]):
+            if part.ours:
+                assert part.ours == command
+                parser.parse_args(part.arguments)
+
+
 def check_usage(line: str) -> None:
     """The flags of a script of ours, in its source."""
     [script] = re.findall(r"(benchmarks/\w+\.py|moshi-cli)", line)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .loading import load as load
     from .loading import samplers as samplers
     from .loading import share as share
+    from .running import importing as importing
     from .running import run as run
     from .telling import console as console
     from .telling import say as say
@@ -41,6 +42,7 @@ _HOMES = {
     "check_kind": ".loading",
     "console": ".telling",
     "first": ".flags",
+    "importing": ".running",
     "load": ".loading",
     "refuse_overwriting": ".flags",
     "run": ".running",

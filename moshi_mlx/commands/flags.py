@@ -34,24 +34,27 @@ def add_checkpoint_arguments(
             help=f"the small model inside the package, as --model {demo}: no download, see docs/demo-model.md",
         )
     group.add_argument(
-        "--model", metavar="DIR|NAME", help="local checkpoint folder, or a short name: see python -m moshi_mlx.models"
+        "--model", metavar="DIR|NAME", help="checkpoint folder, or a short name (python -m moshi_mlx.models lists them)"
     )
-    group.add_argument("--hf-repo", metavar="REPO", help=f"Hub repository (default: {default}, as --model {default})")
+    group.add_argument("--hf-repo", metavar="REPO", help=f"Hub repository (default: that of --model {default})")
     group.add_argument(
         "-q",
         "--quantized",
         type=int,
         choices=[4, 8, AS_PUBLISHED],
-        help="bits per weight: chooses among those published, or packs dense weights while they load; 16 takes them as they are "
-        "(default: for a short name what suits this machine, else what the files hold)",
+        help="bits per weight: chooses a published precision, or packs dense weights while they load; 16 takes the published weights as they are "
+        "(default: for a short name what suits this machine, otherwise as stored)",
     )
     group.add_argument("--moshi-weights", "--moshi-weight", metavar="FILE", help="language model weights")
     group.add_argument("--mimi-weights", "--mimi-weight", metavar="FILE", help="codec weights")
     group.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model, or a tokenizer.json")
     group.add_argument("--lm-config", "--config", dest="lm_config", metavar="FILE", help="config.json to use instead")
-    group.add_argument("--lora", metavar="FILE", help="low-rank adapter to apply: its file, or the folder it came in")
+    group.add_argument("--lora", metavar="FILE", help="low-rank adapter to apply: its file or folder")
     group.add_argument(
-        "--lora-scale", type=float, metavar="X", help="strength of the adapter (default: what its folder says, else 2)"
+        "--lora-scale",
+        type=float,
+        metavar="X",
+        help="strength of the adapter (default: from its config.json, otherwise 2)",
     )
     group.add_argument(
         "--dtype",
@@ -62,27 +65,38 @@ def add_checkpoint_arguments(
         "--kv-bits",
         type=int,
         choices=[4, 8],
-        help="store keys and values packed, for long conversations on small machines",
+        help="store keys and values in 4 or 8 bits, for long conversations on small machines",
     )
     group.add_argument(
-        "--context", type=_seconds, metavar="SECONDS", help="bound the attention window to save memory and time"
+        "--context", type=_seconds, metavar="SECONDS", help="shorten the attention window, to save memory and time"
     )
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+def add_sampling_arguments(parser: argparse.ArgumentParser, seed: int | None = 299792458) -> None:
+    """`seed`: that of the draws where none is given; None for another one each time."""
     group = parser.add_argument_group("sampling")
     group.add_argument(
         "--temp",
         type=temperature,
+        metavar="X",
         help="temperature of audio, and of text unless --text-temp is given (default: the checkpoint's)",
     )
-    group.add_argument("--text-temp", type=temperature, help="temperature of text")
-    group.add_argument("--top-k", type=_count, help="audio tokens to choose from, 0 for all")
-    group.add_argument("--text-top-k", type=_count, help="text tokens to choose from, 0 for all")
-    group.add_argument("--greedy", action="store_true", help="always take the most probable token")
-    group.add_argument("--seed", type=int, default=299792458, help="seed of the random draws (default: %(default)s)")
+    group.add_argument("--text-temp", type=temperature, metavar="X", help="temperature of text")
     group.add_argument(
-        "--cfg-coef", type=_number, default=1.0, help="guidance coefficient, for models trained with conditions"
+        "--top-k", type=_count, metavar="K", help="sample from the K most probable audio tokens, 0 for all"
+    )
+    group.add_argument(
+        "--text-top-k", type=_count, metavar="K", help="sample from the K most probable text tokens, 0 for all"
+    )
+    group.add_argument("--greedy", action="store_true", help="always take the most probable token")
+    default = "%(default)s" if seed is not None else "a new one for each conversation"
+    group.add_argument("--seed", type=int, default=seed, metavar="N", help=f"random seed (default: {default})")
+    group.add_argument(
+        "--cfg-coef",
+        type=_number,
+        default=1.0,
+        metavar="X",
+        help="guidance, for models trained with conditions (default: %(default)s)",
     )
 
 
@@ -92,10 +106,10 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--voice",
         metavar="NAME|FILE",
-        help="voice of the reply: a published one (NATF2), a .safetensors or .pt file, a recording",
+        help="voice of the reply: a published one (NATF2), a .safetensors or .pt file, or a recording",
     )
     group.add_argument(
-        "--text-prompt", metavar="TEXT", help='role of the model; "" for none (default: a friendly teacher)'
+        "--text-prompt", metavar="TEXT", help='role of the model, "" for none (default: a friendly teacher)'
     )
 
 
@@ -137,7 +151,7 @@ def add_raw_format(group: argparse._ActionsContainer) -> None:
         "--raw-format",
         choices=sorted(RAW_FORMATS),
         default="s16le",
-        help="samples of sound without a header: 16-bit integers or 32-bit floats (default: %(default)s)",
+        help="samples of audio without a header: 16-bit integers or 32-bit floats (default: %(default)s)",
     )
 
 

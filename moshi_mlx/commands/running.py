@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from ..errors import CutShortWarning, MoshiError, clean, quit_at_once
@@ -18,12 +18,27 @@ from ..output import open_nowhere, remove_unfinished
 
 # Signals that end a command, and how that is told.
 _ENDS = {"SIGTERM": "terminated", "SIGHUP": "the terminal was closed"}
+# Whether this process is a command of ours, so that Ctrl-C is ours too.
+_is_command = False
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Around the import of what a command needs: Ctrl-C ends it at once. Libraries are not made for an exception while they are
+    imported, and nothing is under way yet that would have to be ended in order.
+    """
+    if _is_command:
+        signal.signal(signal.SIGINT, quit_at_once)
+    yield
+    if _is_command:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> NoReturn:
     """Call a command's `main` and exit: 0, 1 for a `MoshiError` or what the system refuses, 130 when interrupted, 143 when asked to terminate,
     129 when the terminal is closed. Nothing unfinished is left.
     """
+    global _is_command
     ended_by = None
 
     def end(signum, frame):
@@ -41,6 +56,7 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
 
     warnings.showwarning = notice
     if signal.getsignal(signal.SIGINT) is quit_at_once:
+        _is_command = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in _ENDS:
         # What was started to be deaf for it (`nohup`) stays so.

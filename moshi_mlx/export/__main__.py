@@ -1,4 +1,4 @@
-"""`python -m moshi_mlx.export MODEL DIR`: a model as a folder that runs without Python, by the library in `native/` (docs/native.md)."""
+"""`python -m moshi_mlx.export MODEL DIR`: write a model as a folder that the library in `native/` runs without Python (docs/native.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="[MODEL] DIR",
         help="what to export: a checkpoint's folder, a short name or a Hub repository (or --model, --hf-repo, --demo), and the new folder",
     )
-    p.add_argument("--codec", action="store_true", help="only Mimi, the codec of MODEL: encoder and decoder")
+    p.add_argument("--codec", action="store_true", help="only the encoder and decoder of MODEL's codec, Mimi")
     p.add_argument(
         "--codebooks",
         type=int,
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         "--capacities",
         type=_numbers,
         metavar="N,N",
-        help="sizes of the key/value rings before the window's own, in frames (default: 256, doubling); fewer make a smaller folder",
+        help="sizes of the key/value rings below the full window, in frames (default: 256, doubling); fewer make a smaller folder",
     )
     p.add_argument(
         "--condition",
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_checkpoint_arguments(p, demo=DEMO_NAME)
     group = p.add_argument_group("PersonaPlex")
     group.add_argument(
-        "--voice", action="append", default=[], metavar="NAME|FILE", help="a voice to begin with; several may be given"
+        "--voice", action="append", default=[], metavar="NAME|FILE", help="a voice to start with; repeatable"
     )
     group.add_argument("--text-prompt", metavar="TEXT", help='role of the model; "" for none')
     return p
@@ -72,7 +72,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    from . import command
+    with commands.importing():
+        from . import command
 
     return command.run(args, sys.argv[1:] if argv is None else argv)
 
