@@ -129,6 +129,23 @@ def test_help_and_refusals_import_nothing_that_takes_long(command):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_map_names_what_is_there():
+    """docs/architecture.md: its files exist, every room is in its table, and what a row names is in that room."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    package = ROOT / "moshi_mlx"
+    for name in re.findall(r"`([\w/]+\.py)`", page):
+        assert "NAME" in name or (package / name).is_file() or (ROOT / name).is_file(), name
+    listed = set()
+    for cell, words in re.findall(r"^\| (`\w+/`(?:, `\w+/`)*) \| (.*?) \|", page, re.MULTILINE):
+        rooms = [(ROOT if r in ("convert", "quantize") else package) / r for r in re.findall(r"`(\w+)/`", cell)]
+        listed |= {room.name for room in rooms}
+        source = "".join(path.read_text() for room in rooms for path in room.rglob("*.py"))
+        for name in re.findall(r"`(\w+)/?`", words):
+            found = any((room / name).exists() or (room / f"{name}.py").is_file() for room in rooms)
+            assert found or re.search(rf"^(class|def) {name}\b", source, re.MULTILINE), (cell, name)
+    assert listed == {p.parent.name for p in package.glob("*/__init__.py")} | {"convert", "quantize"}
+
+
 def test_a_wheel_holds_the_package_and_its_data_alone(tmp_path):
     """Built without a network, from a copy: the demo is in it, tests are not, and setuptools has nothing to warn of."""
     tree = tmp_path / "tree"

@@ -52,6 +52,7 @@ USUAL = {"stt": "stt", "run_tts": "tts", "run_helium": "helium"}
 # What the Python of a page prints, in part.
 PRINTED = {
     "README.md": "(1920,)",
+    "docs/architecture.md": "",
     "docs/embedding.md": "'frames': 25",
     "docs/many-streams.md": "\n2 ",
     "docs/models/hibiki.md": "",
