@@ -255,11 +255,11 @@ def test_a_sound_system_that_hangs_ends_the_talk_in_one_sentence(monkeypatch):
     monkeypatch.setattr(loop_module, "RETRY_SECONDS", 0.01)
 
     def restart():
-        raise AudioError("the sound system does not answer any more. Reconnect the device and start again.")
+        raise AudioError("the sound system no longer responds. Reconnect the device and start again.")
 
     source = Source(12, {5: "Desk mic was disconnected"})
     loop, _, sink, _ = make(source, restart_audio=restart)
-    with pytest.raises(AudioError, match="does not answer"):
+    with pytest.raises(AudioError, match="no longer responds"):
         loop.run()
     assert source.calls[-1] == sink.calls[-1] == "close"
 
@@ -286,13 +286,13 @@ def test_a_device_that_does_not_let_go_spoils_nothing():
     source = Source(9)
 
     def close():
-        raise AudioError("the sound system does not answer any more.")
+        raise AudioError("the sound system no longer responds.")
 
     source.close = close
     loop, _, sink, told = make(source)
     assert loop.run().frames == 9
     assert sink.calls == ["finish", "close"]
-    assert told.of("notice") == [{"text": "the sound system does not answer any more."}]
+    assert told.of("notice") == [{"text": "the sound system no longer responds."}]
 
 
 # Files as sides ------------------------------------------------------------------------------------------------------

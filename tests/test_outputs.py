@@ -154,7 +154,7 @@ def test_sound_into_a_named_pipe(tmp_path, name, readable):
 def test_a_pipe_whose_reader_went_away(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     threading.Thread(target=lambda: open(tmp_path / "pipe", "rb").close(), daemon=True).start()
-    with OutputFile(tmp_path / "pipe") as output, pytest.raises(OutputError, match="pipe: its reader went away"):
+    with OutputFile(tmp_path / "pipe") as output, pytest.raises(OutputError, match="pipe: its reader has gone away"):
         # More than a pipe holds.
         output.write(bytes(1 << 22))
 

@@ -128,7 +128,7 @@ def test_afconvert_where_there_is_no_ffmpeg(sounds, tmp_path, monkeypatch, name)
 @needs_ffmpeg
 def test_what_apple_cannot_read(sounds, tmp_path, monkeypatch):
     only(tmp_path, monkeypatch, afconvert="exit 9")
-    with pytest.raises(AudioError, match=r"browser\.webm is webm sound, which takes ffmpeg to read, and none is here"):
+    with pytest.raises(AudioError, match=r"browser\.webm is webm sound, which needs ffmpeg, and none is installed"):
         AudioReader(sounds / "browser.webm")
     with pytest.raises(AudioError, match=r"phone\.m4a is cut short or damaged and cannot be read as mp4 sound\.$"):
         AudioReader(sounds / "phone.m4a")
@@ -137,7 +137,7 @@ def test_what_apple_cannot_read(sounds, tmp_path, monkeypatch):
 @needs_ffmpeg
 def test_neither_program(sounds, tmp_path, monkeypatch):
     only(tmp_path, monkeypatch)
-    with pytest.raises(AudioError, match=r"takes afconvert, which every Mac has, or ffmpeg to read, and none is here\. Install ffmpeg\."):  # fmt: skip
+    with pytest.raises(AudioError, match=r"needs afconvert, which every Mac has, or ffmpeg, and none is installed\. Install ffmpeg\."):  # fmt: skip
         AudioReader(sounds / "phone.m4a")
     assert hear(sounds / "a.mp3")[0] == pytest.approx(SECONDS, abs=0.12)
 

@@ -300,7 +300,7 @@ def test_the_codec_has_no_file_of_its_own(talker, tmp_path):
     with pytest.raises(InputError, match="--codec rust a file of its own for it: name it with --mimi-weights"):
         RustSession(load(talker))
     codec = convert(talker, tmp_path / "made") / "tokenizer-e351c8d8-checkpoint125.safetensors"
-    with pytest.raises(InputError, match="knows the published codec alone"):
+    with pytest.raises(InputError, match="only knows the published codec"):
         RustSession(Loader(locate(talker, overrides=Overrides(mimi=str(codec)))).load())
 
 

@@ -50,7 +50,7 @@ def convert(path: Path, kind: str, name: str) -> Decoder:
     if failed is not None:
         raise failed
     apple = "" if kind in _NOT_AFCONVERT else "afconvert, which every Mac has, or "
-    raise AudioError(f"{name} is {kind} sound, which takes {apple}ffmpeg to read, and none is here. Install ffmpeg.")
+    raise AudioError(f"{name} is {kind} sound, which needs {apple}ffmpeg, and none is installed. Install ffmpeg.")
 
 
 def _told(lines: Iterable[str]) -> str:

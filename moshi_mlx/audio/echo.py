@@ -40,7 +40,7 @@ def make(
     if mode is None:
         mode = "aec" if available() else "off"
     if mode not in ECHO_MODES:
-        raise InputError(f"{mode!r} is no way to handle echo; expected {', '.join(ECHO_MODES)}.")
+        raise InputError(f"{mode!r} is not an echo mode; expected {', '.join(ECHO_MODES)}.")
     if (mode == "aec" or noise_suppression or auto_gain) and not available():
         what = "echo cancellation" if mode == "aec" else "noise suppression and automatic gain"
         raise InputError(

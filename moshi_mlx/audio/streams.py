@@ -63,7 +63,7 @@ class _Stream:
         before = self.settings.device
         same = [d for d in found if (d.name, d.host) == (before.name, before.host) and d.channels(self.kind)]
         if not same:
-            raise AudioError(f"{before.name} is not there any more.")
+            raise AudioError(f"{before.name} is gone.")
         return next((d for d in same if d.index == before.index), same[0])
 
     def _start(self, settings: Settings, callback: Callable) -> None:
@@ -143,7 +143,7 @@ def guarded(action: Callable[[], Any], sd: Any = None) -> None:
         # Nor may the program hang when the module tidies up behind it.
         if sd is not None:
             atexit.unregister(sd._exit_handler)
-        raise AudioError("the sound system does not answer any more. Reconnect the device and start again.")
+        raise AudioError("the sound system no longer responds. Reconnect the device and start again.")
 
 
 def restart_portaudio(sd: Any) -> None:

@@ -37,7 +37,7 @@ def tune(args: argparse.Namespace, argv: list[str]) -> int:
     rounds = tuning.settings(precisions, args.kv_bits, args.context, buffers=device.on_gpu())
     best = tuning.search(rounds, lambda s: tuning.measure(arguments, s), tell)
     if not best.usable:
-        raise InputError("none of the settings could be used; the first one's trouble is said above.")
+        raise InputError("none of the settings could be used; what went wrong with the first is shown above.")
     environment = "".join(f"{k}={v} " for k, v in best.setting.environment.items())
     flags = [*checkpoint_flags(args), *best.setting.flags]
     line = f"{environment}python -m moshi_mlx.local {shlex.join(flags)}"

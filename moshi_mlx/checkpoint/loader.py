@@ -135,7 +135,7 @@ class Loader:
             self.lm = LmModel(config.lm)
         except OverflowError:
             raise ConfigError(
-                "config: its sizes make matrices larger than can be; check 'dim' and 'hidden_scale'."
+                "config: its sizes make impossibly large matrices; check 'dim' and 'hidden_scale'."
             ) from None
         self.quantizations = fill.quantize_like(self.lm, self.weights)
         self._check_quantization()

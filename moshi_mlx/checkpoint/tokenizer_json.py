@@ -90,7 +90,7 @@ def from_json(path: Path) -> bytes:
             best, most = content, same
     if most < 0:
         raise CheckpointError(
-            f"{path} cuts text in a way that no sentencepiece model made from it does; give the model with --tokenizer."
+            f"{path} splits text in a way that no sentencepiece model made from it does; give the model with --tokenizer."
         )
     return best
 

@@ -84,7 +84,7 @@ def check(args: argparse.Namespace) -> None:
     if args.codec == "rust" and (args.voice is not None or args.text_prompt is not None):
         raise InputError("--voice and --text-prompt need --codec mlx.")
     if args.raw is not None and args.input is None:
-        raise InputError("--raw is what the sound of --input FILE is like; name one.")
+        raise InputError("--raw describes the sound of --input FILE; name one.")
     if args.output is not None and is_standard_output(args.output):
         raise InputError("the words of the talk go to standard output; give --output a file or a named pipe.")
     refuse_overwriting(args, [args.output, args.trace])

@@ -68,7 +68,7 @@ def _prompt(args: argparse.Namespace) -> str:
         except UnicodeDecodeError:
             raise InputError("standard input is not UTF-8 text.") from None
     if not prompt.strip():
-        raise InputError("the prompt is empty; write the beginning of a text for the model to go on with.")
+        raise InputError("the prompt is empty; write the beginning of a text for the model to continue.")
     return prompt
 
 

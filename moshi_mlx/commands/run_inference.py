@@ -142,7 +142,7 @@ def check_outputs(args: argparse.Namespace) -> None:
         refuse_terminal(args.files[1])
     elif args.raw == 0:
         raise InputError(
-            "--raw alone is for sound on standard output: name - as OUT. Of an input, say its rate: --raw RATE."
+            "--raw alone is for sound on standard output: name - as OUT. For an input give its rate: --raw RATE."
         )
 
 

@@ -80,7 +80,7 @@ def check_arguments(args: argparse.Namespace, listens: bool) -> None:
         raise InputError("--prompt-text is empty.")
     if args.input and args.files:
         raise InputError(
-            "give recordings to transcribe, or --input FILE to be heard as if it was the microphone, not both."
+            "give recordings to transcribe, or --input FILE to be heard as if it were the microphone, not both."
         )
     if listens:
         if wants_recordings(args):
@@ -149,7 +149,7 @@ def delays(loaded: Checkpoint) -> tuple[float, float]:
     found = delays_of(loaded.config)
     if found is None:
         say(
-            "config: 'stt_config' is missing, so the text is taken to come with the audio; times and last words may be wrong"
+            "config: 'stt_config' is missing, so the text is assumed to have no delay; times and last words may be wrong"
         )
         found = SttConfig()
     return found.audio_delay_seconds, found.audio_silence_prefix_seconds
@@ -238,7 +238,7 @@ def hear(
                 print(f"error: {transcript.error}", file=sys.stderr)
             if transcript.prompt_left:
                 say(
-                    f"{transcript.source}: the prompt text was not found at its beginning, so the transcript is not to be trusted"
+                    f"{transcript.source}: the prompt text was not found at its beginning, so the transcript is unreliable"
                 )
             done(number)
     if printer is not None:

@@ -99,7 +99,7 @@ def _parts(found: Any, expected: Any, name: str) -> dict:
     if odd:
         lacks = odd[0] in set(map(str, expected))
         raise InputError(
-            f"{name} {'lacks' if lacks else 'has the unknown part'} {odd[0][:60]!r}: it is the state of something else."
+            f"{name} {'lacks' if lacks else 'has the unknown part'} {odd[0][:60]!r}: it is a state of something else."
         )
     return found
 
@@ -113,7 +113,7 @@ def _same_form(expected: Any, found: Any, name: str, slots: int | None = None) -
         if not isinstance(found, list) or len(found) != len(expected):
             count = len(found) if isinstance(found, list) else type(found).__name__
             raise InputError(
-                f"{name} should be a list of {len(expected)}, found {count}: it is the state of something else."
+                f"{name} should be a list of {len(expected)}, found {count}: it is a state of something else."
             )
         for i, part in enumerate(found):
             _same_form(expected[i], part, f"{name}.{i}", slots)

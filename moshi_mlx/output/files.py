@@ -85,7 +85,7 @@ class OutputFile:
         except BrokenPipeError:
             if self._standard:
                 raise
-            raise OutputError(f"{self.name}: its reader went away.") from None
+            raise OutputError(f"{self.name}: its reader has gone away.") from None
         except OSError as e:
             raise self.failed(e) from None
         return len(view)

@@ -70,7 +70,7 @@ def check_writable(path: str | Path) -> None:
             raise OutputError("standard output is closed; name a file.")
         return
     if not os.path.basename(path):
-        raise OutputError(f"'{path}' is no name of a file to write.")
+        raise OutputError(f"'{path}' is not the name of a file to write.")
     place = follow(path)
     folder = os.path.dirname(place)
     shown = os.path.dirname(path) or "."
@@ -83,7 +83,7 @@ def check_writable(path: str | Path) -> None:
     if mode is not None and stat.S_ISDIR(mode):
         raise OutputError(f"{path} is a folder; expected the name of a file to write.")
     if mode is not None and not os.access(place, os.W_OK):
-        raise OutputError(f"{path} is there already and is write-protected.")
+        raise OutputError(f"{path} exists and is write-protected.")
     if mode is not None and not stat.S_ISREG(mode):
         return
     if os.path.exists(folder) and not os.path.isdir(folder):

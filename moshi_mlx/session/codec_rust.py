@@ -129,7 +129,7 @@ class RustSession:
         mimi = MimiConfig.from_dict(MIMI_V0_1)
         if files.mimi_config is not None or files.config.codec not in (None, mimi):
             raise InputError(
-                f"--codec rust knows the published codec alone, {files.source} has one of its own. Use --codec mlx."
+                f"--codec rust only knows the published codec, and {files.source} has one of its own. Use --codec mlx."
             )
         self._owner = Owner("this session")
         self.checkpoint, self.lm = loaded, loaded.lm

@@ -24,7 +24,7 @@ class TurnDetector:
     def __post_init__(self) -> None:
         if not self.heads:
             raise InputError(
-                "this checkpoint has no pause predictor, so ends of turns cannot be told; kyutai/stt-1b-en_fr-candle has one."
+                "this checkpoint has no pause predictor, so it cannot report ends of turns; kyutai/stt-1b-en_fr-candle has one."
             )
         if not 0 <= self.head < self.heads:
             raise InputError(f"this checkpoint has the pause heads 0 to {self.heads - 1}, found {self.head}.")
