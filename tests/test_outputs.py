@@ -196,7 +196,7 @@ def refusals(d: Path) -> dict[str, tuple[Path | str, str]]:
         "no folder": (d / "no" / "x", r"the folder .*/no does not exist; make it first"),
         "link into no folder": (d / "to nowhere", r"the folder .* does not exist"),
         "loop": (d / "loop", r"/loop is a symbolic link that leads nowhere"),
-        "no name": ("", r"is no name"),
+        "no name": ("", r"is not the name"),
         "proc": ("/proc/x.wav", r"^/proc/x\.wav cannot be written: no file can be made there\.$"),
         "too long": (d / ("x" * 300), r"x cannot be written: file name too long"),
     }
