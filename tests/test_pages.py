@@ -40,6 +40,7 @@ LINES = [(b, line) for name in TYPED for b in BLOCKS[name] for line in pages.lin
 # Commands that are parsed alone, and where they run instead.
 PARSED = {
     "local_web": "serves until it is stopped: tests/test_web_command.py",
+    "serve": "serves until it is stopped: tests/test_serve.py",
     "export": "traces every size of the rings: tests/test_export.py",
 }
 PARSED_FLAGS = {
