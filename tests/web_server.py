@@ -143,6 +143,8 @@ class Client:
         self.metadata: list[dict] = []
         self.handshakes: list[bytes] = []
         self.order: list[int] = []
+        # As the server sent it: what the socket says afterwards may be of its own answer.
+        self.close_code: int | None = None
 
     async def receive(self, seconds: float = PATIENCE) -> int | None:
         """The next message; its kind, None at the end."""
@@ -151,6 +153,8 @@ class Client:
             assert message.type in (
                 aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.ERROR,
             ), message  # fmt: skip
+            if message.type is aiohttp.WSMsgType.CLOSE:
+                self.close_code = message.data
             return None
         kind, payload = message.data[0], message.data[1:]
         self.order.append(kind)

@@ -131,19 +131,26 @@ class _Talk:
         self._frames = self._late = 0
         self._told: int | None = None
         self._dropping = self._answered = False
+        self._listening: asyncio.Task[None]
+        self._farewell = asyncio.Lock()
+        self._dismissed = False
         self._begun = time.monotonic()
 
     async def run(self) -> None:
         """Until the client goes, the stream ends or the server stops."""
         self._chat.counts.talks += 1
         log.event("talk.connected", talk=self.number, audio=self._wishes.audio, place=self._stream.place)
-        listening = asyncio.create_task(self._listen())
+        self._listening = listening = asyncio.create_task(self._listen())
         speaking = asyncio.create_task(self._speak())
         try:
             done, _ = await asyncio.wait({listening, speaking}, return_when=asyncio.FIRST_COMPLETED)
+            # A farewell under way is said to the end.
+            async with self._farewell:
+                pass
             for task in done:
-                task.result()
-            reason = "server" if speaking in done else "client"
+                if not task.cancelled():
+                    task.result()
+            reason = "server" if self._dismissed else "client"
         except Gone as e:
             reason = str(e)
         finally:
@@ -157,16 +164,24 @@ class _Talk:
             late=self._late, dropped_in=self._stream.dropped_in // 1920, dropped_out=self._stream.dropped_out,
         )  # fmt: skip
 
-    async def end(self, code: int, sentence: str) -> None:
+    async def end(self, code: int, sentence: str | None = None) -> None:
         """A last word, then the close; a client that does not take it is cut off."""
-        try:
-            await asyncio.wait_for(self._close(code, sentence), 5.0)
-        except (asyncio.TimeoutError, ConnectionError, RuntimeError):
-            self._cut()
+        self._dismissed = True
+        async with self._farewell:
+            # Closing reads until the client closes too. With somebody else at it the connection would end at once, and of
+            # a connection that ends with sound still unread the client's system forgets what came last.
+            if self._listening is not asyncio.current_task():
+                self._listening.cancel()
+                await asyncio.wait({self._listening})
+            try:
+                await asyncio.wait_for(self._close(code, sentence), 5.0)
+            except (asyncio.TimeoutError, ConnectionError, RuntimeError):
+                self._cut()
 
-    async def _close(self, code: int, sentence: str) -> None:
-        await self._socket.send_bytes(kinds.error(sentence))
-        await self._socket.close(code=code, message=sentence.encode()[:120])
+    async def _close(self, code: int, sentence: str | None) -> None:
+        if sentence is not None:
+            await self._socket.send_bytes(kinds.error(sentence))
+        await self._socket.close(code=code, message=(sentence or "").encode()[:120])
 
     def _cut(self) -> None:
         if self._request.transport is not None:
@@ -233,7 +248,7 @@ class _Talk:
     async def _end(self) -> None:
         error = self._stream.error
         if error is None:
-            await self._socket.close()
+            await self.end(WSCloseCode.OK)
             return
         cause = error.__cause__ if isinstance(error, ModelStopped) else error
         if isinstance(cause, MoshiError):
