@@ -453,6 +453,21 @@ def test_a_model_that_cannot_keep_up(browser):
         p.stop()
 
 
+def test_a_network_that_is_slow(browser, server):
+    """Told; and what it does not take is left out and counted."""
+    slow = """
+      const send = WebSocket.prototype.send;
+      WebSocket.prototype.send = function (data) { setTimeout(() => send.call(this, data), 1100); };
+    """
+    with Page(browser, (TAP, slow)) as p:
+        p.open(server).talk()
+        p.wait("status", "The network is slow: each of you hears the other 1.")
+        assert p.text("dropped") == "0"
+        p.page.evaluate("Object.defineProperty(WebSocket.prototype, 'bufferedAmount', { get: () => 50000 })")
+        sync_api.expect(p.page.locator("#dropped")).to_have_text(re.compile("^[1-9]"), timeout=MILLISECONDS)
+        p.stop()
+
+
 def test_a_model_that_fails(browser):
     class Fails(Echo):
         def step(self, given):
