@@ -554,6 +554,7 @@ def test_recording_is_told_before_the_talk(browser, server):
         p.open(s)
         p.wait("recorded", "keeps a recording of every talk")
         assert p.page.locator("#recorded").is_visible()
+        assert not p.page.get_by_text("Nothing said is stored").is_visible()
 
 
 def test_voice_role_and_sampling_reach_the_model_and_are_remembered(browser):

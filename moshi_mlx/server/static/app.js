@@ -44,6 +44,7 @@ async function learn() {
   about = await answer.json();
   $("model").textContent = about.model;
   $("recorded").hidden = !about.recording;
+  $("kept").hidden = about.recording;
   $("persona").hidden = !about.persona;
   if (about.hint) {
     $("hint").textContent = about.hint;
