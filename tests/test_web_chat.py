@@ -333,6 +333,23 @@ def test_a_client_that_vanishes_frees_its_row(monkeypatch, ping):
         assert asyncio.run(act(s)) < min(20, 10 * ping)
 
 
+def test_a_client_that_leaves_while_its_talk_is_prepared_frees_its_row_at_once():
+    class Reading(Echo):
+        def join(self, row, options):
+            yield from super().join(row, options)
+            while True:
+                time.sleep(0.01)
+                yield
+
+    async def act(client: Client):
+        await asyncio.sleep(0.1)
+        return client.handshakes
+
+    with Server(make=Reading) as s:
+        assert talk(s, act) == []
+        assert s.wait_free() < 2
+
+
 def test_a_client_that_is_cut_off_frees_its_row_at_once(server):
     async def act() -> None:
         async with aiohttp.ClientSession() as session:

@@ -16,7 +16,7 @@ import aiohttp
 import numpy as np
 import pytest
 import soundfile
-from web_page import NATIVE_RATE, SCHEMES, TAP, heard, launch, microphone, need_browser
+from web_page import NATIVE_RATE, NO_OTHER_RATE, SCHEMES, TAP, heard, launch, microphone, need_browser
 from web_server import PATIENCE, Client, Echo, Server
 
 sync_api = need_browser()
@@ -165,9 +165,14 @@ def energies(pcm: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "scripts", [pytest.param((TAP,), marks=pytest.mark.slow), (TAP, NATIVE_RATE)], ids=["24 kHz", "48 kHz"]
+    ("scripts", "rate"),
+    [
+        pytest.param((TAP,), 24000, marks=pytest.mark.slow),
+        pytest.param((TAP, NATIVE_RATE), 48000, marks=pytest.mark.slow),
+        ((TAP, NO_OTHER_RATE), 44100),
+    ],
 )
-def test_sound_survives_both_ways(browser, server, question, scripts):
+def test_sound_survives_both_ways(browser, server, question, scripts, rate):
     """From the microphone through the worklets and the server to the loudspeaker, resampled where the browser has another rate."""
     with Page(browser, scripts) as p:
         p.open(server).talk()
@@ -176,8 +181,62 @@ def test_sound_survives_both_ways(browser, server, question, scripts):
             p.page.wait_for_timeout(300)
             out = np.concatenate([out, heard(p.page)])
         assert likeness(out, question) > 0.8
-        assert p.page.evaluate("window.heardRate") == (48000 if len(scripts) > 1 else 24000)
+        assert p.page.evaluate("window.heardRate") == rate
         p.stop()
+
+
+def test_the_buffer_before_the_loudspeaker(browser, server):
+    """It starts at 100 ms, grows by what was missing when it ran dry, gives time back in silence, and never holds more than 400 ms."""
+    worklet = """async () => {
+      globalThis.sampleRate = 24000;
+      globalThis.AudioWorkletProcessor = class { constructor() { this.port = { postMessage: (told) => reports.push(told) }; } };
+      globalThis.registerProcessor = (name, made) => (globalThis.Made = made);
+      const reports = [], seen = {};
+      await import("/resample.js");
+      await import("/playback.js");
+      const playback = new Made(), say = (frames, loud) => {
+        for (let i = 0; i < frames; i++) playback.port.onmessage({ data: new Float32Array(1920).fill(loud) });
+      };
+      const play = (seconds) => {
+        let loudest = 0;
+        for (let i = 0; i < (seconds * 24000) / 128; i++) {
+          const out = new Float32Array(128);
+          playback.process([], [[out]]);
+          loudest = Math.max(loudest, ...out.map(Math.abs));
+        }
+        return loudest;
+      };
+      say(1, 0.5);
+      seen.early = play(0.2);
+      say(1, 0.5);
+      seen.begun = play(0.1);
+      seen.whole = reports.at(-1) === undefined;
+      play(0.2);  // dry after 60 ms more
+      say(3, 0.5);
+      seen.held = play(0.08);
+      say(1, 0.5);
+      seen.again = play(0.02);
+      const level = () => playback.level / 24000;
+      say(20, 0.5);
+      seen.most = level();
+      play(0.05);
+      seen.reported = reports.at(-1);
+      // Frames of silence arrive in time, behind more than is needed.
+      say(2, 0);
+      for (let i = 0; i < 60; i++) { say(1, 0); play(0.08); }
+      seen.settled = level();
+      seen.last = reports.at(-1);
+      return seen;
+    }"""
+    with Page(browser) as p:
+        p.open(server)
+        seen = p.page.evaluate(worklet)
+    assert (seen["early"], seen["begun"], seen["whole"]) == (0, 0.5, True)
+    # It had run dry for more than 140 ms, and so begins again with more than the 240 ms of three frames.
+    assert (seen["held"], seen["again"]) == (0, 0.5)
+    assert 0.2 < seen["most"] <= 0.4
+    assert seen["reported"]["underruns"] == 1 and 1.4 < seen["last"]["drops"] < 1.9
+    assert seen["settled"] < 0.2 < seen["most"]
 
 
 def frames_sent(page) -> list[np.ndarray]:
