@@ -33,7 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "a-token-of-more-than-twenty-two-letters"
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 MILLISECONDS = 1000 * PATIENCE
-HALF_SECOND = 12000
+# A quarter of a second.
+PIECE = 6000
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,8 @@ def test_it_answers_a_spoken_sum_twice(browser):
     from examples.train_demo.recogniser import Recogniser, heard_speech
 
     listener, answer = Recogniser("answer"), "three plus four is seven"
-    with serve(DEMO_FOLDER) as server, Page(browser) as p:
+    with serve(DEMO_FOLDER, seed=1) as server, Page(browser) as p:
+        came = frames(p.page, "framereceived")
         p.open(server)
         for number in (1, 2):
             assert p.button.inner_text().startswith("Talk")
@@ -136,7 +138,11 @@ def test_it_answers_a_spoken_sum_twice(browser):
             assert p.button.inner_text().startswith("Stop")
             last = p.page.locator("#words p").nth(number - 1)
             sync_api.expect(last).to_have_text(answer, timeout=MILLISECONDS)
-            assert heard_speech(listener, p.spoken(), 24000).endswith("seven")
+            spoken, said = p.spoken(), np.concatenate(came)
+            assert heard_speech(listener, said, 24000) == answer
+            # On a busy machine the loudspeaker gets the same with gaps.
+            assert likeness(spoken, said) > 0.8
+            came.clear()
             assert re.fullmatch(r"\d+ ms", p.text("latency"))
             assert re.fullmatch(r"\d+ ms", p.text("buffer"))
             assert p.text("dropped").isdigit()
@@ -146,11 +152,10 @@ def test_it_answers_a_spoken_sum_twice(browser):
         assert {u.split("/")[2] for u in p.requests} == {f"localhost:{server.port}"}
 
 
-def likeness(out: np.ndarray, microphone: Path) -> float:
-    """How well the loudest half second of `out` is found again in what was said."""
-    said, _ = soundfile.read(microphone, dtype="float32")
+def likeness(out: np.ndarray, said: np.ndarray) -> float:
+    """How well the loudest quarter of a second of `out` is found again in what was said."""
     loud = int(np.argmax(energies(out)))
-    piece = out[loud : loud + HALF_SECOND]
+    piece = out[loud : loud + PIECE]
     size = len(said) + len(piece)
     correlation = np.fft.irfft(np.fft.rfft(said, size) * np.conj(np.fft.rfft(piece, size)))[
         : len(said) - len(piece) + 1
@@ -159,9 +164,9 @@ def likeness(out: np.ndarray, microphone: Path) -> float:
 
 
 def energies(pcm: np.ndarray) -> np.ndarray:
-    """Of every half second."""
+    """Of every piece."""
     total = np.concatenate([[0.0], np.cumsum(np.square(pcm, dtype=np.float64))])
-    return total[HALF_SECOND:] - total[:-HALF_SECOND]
+    return total[PIECE:] - total[:-PIECE]
 
 
 @pytest.mark.parametrize(
@@ -176,11 +181,12 @@ def test_sound_survives_both_ways(browser, server, question, scripts, rate):
     """From the microphone through the worklets and the server to the loudspeaker, resampled where the browser has another rate."""
     with Page(browser, scripts) as p:
         p.open(server).talk()
+        said, _ = soundfile.read(question, dtype="float32")
         out, begun = heard(p.page), time.monotonic()
-        while (len(out) < 24000 or likeness(out, question) < 0.8) and time.monotonic() < begun + PATIENCE:
+        while (len(out) < 24000 or likeness(out, said) < 0.8) and time.monotonic() < begun + PATIENCE:
             p.page.wait_for_timeout(300)
             out = np.concatenate([out, heard(p.page)])
-        assert likeness(out, question) > 0.8
+        assert likeness(out, said) > 0.8
         assert p.page.evaluate("window.heardRate") == rate
         p.stop()
 
@@ -239,15 +245,16 @@ def test_the_buffer_before_the_loudspeaker(browser, server):
     assert seen["settled"] < 0.2 < seen["most"]
 
 
-def frames_sent(page) -> list[np.ndarray]:
-    """Every frame of sound that the page sends from now on."""
-    sent: list[np.ndarray] = []
+def frames(page, which: str) -> list[np.ndarray]:
+    """Every frame of sound that the page sends (`framesent`) or gets (`framereceived`) from now on."""
+    found: list[np.ndarray] = []
 
     def each(payload: bytes) -> None:
-        sent.append(np.frombuffer(payload[1:], "<i2").astype(np.float32) / 32767)
+        if payload[0] == 1:
+            found.append(np.frombuffer(payload[1:], "<i2").astype(np.float32) / 32767)
 
-    page.on("websocket", lambda socket: socket.on("framesent", each))
-    return sent
+    page.on("websocket", lambda socket: socket.on(which, each))
+    return found
 
 
 def until(page, true: Callable[[], bool]) -> None:
@@ -259,7 +266,7 @@ def until(page, true: Callable[[], bool]) -> None:
 
 def test_mute_new_conversation_and_save(browser, server, tmp_path):
     with Page(browser, accept_downloads=True) as p:
-        sent = frames_sent(p.page)
+        sent = frames(p.page, "framesent")
         p.open(server)
         for name in ("Mute", "New conversation", "Save"):
             assert p.page.get_by_role("button", name=name).is_disabled()
