@@ -766,7 +766,13 @@ FAINT = """(() => {
 
 
 @pytest.mark.parametrize(
-    ("viewport", "scheme"), [(DESKTOP, "light"), (PHONE, "dark"), ({"width": 320, "height": 568}, "light")]
+    ("viewport", "scheme"),
+    [
+        (DESKTOP, "light"),
+        (PHONE, "dark"),
+        ({"width": 320, "height": 568}, "light"),
+        ({"width": 667, "height": 375}, "dark"),
+    ],
 )
 def test_nothing_is_cut_off(browser, server, viewport, scheme):
     """No sideways scrolling, the button in sight, large enough for a thumb, and all of it in one scheme that can be read."""
