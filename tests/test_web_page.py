@@ -401,33 +401,15 @@ def test_a_busy_server_tells_the_place_in_the_queue(browser):
         p.button.click()
         p.wait("status", "Moshi is in another talk; you are number 1 in the queue.")
         assert p.button.inner_text() == "Stop"
+        # Who waits can leave the queue, and come again.
+        p.stop()
+        until(p.page, lambda: not s.scheduler.waiting)
+        p.button.click()
+        p.wait("status", "you are number 1 in the queue.")
         leave.set()
         p.wait("status", "You are connected.")
         other.join(PATIENCE)
         p.stop()
-
-
-def test_who_waits_can_leave_the_queue(browser):
-    async def occupy(s: Server, p: Page) -> None:
-        async with aiohttp.ClientSession() as session, session.ws_connect(s.chat) as connection:
-            await Client(connection).opened()
-            while not leave.is_set():
-                await asyncio.sleep(0.05)
-
-    leave = threading.Event()
-    with Server() as s, Page(browser) as p:
-        other = threading.Thread(target=lambda: asyncio.run(occupy(s, p)))
-        other.start()
-        while not s.scheduler.live:
-            p.page.wait_for_timeout(20)
-        p.open(s)
-        p.button.click()
-        p.wait("status", "number 1")
-        p.stop()
-        while s.scheduler.waiting:
-            p.page.wait_for_timeout(20)
-        leave.set()
-        other.join(PATIENCE)
 
 
 def test_a_server_that_is_gone(browser):
@@ -490,7 +472,7 @@ def test_a_lost_connection_is_made_again(browser):
 
 def test_a_model_that_cannot_keep_up(browser):
     """Told, counted, and the page stays usable."""
-    with Server(make=lambda: Echo(1, seconds=0.2, most=0.5)) as s, Page(browser) as p:
+    with Server(make=lambda: Echo(1, seconds=0.2, most=0.25)) as s, Page(browser) as p:
         p.open(s).talk()
         p.wait("status", "Moshi is too slow on this machine: it takes 2")
         sync_api.expect(p.page.locator("#dropped")).to_have_text(re.compile("^[1-9]"), timeout=MILLISECONDS)
@@ -508,7 +490,7 @@ def test_a_network_that_is_slow(browser, server):
     with Page(browser, (TAP, slow)) as p:
         p.open(server).talk()
         p.wait("status", "The network is slow: each of you hears the other 1.")
-        assert p.text("dropped") == "0"
+        p.wait("dropped", "0")
         p.page.evaluate("Object.defineProperty(WebSocket.prototype, 'bufferedAmount', { get: () => 50000 })")
         sync_api.expect(p.page.locator("#dropped")).to_have_text(re.compile("^[1-9]"), timeout=MILLISECONDS)
         p.stop()
@@ -525,24 +507,23 @@ def test_a_model_that_fails(browser):
         p.wait("problem", "The model failed; the server's log says why.")
 
 
-def test_a_page_without_its_token(browser):
-    with Server(token=TOKEN) as s, Page(browser) as p:
-        p.open(s)
-        p.wait("problem", "wants a token. Open the link that it printed")
-
-
-@pytest.mark.parametrize("path", [f"/#token={TOKEN}", f"/?token={TOKEN}"])
-def test_the_token_of_the_link(browser, path):
-    """Out of the address bar at once, kept for the tab, sent with everything."""
-    with Server(token=TOKEN) as s, Page(browser) as p:
-        p.open(s, path).talk()
-        assert p.page.url == f"http://localhost:{s.port}/"
-        assert p.page.evaluate("sessionStorage.getItem('token')") == TOKEN
-        assert p.page.evaluate("history.length") <= 2
-        p.stop()
-        p.page.reload()
-        p.talk().stop()
-        assert not any(TOKEN in u for u in p.requests[1:])
+def test_the_token_of_the_link(browser):
+    """Out of the address bar at once, kept for the tab, sent with everything; without it the page says what is missing."""
+    with Server(token=TOKEN) as s:
+        with Page(browser) as p:
+            p.open(s)
+            p.wait("problem", "wants a token. Open the link that it printed")
+            p.open(s, f"/?token={TOKEN}")
+            assert p.page.url == f"http://localhost:{s.port}/"
+            assert p.page.evaluate("sessionStorage.getItem('token')") == TOKEN
+        with Page(browser) as p:
+            p.open(s, f"/#token={TOKEN}").talk()
+            assert p.page.url == f"http://localhost:{s.port}/"
+            assert p.page.evaluate("history.length") <= 2
+            p.stop()
+            p.page.reload()
+            p.talk().stop()
+            assert not any(TOKEN in u for u in p.requests[1:])
 
 
 def test_a_phone_in_the_same_network(browser, tmp_path):
@@ -557,36 +538,6 @@ def test_a_phone_in_the_same_network(browser, tmp_path):
         p.open(s, f"/#token={TOKEN}", host=address).talk()
         p.wait("words", "0 5")
         p.stop()
-
-
-def test_a_microphone_that_goes_away(browser, server):
-    with Page(browser) as p:
-        p.open(server).talk()
-        p.page.evaluate("window.tracks[0].stop(); window.tracks[0].onended()")
-        p.wait("status", "The microphone went away; another one is used.")
-        assert p.page.evaluate("window.tracks.length") == 2
-        p.wait("words", "0 5 10 15")
-        p.stop()
-
-
-def test_a_browser_that_keeps_silent_until_a_tap(browser, server):
-    with Page(browser) as p:
-        p.open(server).talk()
-        assert not p.page.locator("#hear").is_visible()
-        p.page.evaluate("window.contexts[0].suspend()")
-        p.page.get_by_role("button", name="Tap to hear").click()
-        sync_api.expect(p.page.locator("#hear")).to_be_hidden(timeout=MILLISECONDS)
-        assert p.page.evaluate("window.contexts[0].state") == "running"
-        p.stop()
-
-
-def test_nothing_is_open_after_a_talk(browser, server):
-    with Page(browser) as p:
-        p.open(server).talk()
-        p.stop()
-        assert p.page.evaluate("window.tracks.map((t) => t.readyState)") == ["ended"]
-        p.page.wait_for_function("window.contexts.every((c) => c.state === 'closed')")
-        server.wait_free()
 
 
 # Settings -------------------------------------------------------------------------------------------------------------
@@ -623,6 +574,9 @@ def test_voice_role_and_sampling_reach_the_model_and_are_remembered(browser):
         assert p.page.get_by_label("Text temperature").is_hidden()
         p.page.get_by_text("Sampling", exact=True).click()
         assert p.page.get_by_label("Text temperature").get_attribute("placeholder") == "0.7"
+        p.page.get_by_label("Text temperature").fill("9")
+        p.button.click()
+        p.wait("problem", "One of the sampling settings is out of its range.")
         p.page.get_by_label("Text temperature").fill("0.5")
         p.page.get_by_label("Audio top-k").fill("30")
         p.page.get_by_label("Reticence").fill("-1.5")
@@ -645,16 +599,8 @@ def test_voice_role_and_sampling_reach_the_model_and_are_remembered(browser):
             assert wishes.audio_temperature is None
 
 
-def test_a_sampling_value_out_of_range_is_told(browser, server):
-    with Page(browser) as p:
-        p.open(server)
-        p.page.get_by_text("Sampling", exact=True).click()
-        p.page.get_by_label("Text temperature").fill("9")
-        p.button.click()
-        p.wait("problem", "One of the sampling settings is out of its range.")
-
-
-def test_devices_and_what_the_browser_has_given(browser, server):
+def test_devices_of_a_talk(browser, server):
+    """What the browser has given; another microphone, and none; a loudspeaker that waits for a tap; nothing open afterwards."""
     with Page(browser) as p:
         p.open(server).talk()
         p.page.get_by_text("Microphone and sound").click()
@@ -663,16 +609,36 @@ def test_devices_and_what_the_browser_has_given(browser, server):
         p.page.get_by_label("Echo cancellation").uncheck()
         p.wait("status", "The microphone has been changed.")
         assert p.text("echo-given") == "not given"
+        p.page.evaluate("window.tracks.at(-1).stop(); window.tracks.at(-1).onended()")
+        p.wait("status", "The microphone went away; another one is used.")
+        assert p.page.evaluate("window.tracks.length") == 3
+        assert not p.page.locator("#hear").is_visible()
+        p.page.evaluate("window.contexts[0].suspend()")
+        p.page.get_by_role("button", name="Tap to hear").click()
+        sync_api.expect(p.page.locator("#hear")).to_be_hidden(timeout=MILLISECONDS)
+        assert p.page.evaluate("window.contexts[0].state") == "running"
+        # The talk has gone on all the time.
         p.wait("words", "0 5 10")
         p.stop()
+        assert p.page.evaluate("window.tracks.map((t) => t.readyState)") == ["ended"] * 3
+        p.page.wait_for_function("window.contexts.every((c) => c.state === 'closed')")
+        server.wait_free()
 
 
 # Looks and access -----------------------------------------------------------------------------------------------------
 
 
-def test_by_keyboard_alone(browser, server):
-    with Page(browser) as p:
+def test_by_keyboard_and_by_ear(browser, server):
+    """A talk without a mouse, with less motion; and what a screen reader is told of it."""
+    with Page(browser, reduced_motion="reduce") as p:
         p.open(server)
+        words = p.page.get_by_role("log", name="What Moshi says")
+        assert words.get_attribute("aria-live") == "polite"
+        for name in ("You", "Moshi"):
+            assert p.page.get_by_role("meter", name=name).get_attribute("aria-valuetext") == "silent"
+        assert p.page.locator("html").get_attribute("lang") == "en"
+        unnamed = "[...document.querySelectorAll('button, input, select, textarea')].filter((e) => !(e.labels?.length || e.innerText.trim()))"
+        assert p.page.evaluate(f"{unnamed}.length") == 0
         p.page.keyboard.press("Tab")
         assert p.page.evaluate("document.activeElement.id") == "talk"
         assert p.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
@@ -684,24 +650,14 @@ def test_by_keyboard_alone(browser, server):
             seen.append(p.page.evaluate("document.activeElement.id || document.activeElement.tagName"))
         assert seen[:2] == ["mute", "again"]
         assert "SUMMARY" in seen
+        p.wait("words", "0")
+        for moving in ("#words span", ".dot"):
+            assert p.page.evaluate(f"getComputedStyle(document.querySelector('{moving}')).animationName") == "none"
+        # A word that is heard is told whole, and only once.
+        assert words.locator("span").first.inner_text() == "0"
         p.page.locator("#talk").focus()
         p.page.keyboard.press("Space")
         p.wait("status", "The talk has ended.")
-
-
-def test_what_a_screen_reader_is_told(browser, server):
-    with Page(browser) as p:
-        p.open(server)
-        words = p.page.get_by_role("log", name="What Moshi says")
-        assert words.get_attribute("aria-live") == "polite"
-        for name in ("You", "Moshi"):
-            assert p.page.get_by_role("meter", name=name).get_attribute("aria-valuetext") == "silent"
-        assert p.page.locator("html").get_attribute("lang") == "en"
-        unnamed = "[...document.querySelectorAll('button, input, select, textarea')].filter((e) => !(e.labels?.length || e.innerText.trim()))"
-        assert p.page.evaluate(f"{unnamed}.length") == 0
-        p.talk()
-        p.wait("words", "10")
-        p.stop()
 
 
 def luminance(colour: str) -> float:
@@ -733,15 +689,6 @@ def test_contrast(scheme):
         assert (high + 0.05) / (low + 0.05) >= (3 if one == "edge" else 4.5), (one, other)
 
 
-def test_less_motion_where_less_is_wanted(browser, server):
-    with Page(browser, reduced_motion="reduce") as p:
-        p.open(server).talk()
-        p.wait("words", "0")
-        assert p.page.evaluate("getComputedStyle(document.querySelector('#words span')).animationName") == "none"
-        assert p.page.evaluate("getComputedStyle(document.querySelector('.dot')).animationName") == "none"
-        p.stop()
-
-
 # Texts of less than 4.5 to 1, as they are drawn.
 FAINT = """(() => {
   const channels = (c) => c.match(/[\\d.]+/g).map(Number);
@@ -765,28 +712,28 @@ FAINT = """(() => {
 })()"""
 
 
-@pytest.mark.parametrize(
-    ("viewport", "scheme"),
-    [
+def test_nothing_is_cut_off(browser, server):
+    """No sideways scrolling, the button in sight, large enough for a thumb, and all of it in one scheme that can be read."""
+    views = [
         (DESKTOP, "light"),
         (PHONE, "dark"),
         ({"width": 320, "height": 568}, "light"),
         ({"width": 667, "height": 375}, "dark"),
-    ],
-)
-def test_nothing_is_cut_off(browser, server, viewport, scheme):
-    """No sideways scrolling, the button in sight, large enough for a thumb, and all of it in one scheme that can be read."""
-    with Page(browser, viewport=viewport, color_scheme=scheme) as p:
-        p.open(server)
-        assert p.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        box = p.button.bounding_box()
-        assert box["y"] + box["height"] <= viewport["height"]
-        assert box["height"] >= 44
-        ground = p.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
-        bright = sum(map(int, re.findall(r"\d+", ground)[:3])) > 384
-        assert bright == (scheme == "light")
-        for summary in p.page.locator("summary").all():
-            if summary.is_visible():
-                summary.click()
-        assert p.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        assert p.page.evaluate(FAINT) == []
+    ]
+    with Page(browser) as p:
+        for viewport, scheme in views:
+            p.page.set_viewport_size(viewport)
+            p.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            p.open(server)
+            assert p.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), viewport
+            box = p.button.bounding_box()
+            assert box["y"] + box["height"] <= viewport["height"], viewport
+            assert box["height"] >= 44
+            ground = p.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+            bright = sum(map(int, re.findall(r"\d+", ground)[:3])) > 384
+            assert bright == (scheme == "light")
+            for summary in p.page.locator("summary").all():
+                if summary.is_visible():
+                    summary.click()
+            assert p.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), viewport
+            assert p.page.evaluate(FAINT) == [], viewport
