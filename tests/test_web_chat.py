@@ -531,6 +531,20 @@ def test_a_server_that_stops_says_so():
     assert [c.close_code for c in clients] == [1001] * 12
 
 
+def test_who_says_nothing_is_sent_away(monkeypatch):
+    monkeypatch.setattr(chat, "SILENT_SECONDS", 0.2)
+
+    async def act(client: Client):
+        while await client.receive() is not None:
+            pass
+        return client
+
+    with Server() as s:
+        client = talk(s, act)
+    assert client.errors == ["nothing was heard for 0 s"]
+    assert client.close_code == 1000
+
+
 def test_a_server_that_stops_waits_for_the_answer_to_its_farewell():
     """A client that is still talking would take a connection that is gone for a lost one."""
     with Server() as s, socket.create_connection(("127.0.0.1", s.port), PATIENCE) as talker:

@@ -23,6 +23,7 @@ from ..engine.token_clock import UNGENERATED
 from ..errors import MoshiError
 from ..session.reply import Frame
 from . import kinds, log
+from .farewell import Farewell
 from .guard import SUB_PROTOCOL
 from .opus import SoundReader, SoundWriter, coders
 from .query import BadQuery, Wishes, parse
@@ -42,6 +43,10 @@ Make = Callable[[Wishes], Any]
 
 class Gone(Exception):
     """The client does not listen any more."""
+
+
+class Silence(Exception):
+    """The client has long said nothing."""
 
 
 @dataclass
@@ -124,33 +129,32 @@ class _Talk:
     ):
         self.number, self._chat, self._request = number, chat, request
         self._socket, self._stream = socket, stream
-        self._news, self._wishes = news, wishes
+        self._news, self._wishes, self._farewell = news, wishes, Farewell(socket)
         self._reader: SoundReader
         self._writer: SoundWriter
         self._reader, self._writer = coders(wishes.audio)
         self._frames = self._late = 0
         self._told: int | None = None
         self._dropping = self._answered = False
-        self._listening: asyncio.Task[None]
-        self._farewell = asyncio.Lock()
-        self._dismissed = False
         self._begun = time.monotonic()
 
     async def run(self) -> None:
         """Until the client goes, the stream ends or the server stops."""
         self._chat.counts.talks += 1
         log.event("talk.connected", talk=self.number, audio=self._wishes.audio, place=self._stream.place)
-        self._listening = listening = asyncio.create_task(self._listen())
+        listening = asyncio.create_task(self._listen())
         speaking = asyncio.create_task(self._speak())
+        self._farewell.listening = listening
         try:
             done, _ = await asyncio.wait({listening, speaking}, return_when=asyncio.FIRST_COMPLETED)
-            # A farewell under way is said to the end.
-            async with self._farewell:
-                pass
+            closed = await self._farewell.done()
             for task in done:
                 if not task.cancelled():
                     task.result()
-            reason = "server" if self._dismissed else "client"
+            reason = "server" if closed or speaking in done else "client"
+        except Silence:
+            reason = "silence"
+            await self.end(WSCloseCode.OK, f"nothing was heard for {SILENT_SECONDS:.0f} s")
         except Gone as e:
             reason = str(e)
         finally:
@@ -164,24 +168,16 @@ class _Talk:
             late=self._late, dropped_in=self._stream.dropped_in // 1920, dropped_out=self._stream.dropped_out,
         )  # fmt: skip
 
-    async def end(self, code: int, sentence: str | None = None) -> None:
+    async def end(self, code: int, sentence: str) -> None:
         """A last word, then the close; a client that does not take it is cut off."""
-        self._dismissed = True
-        async with self._farewell:
-            # Closing reads until the client closes too. With somebody else at it the connection would end at once, and of
-            # a connection that ends with sound still unread the client's system forgets what came last.
-            if self._listening is not asyncio.current_task():
-                self._listening.cancel()
-                await asyncio.wait({self._listening})
-            try:
-                await asyncio.wait_for(self._close(code, sentence), 5.0)
-            except (asyncio.TimeoutError, ConnectionError, RuntimeError):
-                self._cut()
+        try:
+            await asyncio.wait_for(self._close(code, sentence), 5.0)
+        except (asyncio.TimeoutError, ConnectionError, RuntimeError):
+            self._cut()
 
-    async def _close(self, code: int, sentence: str | None) -> None:
-        if sentence is not None:
-            await self._socket.send_bytes(kinds.error(sentence))
-        await self._socket.close(code=code, message=(sentence or "").encode()[:120])
+    async def _close(self, code: int, sentence: str) -> None:
+        await self._socket.send_bytes(kinds.error(sentence))
+        await self._farewell.close(code, sentence)
 
     def _cut(self) -> None:
         if self._request.transport is not None:
@@ -196,8 +192,7 @@ class _Talk:
                 message = await self._socket.receive(SILENT_SECONDS / 4)
             except asyncio.TimeoutError:
                 if self._stream.opened and time.monotonic() - last > SILENT_SECONDS:
-                    await self.end(WSCloseCode.OK, f"nothing was heard for {SILENT_SECONDS:.0f} s")
-                    raise Gone("silence") from None
+                    raise Silence from None
                 continue
             if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
                 return
@@ -248,7 +243,7 @@ class _Talk:
     async def _end(self) -> None:
         error = self._stream.error
         if error is None:
-            await self.end(WSCloseCode.OK)
+            await self._farewell.close(WSCloseCode.OK)
             return
         cause = error.__cause__ if isinstance(error, ModelStopped) else error
         if isinstance(cause, MoshiError):
