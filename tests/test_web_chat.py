@@ -8,6 +8,7 @@ import dataclasses
 import json
 import random
 import socket
+import threading
 import time
 from urllib.parse import quote
 
@@ -332,6 +333,23 @@ def test_a_client_that_vanishes_frees_its_row(monkeypatch, ping):
         assert asyncio.run(act(s)) < min(20, 10 * ping)
 
 
+def test_a_client_that_leaves_while_its_talk_is_prepared_frees_its_row_at_once():
+    class Reading(Echo):
+        def join(self, row, options):
+            yield from super().join(row, options)
+            while True:
+                time.sleep(0.01)
+                yield
+
+    async def act(client: Client):
+        await asyncio.sleep(0.1)
+        return client.handshakes
+
+    with Server(make=Reading) as s:
+        assert talk(s, act) == []
+        assert s.wait_free() < 2
+
+
 def test_a_client_that_is_cut_off_frees_its_row_at_once(server):
     async def act() -> None:
         async with aiohttp.ClientSession() as session:
@@ -465,7 +483,7 @@ def test_a_model_that_fails_is_told_in_a_sentence(known):
 
     with Server(make=Fails) as s:
         client = talk(s, act, "audio=pcm_s16le")
-        assert client.socket.close_code == 1011
+        assert client.close_code == 1011
         assert "secret" not in client.errors[0]
         assert client.errors == (
             ["the voice file mine.pt is empty."] if known else ["the model failed; the server's log says why"]
@@ -488,25 +506,66 @@ def test_a_talk_that_cannot_begin_is_told_in_a_sentence():
     with Server(make=Refuses) as s:
         client = talk(s, act)
         assert client.errors == ["the prompt takes 900 frames and the window has 500; shorten it."]
-        assert client.socket.close_code == 1011
+        assert client.close_code == 1011
         assert not client.handshakes
 
 
 def test_a_server_that_stops_says_so():
-    async def act(s: Server) -> Client:
-        async with aiohttp.ClientSession() as session, session.ws_connect(s.chat) as connection:
-            client = Client(connection)
-            await client.opened()
+    """To all who talk and all who wait."""
+
+    async def act(s: Server) -> list[Client]:
+        async with aiohttp.ClientSession() as session, contextlib.AsyncExitStack() as stack:
+            connections = [await stack.enter_async_context(session.ws_connect(s.chat)) for _ in range(12)]
+            clients = [Client(connection) for connection in connections]
+            await asyncio.gather(*(c.until(lambda c: bool(c.handshakes or c.errors)) for c in clients))
             stopping = asyncio.create_task(asyncio.to_thread(s.stop))
-            while await client.receive() is not None:
-                pass
+            await asyncio.gather(*(c.until(lambda c: "the server stops" in c.errors) for c in clients))
+            for client in clients:
+                while await client.receive() is not None:
+                    pass
             await stopping
-            return client
+            return clients
+
+    with Server(make=lambda: Echo(6)) as s:
+        clients = asyncio.run(act(s))
+    assert [c.close_code for c in clients] == [1001] * 12
+
+
+def test_who_says_nothing_is_sent_away(monkeypatch):
+    monkeypatch.setattr(chat, "SILENT_SECONDS", 0.2)
+
+    async def act(client: Client):
+        while await client.receive() is not None:
+            pass
+        return client
 
     with Server() as s:
-        client = asyncio.run(act(s))
-    assert client.socket.close_code == 1001
-    assert client.errors == ["the server stops"]
+        client = talk(s, act)
+    assert client.errors == ["nothing was heard for 0 s"]
+    assert client.close_code == 1000
+
+
+def test_a_server_that_stops_waits_for_the_answer_to_its_farewell():
+    """A client that is still talking would take a connection that is gone for a lost one."""
+    with Server() as s, socket.create_connection(("127.0.0.1", s.port), PATIENCE) as talker:
+        talker.sendall(
+            f"GET /api/chat HTTP/1.1\r\nHost: localhost:{s.port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        heard = b""
+        while bytes(9) not in heard:
+            heard += talker.recv(4096)
+        stopping = threading.Thread(target=s.stop)
+        stopping.start()
+        while not heard.endswith(b"\x03\xe9the server stops"):
+            heard += talker.recv(4096)
+        talker.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            talker.recv(1)
+        talker.sendall(b"\x82\x83" + bytes(4) + b"\x01aa" + b"\x88\x82" + bytes(4) + b"\x03\xe9")
+        talker.settimeout(PATIENCE)
+        assert talker.recv(1) == b""
+        stopping.join(PATIENCE)
 
 
 def test_metrics_count_what_happened():

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
-from web_server import PATIENCE
+from web_server import PATIENCE, found_again
 
 pytest.importorskip("sphn")
 if importlib.util.find_spec("moshi") is None:
@@ -30,14 +31,14 @@ HERE = Path(__file__).parent
 def test_the_published_client_asks_and_hears(tmp_path):
     """It does not wait for the handshake, sends 80 ms a message, and reads our stream with sphn, which forgives nothing."""
     question, rate = soundfile.read(DEMO_FOLDER / "prompts" / "sum.flac", dtype="float32")
-    soundfile.write(tmp_path / "microphone.wav", np.concatenate([np.zeros(rate // 2, np.float32), question]), rate)
+    soundfile.write(tmp_path / "microphone.wav", question, rate)
     card = {
         "MICROPHONE": str(tmp_path / "microphone.wav"),
         "LOUDSPEAKER": str(tmp_path / "loudspeaker.wav"),
         "PYTHONPATH": str(HERE / "file_sound_card"),
         "PYTHONUNBUFFERED": "1",
     }
-    with serve(DEMO_FOLDER) as server:
+    with serve(DEMO_FOLDER, seed=1, record=tmp_path / "kept") as server:
         log = tmp_path / "said.txt"
         with log.open("w") as out:
             client = subprocess.Popen(
@@ -48,8 +49,9 @@ def test_the_published_client_asks_and_hears(tmp_path):
         while "seven" not in log.read_text() and time.monotonic() < begun + PATIENCE:
             time.sleep(0.05)
         # The last word is still being spoken.
-        time.sleep(1.0)
-        said = log.read_text()
+        time.sleep(0.7)
+        # It says when it has heard nothing for a while, as on a busy machine, wherever it is in a sentence.
+        said = re.sub(r"\x1b\[\d+m( \[LAG\])?", "", log.read_text())
         client.send_signal(signal.SIGINT)
         client.wait(PATIENCE)
         assert "three plus four is seven" in said
@@ -57,6 +59,10 @@ def test_the_published_client_asks_and_hears(tmp_path):
         assert "Lost connection" not in said
         server.wait_free()
     heard, _ = soundfile.read(tmp_path / "loudspeaker.wav", dtype="float32")
-    assert np.abs(heard).max() > 0.1
+    [kept] = (tmp_path / "kept").glob("*/moshi.wav")
+    while "recording" in {thread.name for thread in threading.enumerate()}:
+        time.sleep(0.02)
+    said, _ = soundfile.read(kept, dtype="float32")
+    assert found_again(heard, said) > 0.8
     listener = pytest.importorskip("pocketsphinx") and pytest.importorskip("examples.train_demo.recogniser")
-    assert "seven" in listener.heard_speech(listener.Recogniser("answer"), heard, 24000)
+    assert listener.heard_speech(listener.Recogniser("answer"), said, 24000).startswith("three plus four is")

@@ -86,7 +86,7 @@ def test_four_talkers_at_once_one_vanishing_one_never_reading():
     """The two that remain, and the two that follow in their rows, say what each of them alone would."""
     talks = [
         ("sum", 11, {"text": (0.0, None), "audio": (0.9, 100)}, "text_temperature=0&audio_temperature=0.9&audio_topk=100&seed=11"),
-        ("greeting", 12, {"repetition_penalty": RepetitionPenalty(4.0, 6)}, "seed=12&repetition_penalty=4&repetition_penalty_context=6"),
+        ("greeting", 12, {}, "seed=12"),
         ("name", 13, {"text": (0.7, 25), "audio": (0.2, 5)}, "text_temperature=0.7&text_topk=25&audio_temperature=0.2&audio_topk=5&seed=13"),
         ("repeat", 14, {"audio": (0.0, None), "text": (1.5, None), "pad": -3.0}, "text_temperature=1.5&pad_mult=-3&audio_temperature=0&seed=14"),
     ]  # fmt: skip
@@ -100,7 +100,7 @@ def test_four_talkers_at_once_one_vanishing_one_never_reading():
 
     async def never_read(session: aiohttp.ClientSession, server: Server) -> None:
         async with session.ws_connect(f"{server.chat}?seed=2&text_temperature=2&audio=pcm_f32le") as connection:
-            for frame in prompt("about", 20).reshape(-1, 1920):
+            for frame in prompt("about", 12).reshape(-1, 1920):
                 await connection.send_bytes(b"\x01" + frame.tobytes())
                 await asyncio.sleep(0.08)
 
@@ -109,7 +109,8 @@ def test_four_talkers_at_once_one_vanishing_one_never_reading():
             others = [asyncio.create_task(vanish(session, server)), asyncio.create_task(never_read(session, server))]
             await asyncio.sleep(0.2)
             heard = [
-                asyncio.create_task(hold(session, server, prompt(n), url, i)) for i, (n, _, _, url) in enumerate(talks)
+                asyncio.create_task(hold(session, server, prompt(n, 12), url, i))
+                for i, (n, _, _, url) in enumerate(talks)
             ]
             await asyncio.gather(*others)
             return await asyncio.gather(*heard)
@@ -118,7 +119,7 @@ def test_four_talkers_at_once_one_vanishing_one_never_reading():
         heard = asyncio.run(act(server))
         server.wait_free()
     for (name, seed, manner, _), (pcm, text) in zip(talks, heard, strict=True):
-        expected, words = alone(DEMO_FOLDER, prompt(name), seed, **manner)
+        expected, words = alone(DEMO_FOLDER, prompt(name, 12), seed, **manner)
         assert text.startswith(words)
         np.testing.assert_allclose(pcm, expected, atol=1e-5)
 
@@ -220,6 +221,27 @@ def test_a_translation(tmp_path, preset):
     session = LiveTranslation(checkpoint.load(tmp_path), seed=3)
     frames = [session.step(f) for f in pcm.reshape(-1, 1920)]
     np.testing.assert_allclose(said, np.concatenate([f.pcm for f in frames if f.text_token != UNGENERATED]), atol=1e-5)
+
+
+def test_padding_and_repetition(tiny_checkpoint):
+    """What the query makes of them holds for its talk alone, and is what a session makes of them."""
+    pcm, greedy = prompt("sum", 8), {"text": (0.0, None)}
+    talks = {
+        "pad_mult=20": {"pad": 20.0},
+        "pad_mult=0": {},
+        "text_temperature=0&repetition_penalty=5&repetition_penalty_context=6": {**greedy, "repetition_penalty": RepetitionPenalty(5.0, 6)},
+        "text_temperature=0&repetition_penalty=1.0&repetition_penalty_context=64": greedy,
+    }  # fmt: skip
+
+    async def act(server: Server):
+        async with aiohttp.ClientSession() as session:
+            return [(await hold(session, server, pcm, f"seed=1&{url}"))[0] for url in talks]
+
+    with serve(tiny_checkpoint) as server:
+        heard = asyncio.run(act(server))
+    for said, options in zip(heard, talks.values(), strict=True):
+        np.testing.assert_allclose(said, alone(tiny_checkpoint, pcm, 1, **options)[0], atol=1e-5)
+    assert len({said.tobytes() for said in heard}) == len(talks)
 
 
 def test_voice_and_role_mean_nothing_to_other_models(tiny_checkpoint):

@@ -16,8 +16,8 @@ import aiohttp
 import numpy as np
 import pytest
 import soundfile
-from web_page import NATIVE_RATE, SCHEMES, TAP, heard, launch, microphone, need_browser
-from web_server import PATIENCE, Client, Echo, Server
+from web_page import NATIVE_RATE, NO_OTHER_RATE, SCHEMES, TAP, heard, launch, microphone, need_browser
+from web_server import PATIENCE, Client, Echo, Server, found_again
 
 sync_api = need_browser()
 pytest.importorskip("sphn")
@@ -33,15 +33,13 @@ ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "a-token-of-more-than-twenty-two-letters"
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 MILLISECONDS = 1000 * PATIENCE
-HALF_SECOND = 12000
 
 
 @pytest.fixture(scope="module")
 def question(tmp_path_factory) -> Path:
-    """A spoken sum after half a second of silence."""
-    pcm, rate = soundfile.read(DEMO_FOLDER / "prompts" / "sum.flac", dtype="float32")
-    silence = np.zeros(rate, np.float32)
-    return microphone(tmp_path_factory.mktemp("mic") / "sum.wav", np.concatenate([silence[: rate // 2], pcm, silence]))
+    """A spoken sum."""
+    pcm, _ = soundfile.read(DEMO_FOLDER / "prompts" / "sum.flac", dtype="float32")
+    return microphone(tmp_path_factory.mktemp("mic") / "sum.wav", pcm)
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +101,8 @@ class Page:
     def spoken(self) -> np.ndarray:
         """What the loudspeaker was given, once the last word has been followed by silence."""
         out = heard(self.page)
-        while len(out) < 24000 or np.abs(out[-20000:]).max() > 0.01:
-            self.page.wait_for_timeout(200)
+        while len(out) < 24000 or np.abs(out[-12000:]).max() > 0.01:
+            self.page.wait_for_timeout(100)
             out = np.concatenate([out, heard(self.page)])
         return out
 
@@ -128,7 +126,8 @@ def test_it_answers_a_spoken_sum_twice(browser):
     from examples.train_demo.recogniser import Recogniser, heard_speech
 
     listener, answer = Recogniser("answer"), "three plus four is seven"
-    with serve(DEMO_FOLDER) as server, Page(browser) as p:
+    with serve(DEMO_FOLDER, seed=1) as server, Page(browser) as p:
+        came = frames(p.page, "framereceived")
         p.open(server)
         for number in (1, 2):
             assert p.button.inner_text().startswith("Talk")
@@ -136,7 +135,11 @@ def test_it_answers_a_spoken_sum_twice(browser):
             assert p.button.inner_text().startswith("Stop")
             last = p.page.locator("#words p").nth(number - 1)
             sync_api.expect(last).to_have_text(answer, timeout=MILLISECONDS)
-            assert heard_speech(listener, p.spoken(), 24000).endswith("seven")
+            spoken, said = p.spoken(), np.concatenate(came)
+            assert heard_speech(listener, said, 24000) == answer
+            # On a busy machine the loudspeaker gets the same with gaps.
+            assert found_again(spoken, said) > 0.8
+            came.clear()
             assert re.fullmatch(r"\d+ ms", p.text("latency"))
             assert re.fullmatch(r"\d+ ms", p.text("buffer"))
             assert p.text("dropped").isdigit()
@@ -146,49 +149,92 @@ def test_it_answers_a_spoken_sum_twice(browser):
         assert {u.split("/")[2] for u in p.requests} == {f"localhost:{server.port}"}
 
 
-def likeness(out: np.ndarray, microphone: Path) -> float:
-    """How well the loudest half second of `out` is found again in what was said."""
-    said, _ = soundfile.read(microphone, dtype="float32")
-    loud = int(np.argmax(energies(out)))
-    piece = out[loud : loud + HALF_SECOND]
-    size = len(said) + len(piece)
-    correlation = np.fft.irfft(np.fft.rfft(said, size) * np.conj(np.fft.rfft(piece, size)))[
-        : len(said) - len(piece) + 1
-    ]
-    return float(np.max(correlation / np.sqrt(energies(said) * np.sum(np.square(piece)) + 1e-9)))
-
-
-def energies(pcm: np.ndarray) -> np.ndarray:
-    """Of every half second."""
-    total = np.concatenate([[0.0], np.cumsum(np.square(pcm, dtype=np.float64))])
-    return total[HALF_SECOND:] - total[:-HALF_SECOND]
-
-
 @pytest.mark.parametrize(
-    "scripts", [pytest.param((TAP,), marks=pytest.mark.slow), (TAP, NATIVE_RATE)], ids=["24 kHz", "48 kHz"]
+    ("scripts", "rate"),
+    [
+        pytest.param((TAP,), 24000, marks=pytest.mark.slow),
+        pytest.param((TAP, NATIVE_RATE), 48000, marks=pytest.mark.slow),
+        ((TAP, NO_OTHER_RATE), 44100),
+    ],
 )
-def test_sound_survives_both_ways(browser, server, question, scripts):
+def test_sound_survives_both_ways(browser, server, question, scripts, rate):
     """From the microphone through the worklets and the server to the loudspeaker, resampled where the browser has another rate."""
     with Page(browser, scripts) as p:
         p.open(server).talk()
+        said, _ = soundfile.read(question, dtype="float32")
         out, begun = heard(p.page), time.monotonic()
-        while (len(out) < 24000 or likeness(out, question) < 0.8) and time.monotonic() < begun + PATIENCE:
+        while (len(out) < 24000 or found_again(out, said) < 0.8) and time.monotonic() < begun + PATIENCE:
             p.page.wait_for_timeout(300)
             out = np.concatenate([out, heard(p.page)])
-        assert likeness(out, question) > 0.8
-        assert p.page.evaluate("window.heardRate") == (48000 if len(scripts) > 1 else 24000)
+        assert found_again(out, said) > 0.8
+        assert p.page.evaluate("window.heardRate") == rate
         p.stop()
 
 
-def frames_sent(page) -> list[np.ndarray]:
-    """Every frame of sound that the page sends from now on."""
-    sent: list[np.ndarray] = []
+def test_the_buffer_before_the_loudspeaker(browser, server):
+    """It starts at 100 ms, grows by what was missing when it ran dry, gives time back in silence, and never holds more than 400 ms."""
+    worklet = """async () => {
+      globalThis.sampleRate = 24000;
+      globalThis.AudioWorkletProcessor = class { constructor() { this.port = { postMessage: (told) => reports.push(told) }; } };
+      globalThis.registerProcessor = (name, made) => (globalThis.Made = made);
+      const reports = [], seen = {};
+      await import("/resample.js");
+      await import("/playback.js");
+      const playback = new Made(), say = (frames, loud) => {
+        for (let i = 0; i < frames; i++) playback.port.onmessage({ data: new Float32Array(1920).fill(loud) });
+      };
+      const play = (seconds) => {
+        let loudest = 0;
+        for (let i = 0; i < (seconds * 24000) / 128; i++) {
+          const out = new Float32Array(128);
+          playback.process([], [[out]]);
+          loudest = Math.max(loudest, ...out.map(Math.abs));
+        }
+        return loudest;
+      };
+      say(1, 0.5);
+      seen.early = play(0.2);
+      say(1, 0.5);
+      seen.begun = play(0.1);
+      seen.whole = reports.at(-1) === undefined;
+      play(0.2);  // dry after 60 ms more
+      say(3, 0.5);
+      seen.held = play(0.08);
+      say(1, 0.5);
+      seen.again = play(0.02);
+      const level = () => playback.level / 24000;
+      say(20, 0.5);
+      seen.most = level();
+      play(0.05);
+      seen.reported = reports.at(-1);
+      // Frames of silence arrive in time, behind more than is needed.
+      say(2, 0);
+      for (let i = 0; i < 60; i++) { say(1, 0); play(0.08); }
+      seen.settled = level();
+      seen.last = reports.at(-1);
+      return seen;
+    }"""
+    with Page(browser) as p:
+        p.open(server)
+        seen = p.page.evaluate(worklet)
+    assert (seen["early"], seen["begun"], seen["whole"]) == (0, 0.5, True)
+    # It had run dry for more than 140 ms, and so begins again with more than the 240 ms of three frames.
+    assert (seen["held"], seen["again"]) == (0, 0.5)
+    assert 0.2 < seen["most"] <= 0.4
+    assert seen["reported"]["underruns"] == 1 and 1.4 < seen["last"]["drops"] < 1.9
+    assert seen["settled"] < 0.2 < seen["most"]
+
+
+def frames(page, which: str) -> list[np.ndarray]:
+    """Every frame of sound that the page sends (`framesent`) or gets (`framereceived`) from now on."""
+    found: list[np.ndarray] = []
 
     def each(payload: bytes) -> None:
-        sent.append(np.frombuffer(payload[1:], "<i2").astype(np.float32) / 32767)
+        if payload[0] == 1:
+            found.append(np.frombuffer(payload[1:], "<i2").astype(np.float32) / 32767)
 
-    page.on("websocket", lambda socket: socket.on("framesent", each))
-    return sent
+    page.on("websocket", lambda socket: socket.on(which, each))
+    return found
 
 
 def until(page, true: Callable[[], bool]) -> None:
@@ -200,7 +246,7 @@ def until(page, true: Callable[[], bool]) -> None:
 
 def test_mute_new_conversation_and_save(browser, server, tmp_path):
     with Page(browser, accept_downloads=True) as p:
-        sent = frames_sent(p.page)
+        sent = frames(p.page, "framesent")
         p.open(server)
         for name in ("Mute", "New conversation", "Save"):
             assert p.page.get_by_role("button", name=name).is_disabled()
@@ -355,33 +401,15 @@ def test_a_busy_server_tells_the_place_in_the_queue(browser):
         p.button.click()
         p.wait("status", "Moshi is in another talk; you are number 1 in the queue.")
         assert p.button.inner_text() == "Stop"
+        # Who waits can leave the queue, and come again.
+        p.stop()
+        until(p.page, lambda: not s.scheduler.waiting)
+        p.button.click()
+        p.wait("status", "you are number 1 in the queue.")
         leave.set()
         p.wait("status", "You are connected.")
         other.join(PATIENCE)
         p.stop()
-
-
-def test_who_waits_can_leave_the_queue(browser):
-    async def occupy(s: Server, p: Page) -> None:
-        async with aiohttp.ClientSession() as session, session.ws_connect(s.chat) as connection:
-            await Client(connection).opened()
-            while not leave.is_set():
-                await asyncio.sleep(0.05)
-
-    leave = threading.Event()
-    with Server() as s, Page(browser) as p:
-        other = threading.Thread(target=lambda: asyncio.run(occupy(s, p)))
-        other.start()
-        while not s.scheduler.live:
-            p.page.wait_for_timeout(20)
-        p.open(s)
-        p.button.click()
-        p.wait("status", "number 1")
-        p.stop()
-        while s.scheduler.waiting:
-            p.page.wait_for_timeout(20)
-        leave.set()
-        other.join(PATIENCE)
 
 
 def test_a_server_that_is_gone(browser):
@@ -444,12 +472,27 @@ def test_a_lost_connection_is_made_again(browser):
 
 def test_a_model_that_cannot_keep_up(browser):
     """Told, counted, and the page stays usable."""
-    with Server(make=lambda: Echo(1, seconds=0.2, most=0.5)) as s, Page(browser) as p:
+    with Server(make=lambda: Echo(1, seconds=0.2, most=0.25)) as s, Page(browser) as p:
         p.open(s).talk()
         p.wait("status", "Moshi is too slow on this machine: it takes 2")
         sync_api.expect(p.page.locator("#dropped")).to_have_text(re.compile("^[1-9]"), timeout=MILLISECONDS)
         assert "bad" in p.page.locator("#dropped").get_attribute("class")
         p.page.get_by_role("button", name="Mute").click()
+        p.stop()
+
+
+def test_a_network_that_is_slow(browser, server):
+    """Told; and what it does not take is left out and counted."""
+    slow = """
+      const send = WebSocket.prototype.send;
+      WebSocket.prototype.send = function (data) { setTimeout(() => send.call(this, data), 1100); };
+    """
+    with Page(browser, (TAP, slow)) as p:
+        p.open(server).talk()
+        p.wait("status", "The network is slow: each of you hears the other 1.")
+        p.wait("dropped", "0")
+        p.page.evaluate("Object.defineProperty(WebSocket.prototype, 'bufferedAmount', { get: () => 50000 })")
+        sync_api.expect(p.page.locator("#dropped")).to_have_text(re.compile("^[1-9]"), timeout=MILLISECONDS)
         p.stop()
 
 
@@ -464,24 +507,23 @@ def test_a_model_that_fails(browser):
         p.wait("problem", "The model failed; the server's log says why.")
 
 
-def test_a_page_without_its_token(browser):
-    with Server(token=TOKEN) as s, Page(browser) as p:
-        p.open(s)
-        p.wait("problem", "wants a token. Open the link that it printed")
-
-
-@pytest.mark.parametrize("path", [f"/#token={TOKEN}", f"/?token={TOKEN}"])
-def test_the_token_of_the_link(browser, path):
-    """Out of the address bar at once, kept for the tab, sent with everything."""
-    with Server(token=TOKEN) as s, Page(browser) as p:
-        p.open(s, path).talk()
-        assert p.page.url == f"http://localhost:{s.port}/"
-        assert p.page.evaluate("sessionStorage.getItem('token')") == TOKEN
-        assert p.page.evaluate("history.length") <= 2
-        p.stop()
-        p.page.reload()
-        p.talk().stop()
-        assert not any(TOKEN in u for u in p.requests[1:])
+def test_the_token_of_the_link(browser):
+    """Out of the address bar at once, kept for the tab, sent with everything; without it the page says what is missing."""
+    with Server(token=TOKEN) as s:
+        with Page(browser) as p:
+            p.open(s)
+            p.wait("problem", "wants a token. Open the link that it printed")
+            p.open(s, f"/?token={TOKEN}")
+            assert p.page.url == f"http://localhost:{s.port}/"
+            assert p.page.evaluate("sessionStorage.getItem('token')") == TOKEN
+        with Page(browser) as p:
+            p.open(s, f"/#token={TOKEN}").talk()
+            assert p.page.url == f"http://localhost:{s.port}/"
+            assert p.page.evaluate("history.length") <= 2
+            p.stop()
+            p.page.reload()
+            p.talk().stop()
+            assert not any(TOKEN in u for u in p.requests[1:])
 
 
 def test_a_phone_in_the_same_network(browser, tmp_path):
@@ -498,36 +540,6 @@ def test_a_phone_in_the_same_network(browser, tmp_path):
         p.stop()
 
 
-def test_a_microphone_that_goes_away(browser, server):
-    with Page(browser) as p:
-        p.open(server).talk()
-        p.page.evaluate("window.tracks[0].stop(); window.tracks[0].onended()")
-        p.wait("status", "The microphone went away; another one is used.")
-        assert p.page.evaluate("window.tracks.length") == 2
-        p.wait("words", "0 5 10 15")
-        p.stop()
-
-
-def test_a_browser_that_keeps_silent_until_a_tap(browser, server):
-    with Page(browser) as p:
-        p.open(server).talk()
-        assert not p.page.locator("#hear").is_visible()
-        p.page.evaluate("window.contexts[0].suspend()")
-        p.page.get_by_role("button", name="Tap to hear").click()
-        sync_api.expect(p.page.locator("#hear")).to_be_hidden(timeout=MILLISECONDS)
-        assert p.page.evaluate("window.contexts[0].state") == "running"
-        p.stop()
-
-
-def test_nothing_is_open_after_a_talk(browser, server):
-    with Page(browser) as p:
-        p.open(server).talk()
-        p.stop()
-        assert p.page.evaluate("window.tracks.map((t) => t.readyState)") == ["ended"]
-        p.page.wait_for_function("window.contexts.every((c) => c.state === 'closed')")
-        server.wait_free()
-
-
 # Settings -------------------------------------------------------------------------------------------------------------
 
 
@@ -539,6 +551,7 @@ def test_recording_is_told_before_the_talk(browser, server):
         p.open(s)
         p.wait("recorded", "keeps a recording of every talk")
         assert p.page.locator("#recorded").is_visible()
+        assert not p.page.get_by_text("Nothing said is stored").is_visible()
 
 
 def test_voice_role_and_sampling_reach_the_model_and_are_remembered(browser):
@@ -561,6 +574,9 @@ def test_voice_role_and_sampling_reach_the_model_and_are_remembered(browser):
         assert p.page.get_by_label("Text temperature").is_hidden()
         p.page.get_by_text("Sampling", exact=True).click()
         assert p.page.get_by_label("Text temperature").get_attribute("placeholder") == "0.7"
+        p.page.get_by_label("Text temperature").fill("9")
+        p.button.click()
+        p.wait("problem", "One of the sampling settings is out of its range.")
         p.page.get_by_label("Text temperature").fill("0.5")
         p.page.get_by_label("Audio top-k").fill("30")
         p.page.get_by_label("Reticence").fill("-1.5")
@@ -583,16 +599,8 @@ def test_voice_role_and_sampling_reach_the_model_and_are_remembered(browser):
             assert wishes.audio_temperature is None
 
 
-def test_a_sampling_value_out_of_range_is_told(browser, server):
-    with Page(browser) as p:
-        p.open(server)
-        p.page.get_by_text("Sampling", exact=True).click()
-        p.page.get_by_label("Text temperature").fill("9")
-        p.button.click()
-        p.wait("problem", "One of the sampling settings is out of its range.")
-
-
-def test_devices_and_what_the_browser_has_given(browser, server):
+def test_devices_of_a_talk(browser, server):
+    """What the browser has given; another microphone, and none; a loudspeaker that waits for a tap; nothing open afterwards."""
     with Page(browser) as p:
         p.open(server).talk()
         p.page.get_by_text("Microphone and sound").click()
@@ -601,16 +609,36 @@ def test_devices_and_what_the_browser_has_given(browser, server):
         p.page.get_by_label("Echo cancellation").uncheck()
         p.wait("status", "The microphone has been changed.")
         assert p.text("echo-given") == "not given"
+        p.page.evaluate("window.tracks.at(-1).stop(); window.tracks.at(-1).onended()")
+        p.wait("status", "The microphone went away; another one is used.")
+        assert p.page.evaluate("window.tracks.length") == 3
+        assert not p.page.locator("#hear").is_visible()
+        p.page.evaluate("window.contexts[0].suspend()")
+        p.page.get_by_role("button", name="Tap to hear").click()
+        sync_api.expect(p.page.locator("#hear")).to_be_hidden(timeout=MILLISECONDS)
+        assert p.page.evaluate("window.contexts[0].state") == "running"
+        # The talk has gone on all the time.
         p.wait("words", "0 5 10")
         p.stop()
+        assert p.page.evaluate("window.tracks.map((t) => t.readyState)") == ["ended"] * 3
+        p.page.wait_for_function("window.contexts.every((c) => c.state === 'closed')")
+        server.wait_free()
 
 
 # Looks and access -----------------------------------------------------------------------------------------------------
 
 
-def test_by_keyboard_alone(browser, server):
-    with Page(browser) as p:
+def test_by_keyboard_and_by_ear(browser, server):
+    """A talk without a mouse, with less motion; and what a screen reader is told of it."""
+    with Page(browser, reduced_motion="reduce") as p:
         p.open(server)
+        words = p.page.get_by_role("log", name="What Moshi says")
+        assert words.get_attribute("aria-live") == "polite"
+        for name in ("You", "Moshi"):
+            assert p.page.get_by_role("meter", name=name).get_attribute("aria-valuetext") == "silent"
+        assert p.page.locator("html").get_attribute("lang") == "en"
+        unnamed = "[...document.querySelectorAll('button, input, select, textarea')].filter((e) => !(e.labels?.length || e.innerText.trim()))"
+        assert p.page.evaluate(f"{unnamed}.length") == 0
         p.page.keyboard.press("Tab")
         assert p.page.evaluate("document.activeElement.id") == "talk"
         assert p.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
@@ -622,24 +650,14 @@ def test_by_keyboard_alone(browser, server):
             seen.append(p.page.evaluate("document.activeElement.id || document.activeElement.tagName"))
         assert seen[:2] == ["mute", "again"]
         assert "SUMMARY" in seen
+        p.wait("words", "0")
+        for moving in ("#words span", ".dot"):
+            assert p.page.evaluate(f"getComputedStyle(document.querySelector('{moving}')).animationName") == "none"
+        # A word that is heard is told whole, and only once.
+        assert words.locator("span").first.inner_text() == "0"
         p.page.locator("#talk").focus()
         p.page.keyboard.press("Space")
         p.wait("status", "The talk has ended.")
-
-
-def test_what_a_screen_reader_is_told(browser, server):
-    with Page(browser) as p:
-        p.open(server)
-        words = p.page.get_by_role("log", name="What Moshi says")
-        assert words.get_attribute("aria-live") == "polite"
-        for name in ("You", "Moshi"):
-            assert p.page.get_by_role("meter", name=name).get_attribute("aria-valuetext") == "silent"
-        assert p.page.locator("html").get_attribute("lang") == "en"
-        unnamed = "[...document.querySelectorAll('button, input, select, textarea')].filter((e) => !(e.labels?.length || e.innerText.trim()))"
-        assert p.page.evaluate(f"{unnamed}.length") == 0
-        p.talk()
-        p.wait("words", "10")
-        p.stop()
 
 
 def luminance(colour: str) -> float:
@@ -671,15 +689,6 @@ def test_contrast(scheme):
         assert (high + 0.05) / (low + 0.05) >= (3 if one == "edge" else 4.5), (one, other)
 
 
-def test_less_motion_where_less_is_wanted(browser, server):
-    with Page(browser, reduced_motion="reduce") as p:
-        p.open(server).talk()
-        p.wait("words", "0")
-        assert p.page.evaluate("getComputedStyle(document.querySelector('#words span')).animationName") == "none"
-        assert p.page.evaluate("getComputedStyle(document.querySelector('.dot')).animationName") == "none"
-        p.stop()
-
-
 # Texts of less than 4.5 to 1, as they are drawn.
 FAINT = """(() => {
   const channels = (c) => c.match(/[\\d.]+/g).map(Number);
@@ -703,22 +712,28 @@ FAINT = """(() => {
 })()"""
 
 
-@pytest.mark.parametrize(
-    ("viewport", "scheme"), [(DESKTOP, "light"), (PHONE, "dark"), ({"width": 320, "height": 568}, "light")]
-)
-def test_nothing_is_cut_off(browser, server, viewport, scheme):
+def test_nothing_is_cut_off(browser, server):
     """No sideways scrolling, the button in sight, large enough for a thumb, and all of it in one scheme that can be read."""
-    with Page(browser, viewport=viewport, color_scheme=scheme) as p:
-        p.open(server)
-        assert p.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        box = p.button.bounding_box()
-        assert box["y"] + box["height"] <= viewport["height"]
-        assert box["height"] >= 44
-        ground = p.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
-        bright = sum(map(int, re.findall(r"\d+", ground)[:3])) > 384
-        assert bright == (scheme == "light")
-        for summary in p.page.locator("summary").all():
-            if summary.is_visible():
-                summary.click()
-        assert p.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        assert p.page.evaluate(FAINT) == []
+    views = [
+        (DESKTOP, "light"),
+        (PHONE, "dark"),
+        ({"width": 320, "height": 568}, "light"),
+        ({"width": 667, "height": 375}, "dark"),
+    ]
+    with Page(browser) as p:
+        for viewport, scheme in views:
+            p.page.set_viewport_size(viewport)
+            p.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            p.open(server)
+            assert p.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), viewport
+            box = p.button.bounding_box()
+            assert box["y"] + box["height"] <= viewport["height"], viewport
+            assert box["height"] >= 44
+            ground = p.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+            bright = sum(map(int, re.findall(r"\d+", ground)[:3])) > 384
+            assert bright == (scheme == "light")
+            for summary in p.page.locator("summary").all():
+                if summary.is_visible():
+                    summary.click()
+            assert p.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), viewport
+            assert p.page.evaluate(FAINT) == [], viewport

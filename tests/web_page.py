@@ -42,6 +42,17 @@ if (ask) navigator.mediaDevices.getUserMedia = async (wishes) => {
 NATIVE_RATE = (
     "window.AudioContext = class extends AudioContext { constructor(o) { super({ ...o, sampleRate: 48000 }); } };"
 )
+# Older Firefox: a microphone has to have the rate of the context, and contexts that are not asked have that of their device.
+NO_OTHER_RATE = """
+  const source = AudioContext.prototype.createMediaStreamSource;
+  AudioContext.prototype.createMediaStreamSource = function (stream) {
+    if (this.sampleRate === 24000) throw new DOMException("of another rate", "NotSupportedError");
+    return source.call(this, stream);
+  };
+  window.AudioContext = class extends AudioContext {
+    constructor(wishes) { super({ sampleRate: 44100, ...wishes }); }
+  };
+"""
 
 
 def need_browser():

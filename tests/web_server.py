@@ -143,6 +143,8 @@ class Client:
         self.metadata: list[dict] = []
         self.handshakes: list[bytes] = []
         self.order: list[int] = []
+        # As the server sent it: what the socket says afterwards may be of its own answer.
+        self.close_code: int | None = None
 
     async def receive(self, seconds: float = PATIENCE) -> int | None:
         """The next message; its kind, None at the end."""
@@ -151,6 +153,8 @@ class Client:
             assert message.type in (
                 aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.ERROR,
             ), message  # fmt: skip
+            if message.type is aiohttp.WSMsgType.CLOSE:
+                self.close_code = message.data
             return None
         kind, payload = message.data[0], message.data[1:]
         self.order.append(kind)
@@ -203,3 +207,21 @@ class Client:
 def tone(frames: int, hertz: float = 300.0) -> np.ndarray:
     t = np.arange(frames * FRAME) / 24000
     return (0.3 * np.sin(2 * np.pi * hertz * t)).astype(np.float32)
+
+
+PIECE = 6000
+
+
+def found_again(out: np.ndarray, said: np.ndarray) -> float:
+    """How well the loudest quarter of a second of `out` is found in `said`: on a busy machine loudspeakers have gaps."""
+
+    def energies(pcm: np.ndarray) -> np.ndarray:
+        total = np.concatenate([[0.0], np.cumsum(np.square(pcm, dtype=np.float64))])
+        return total[PIECE:] - total[:-PIECE]
+
+    loud = int(np.argmax(energies(out)))
+    piece = out[loud : loud + PIECE]
+    size = len(said) + len(piece)
+    correlation = np.fft.irfft(np.fft.rfft(said, size) * np.conj(np.fft.rfft(piece, size)))
+    correlation = correlation[: len(said) - len(piece) + 1]
+    return float(np.max(correlation / np.sqrt(energies(said) * np.sum(np.square(piece)) + 1e-9)))

@@ -117,4 +117,6 @@ async def serve(
         await stop.wait()
     finally:
         door.close()
+        # Before the cleanup, which hears nothing of what clients answer to a farewell.
+        await app.shutdown()
         await runner.cleanup()

@@ -23,6 +23,7 @@ from ..engine.token_clock import UNGENERATED
 from ..errors import MoshiError
 from ..session.reply import Frame
 from . import kinds, log
+from .farewell import Farewell
 from .guard import SUB_PROTOCOL
 from .opus import SoundReader, SoundWriter, coders
 from .query import BadQuery, Wishes, parse
@@ -42,6 +43,10 @@ Make = Callable[[Wishes], Any]
 
 class Gone(Exception):
     """The client does not listen any more."""
+
+
+class Silence(Exception):
+    """The client has long said nothing."""
 
 
 @dataclass
@@ -124,7 +129,7 @@ class _Talk:
     ):
         self.number, self._chat, self._request = number, chat, request
         self._socket, self._stream = socket, stream
-        self._news, self._wishes = news, wishes
+        self._news, self._wishes, self._farewell = news, wishes, Farewell(socket)
         self._reader: SoundReader
         self._writer: SoundWriter
         self._reader, self._writer = coders(wishes.audio)
@@ -139,11 +144,17 @@ class _Talk:
         log.event("talk.connected", talk=self.number, audio=self._wishes.audio, place=self._stream.place)
         listening = asyncio.create_task(self._listen())
         speaking = asyncio.create_task(self._speak())
+        self._farewell.listening = listening
         try:
             done, _ = await asyncio.wait({listening, speaking}, return_when=asyncio.FIRST_COMPLETED)
+            closed = await self._farewell.done()
             for task in done:
-                task.result()
-            reason = "server" if speaking in done else "client"
+                if not task.cancelled():
+                    task.result()
+            reason = "server" if closed or speaking in done else "client"
+        except Silence:
+            reason = "silence"
+            await self.end(WSCloseCode.OK, f"nothing was heard for {SILENT_SECONDS:.0f} s")
         except Gone as e:
             reason = str(e)
         finally:
@@ -166,7 +177,7 @@ class _Talk:
 
     async def _close(self, code: int, sentence: str) -> None:
         await self._socket.send_bytes(kinds.error(sentence))
-        await self._socket.close(code=code, message=sentence.encode()[:120])
+        await self._farewell.close(code, sentence)
 
     def _cut(self) -> None:
         if self._request.transport is not None:
@@ -181,8 +192,7 @@ class _Talk:
                 message = await self._socket.receive(SILENT_SECONDS / 4)
             except asyncio.TimeoutError:
                 if self._stream.opened and time.monotonic() - last > SILENT_SECONDS:
-                    await self.end(WSCloseCode.OK, f"nothing was heard for {SILENT_SECONDS:.0f} s")
-                    raise Gone("silence") from None
+                    raise Silence from None
                 continue
             if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
                 return
@@ -233,7 +243,7 @@ class _Talk:
     async def _end(self) -> None:
         error = self._stream.error
         if error is None:
-            await self._socket.close()
+            await self._farewell.close(WSCloseCode.OK)
             return
         cause = error.__cause__ if isinstance(error, ModelStopped) else error
         if isinstance(cause, MoshiError):

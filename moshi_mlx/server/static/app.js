@@ -44,6 +44,7 @@ async function learn() {
   about = await answer.json();
   $("model").textContent = about.model;
   $("recorded").hidden = !about.recording;
+  $("kept").hidden = about.recording;
   $("persona").hidden = !about.persona;
   if (about.hint) {
     $("hint").textContent = about.hint;
@@ -184,7 +185,9 @@ function lagging(told) {
     $("status").textContent = `Moshi is too slow on this machine: it takes ${Math.round(told.step_ms)} ms for every 80 ms, so some of what you say is left out.`;
   } else if (told.lag_ms > 400) {
     $("status").textContent = `Moshi is ${(told.lag_ms / 1000).toFixed(1)} s behind.`;
-  } else if (/behind|too slow/.test($("status").textContent)) {
+  } else if (latency > 1) {
+    $("status").textContent = `The network is slow: each of you hears the other ${latency.toFixed(1)} s late.`;
+  } else if (/behind|slow/.test($("status").textContent)) {
     $("status").textContent = TALKING;
   }
 }

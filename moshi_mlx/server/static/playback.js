@@ -52,17 +52,21 @@ class Playback extends AudioWorkletProcessor {
 
   process(_, [[out]]) {
     const n = out.length;
-    if (!this.playing && this.level >= this.hold) this.start();
+    if (!this.playing && this.level >= this.needed) this.start();
     if (this.playing && this.level < n) this.runDry();
     if (this.playing) this.play(out);
-    else if (this.begun) this.missing += n;
+    else if (this.begun && this.level < n) this.missing += n;
     this.report(n);
     return true;
   }
 
+  // What was missing once will be missing again.
+  get needed() {
+    return Math.min(LONGEST_HOLD * sampleRate, this.hold + this.missing);
+  }
+
   start() {
-    // What was missing once will be missing again.
-    if (this.begun) this.hold = Math.min(LONGEST_HOLD * sampleRate, this.hold + this.missing);
+    this.hold = this.needed;
     this.playing = this.begun = true;
     this.missing = this.faded = this.watched = 0;
     this.low = Infinity;

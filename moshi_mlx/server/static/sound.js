@@ -15,10 +15,28 @@ export class Sound {
   // To be called from a click: a context made before one stays silent.
   async open(wishes) {
     this.wishes = wishes;
-    this.context = this.makeContext();
-    this.context.onstatechange = () => this.on.state(this.running);
-    const resumed = this.context.resume().catch(() => {});
+    this.makeContext({ sampleRate: RATE });
+    let resumed = this.context.resume().catch(() => {});
     await this.openMicrophone();
+    try {
+      await this.build();
+    } catch (error) {
+      if (error.name !== "NotSupportedError") throw error;
+      // Older Firefox connects a microphone only to a context of its own rate; the worklets then resample.
+      this.context.onstatechange = null;
+      this.context.close().catch(() => {});
+      this.makeContext({});
+      resumed = this.context.resume().catch(() => {});
+      await this.build();
+    }
+    this.chooseLoudspeaker(wishes.loudspeaker);
+    // Resuming may wait for a tap that never comes; the page asks for one.
+    await Promise.race([resumed, new Promise((done) => setTimeout(done, 300))]);
+    this.on.state(this.running);
+  }
+
+  // Worklets and connections of a context.
+  async build() {
     try {
       for (const file of ["resample.js", "capture.js", "playback.js"]) {
         await this.context.audioWorklet.addModule(new URL(file, import.meta.url));
@@ -33,10 +51,6 @@ export class Sound {
     this.capture = new AudioWorkletNode(this.context, "capture", { ...mono, numberOfOutputs: 0 });
     this.capture.port.onmessage = ({ data }) => this.on.frame(this.muted ? data.fill(0) : data);
     this.connect();
-    this.chooseLoudspeaker(wishes.loudspeaker);
-    // Resuming may wait for a tap that never comes; the page asks for one.
-    await Promise.race([resumed, new Promise((done) => setTimeout(done, 300))]);
-    this.on.state(this.running);
   }
 
   get running() {
@@ -47,12 +61,13 @@ export class Sound {
     return (this.context?.outputLatency || 0) + (this.context?.baseLatency || 0);
   }
 
-  makeContext() {
+  makeContext(rate) {
     try {
-      return new AudioContext({ sampleRate: RATE, latencyHint: "interactive" });
+      this.context = new AudioContext({ ...rate, latencyHint: "interactive" });
     } catch {
-      return new AudioContext({ latencyHint: "interactive" });
+      this.context = new AudioContext({ latencyHint: "interactive" });
     }
+    this.context.onstatechange = () => this.on.state(this.running);
   }
 
   async openMicrophone() {
@@ -77,11 +92,7 @@ export class Sound {
 
   connect() {
     this.source?.disconnect();
-    try {
-      this.source = this.context.createMediaStreamSource(this.stream);
-    } catch {
-      throw new SoundError("This browser cannot bring the microphone to 24 kHz. Update it, or use another.");
-    }
+    this.source = this.context.createMediaStreamSource(this.stream);
     this.source.connect(this.capture);
   }
 

@@ -2,6 +2,7 @@
 
 const HANDSHAKE = 0, AUDIO = 1, TEXT = 2, METADATA = 4, ERROR = 5;
 const BACKLOG = 6; // frames kept while connecting
+const UNSENT = 48000; // bytes that may wait for the network: a second
 const PATIENCE = 8000, GIVE_UP = 30000;
 const decoder = new TextDecoder();
 
@@ -91,7 +92,7 @@ export class Talk {
   transmit(frame) {
     if (this.socket.readyState !== WebSocket.OPEN) return;
     // A network that does not take it: what is old is worth nothing.
-    if (this.socket.bufferedAmount > 96000) return void this.unsent++;
+    if (this.socket.bufferedAmount > UNSENT) return void this.unsent++;
     const message = new DataView(new ArrayBuffer(1 + 2 * frame.length));
     message.setUint8(0, AUDIO);
     for (let i = 0; i < frame.length; i++) {
