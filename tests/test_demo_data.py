@@ -57,6 +57,25 @@ def test_no_sum_of_a_pair_that_is_kept_is_said_by_anyone(lines):
     assert not [text for text in said(lines) if domain.names_held_out_sum(text)]
 
 
+def test_digits_that_are_no_choice_are_those_of_kept_sums():
+    """In the loss, where the digits of what is said would be learnt."""
+    exchanges = random.Random(1).sample([e for kind in ("sum", "sum3") for e in domain.exchanges(kind)], 300)
+    for text in itertools.chain(*((e.prompt, e.answer) for e in exchanges)):
+        words = text.split()
+        for i, apart in enumerate(domain.kept_apart(words)):
+            for d in domain.DIGITS:
+                other = " ".join([*words[:i], domain.NUMBERS[d], *words[i + 1 :]])
+                said_anyway = words[i] in domain.NUMBERS[:10]
+                assert (d in apart) == (said_anyway and domain.names_held_out_sum(other)), (text, i, d)
+    assert any(any(domain.kept_apart(e.answer.split())) for e in exchanges)
+
+
+def test_no_recited_sum_holds_a_kept_pair():
+    every = [*itertools.chain(*domain.recited_operands())]
+    assert {len(operands) for operands in every} == {2, 3, 4}
+    assert not [operands for operands in every if domain.names_held_out_sum(domain.sum_answer(operands))]
+
+
 def test_no_sentence_that_is_kept_is_said(lines):
     others = [line.text for name in lines for line in lines[name] if line.role == takes.OTHER and name != takes.OWN_SET]
     assert len(others) > 10_000

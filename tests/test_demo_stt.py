@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -20,6 +21,12 @@ def test_the_folder_is_complete_and_small():
     assert files.licence == "mit"
     assert files.config.stt is not None
     assert None not in (files.mimi, files.tokenizer)
+
+
+def test_the_page_says_its_size():
+    page = (FOLDER.parents[1] / "docs" / "demo-model.md").read_text()
+    [size] = re.findall(r"`moshi_mlx/demo_stt`, ([\d.]+) MB", page)
+    assert float(size) == round(sum(p.stat().st_size for p in FOLDER.iterdir()) / 1e6, 1)
 
 
 def test_it_is_installed_with_the_package():

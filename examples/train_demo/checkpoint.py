@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+STATE = "state.pt"
 SAVE_EVERY_S = 60.0
 
 
@@ -15,7 +16,7 @@ class TrainState:
 
     def __init__(self, out: Path, objects: dict, device: torch.device):
         out.mkdir(parents=True, exist_ok=True)
-        self.path, self.log_path, self.objects = out / "state.pt", out / "log.jsonl", objects
+        self.path, self.log_path, self.objects = out / STATE, out / "log.jsonl", objects
         self.device, self._saved = device, time.monotonic()
 
     def resume(self) -> tuple[int, float]:

@@ -14,6 +14,8 @@ CONFIG, MOSHI, MIMI, MIMI_CONFIG, TOKENIZER = (
     "config.json", "model.safetensors", "mimi.safetensors", "mimi.json", "tokenizer.model",
 )  # fmt: skip
 
+VOICE = "speaker_wavs"
+
 
 def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
@@ -64,8 +66,16 @@ def export_voices(vectors: Tensor, names: list[str], model_id: dict, folder: Pat
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {key: str(value) for key, value in model_id.items()}
     for name, vector in zip(names, vectors.detach().float().cpu(), strict=True):
-        path = folder / f"{name}.{model_id['sig']}@{model_id['epoch']}.safetensors"
-        save_file({"speaker_wavs": vector[None, :, None].contiguous()}, path, metadata)
+        save_file({VOICE: vector[None, :, None].contiguous()}, _voice_path(folder, name, model_id), metadata)
+
+
+def load_voices(names: list[str], model_id: dict, folder: Path) -> Tensor:
+    """What `export_voices` wrote, [V, dim]."""
+    return torch.stack([load_file(_voice_path(folder, name, model_id))[VOICE][0, :, 0] for name in names])
+
+
+def _voice_path(folder: Path, name: str, model_id: dict) -> Path:
+    return folder / f"{name}.{model_id['sig']}@{model_id['epoch']}.safetensors"
 
 
 def folder_bytes(folder: Path) -> int:

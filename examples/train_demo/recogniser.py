@@ -46,27 +46,33 @@ class Recogniser(_Listener):
     """A listener who expects sentences of a grammar."""
 
     def __init__(self, start: str):
-        self._decoder = _decoder(grammar(start), domain.EXTRA_PRONUNCIATIONS)
+        self._decoder = _decoder(domain.EXTRA_PRONUNCIATIONS, jsgf=grammar(start))
 
 
 class Dictation(_Listener):
     """A listener who expects words of the list, in any order: no grammar helps to guess them."""
 
     def __init__(self):
-        body = " | ".join(w for w in words() if w not in domain.EXTRA_PRONUNCIATIONS)
-        self._decoder = _decoder(f"#JSGF V1.0;\ngrammar words;\npublic <s> = ({body})+;\n", {})
+        # A language model in which all are equally likely: its search shares what words begin with, a grammar's does not,
+        # and takes minutes for a sentence.
+        names = ["</s>", *(w for w in words() if w not in domain.EXTRA_PRONUNCIATIONS)]
+        chance = -math.log10(len(names))
+        rows = ["-99 <s>", *(f"{chance:.4f} {name}" for name in names)]
+        head = f"\\data\\\nngram 1={len(rows)}\n\n\\1-grams:\n"
+        self._decoder = _decoder({}, lm=head + "\n".join(rows) + "\n\n\\end\\\n")
 
 
-def _decoder(rules: str, extra: dict[str, str]) -> Decoder:
+def _decoder(extra: dict[str, str], **search: str) -> Decoder:
+    """`search`: a grammar as `jsgf` or a language model as `lm`, in ARPA's format."""
     model = Path(get_model_path("en-us"))
     with tempfile.TemporaryDirectory() as folder:
-        path, dictionary = Path(folder) / "demo.gram", Path(folder) / "demo.dict"
-        path.write_text(rules)
+        dictionary, options = Path(folder) / "demo.dict", {"lm": None}
         more = "".join(f"{word} {sounds}\n" for word, sounds in extra.items())
         dictionary.write_text((model / "cmudict-en-us.dict").read_text() + more)
-        return Decoder(
-            hmm=str(model / "en-us"), dict=str(dictionary), jsgf=str(path), lm=None, samprate=_RATE, loglevel="FATAL"
-        )
+        for name, text in search.items():
+            (Path(folder) / name).write_text(text)
+            options[name] = str(Path(folder) / name)
+        return Decoder(hmm=str(model / "en-us"), dict=str(dictionary), samprate=_RATE, loglevel="FATAL", **options)
 
 
 def speech_spans(

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from . import takes
+from .checkpoint import STATE
 from .codec import Codec
 from .corpus import corpus_of
-from .export import MIMI, MIMI_CONFIG, MOSHI, TOKENIZER, export_codec, export_lm, export_voices, load_codec
+from .export import MIMI, MIMI_CONFIG, MOSHI, TOKENIZER, export_codec, export_lm, export_voices, load_codec, load_voices
 from .lm import Lm, LmConfig
 from .lm_data import Dialogues, Recitations, build_dialogues
 from .loop import Pace, device_of
@@ -113,11 +114,11 @@ class Run:
         plan, names, out = LmTraining(), [takes.HEARD_SET], self.work / "lm"
         tokenizer = Tokenizer(self.demo / TOKENIZER)
         lm = Lm(LmConfig(text_card=len(tokenizer))).to(self.device)
-        if self.args.lm_from:
-            lm.load_state_dict(load_file(self.args.lm_from / MOSHI))
+        earlier = self._start(lm, self.demo)
         pace = self.pace(plan.pace)
         if more:
-            _load_weights(lm, out)
+            if earlier is None or (out / STATE).exists():
+                _load_weights(lm, out)
             names, out, pace = (
                 [*names, takes.LEFT_OUT_SET],
                 self.work / "lm-more",
@@ -132,9 +133,11 @@ class Run:
     def stt(self, more: bool = False) -> None:
         plan, names, out = SttTraining(), [takes.HEARD_SET], self.work / "stt"
         lm = Lm(stt_config(len(Tokenizer(self.stt_folder / TOKENIZER)))).to(self.device)
+        earlier = self._start(lm, self.stt_folder)
         pace = self.pace(plan.pace)
         if more:
-            _load_weights(lm, out)
+            if earlier is None or (out / STATE).exists():
+                _load_weights(lm, out)
             names, out, pace = (
                 [*names, takes.LEFT_OUT_SET],
                 self.work / "stt-more",
@@ -151,6 +154,9 @@ class Run:
         cfg = tts_config(len(Tokenizer(self.tts_folder / TOKENIZER)))
         torch.manual_seed(self.seed)
         lm, voices = Lm(cfg).to(self.device), Voices(cfg.speaker_dim).to(self.device)
+        if earlier := self._start(lm, self.tts_folder):
+            vectors = load_voices(list(TTS_VOICES), MODEL_ID, earlier / "voices")
+            voices.load_state_dict(dict(vectors=vectors))
         train_tts(
             Readings(self.work / "readings.npz", self.device),
             lm,
@@ -175,6 +181,13 @@ class Run:
 
         write_report(self.model, self.args.out / "report")
 
+    def _start(self, lm: Lm, result: Path) -> Path | None:
+        """The weights that an earlier run exported as `result`, where `--go-on-from` has them; the folder they are in."""
+        if self.args.go_on_from is None or not (folder := self.args.go_on_from / result.name).is_dir():
+            return None
+        lm.load_state_dict(load_file(folder / MOSHI))
+        return folder
+
     def _batch(self, rows: int) -> int:
         return rows if self.device.type != "cpu" else max(2, rows // 10)
 
@@ -192,7 +205,7 @@ class Run:
 
 
 def _load_weights(lm: Lm, folder: Path) -> None:
-    stored = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    stored = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     lm.load_state_dict(stored["objects"]["lm"])
 
 
@@ -202,7 +215,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stage", choices=STAGES, help="only this stage (default: all in order)")
     parser.add_argument("--codec-from", type=Path, metavar="DIR", help="train this exported codec on")
-    parser.add_argument("--lm-from", type=Path, metavar="DIR", help="train this exported dialogue model on")
+    parser.add_argument(
+        "--go-on-from",
+        type=Path,
+        metavar="DIR",
+        help="an earlier run's results: begin with those of its models that are there",
+    )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--seconds", type=float, help="time for each training stage; the learning rate falls to fit")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps (default: %(default)s)")

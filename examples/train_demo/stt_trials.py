@@ -53,7 +53,8 @@ def held_out_texts(texts: str, seed: int) -> Iterator[str]:
         yield from Chains(heard_words()).stream(seed, held_out=True)
     rng = random.Random(seed)
     kept = [e.prompt for kind in ("sum", "repeat") for e in domain.exchanges(kind, held_out=True)]
-    known = [e.prompt for kind in domain.KINDS if kind not in ("sum", "repeat") for e in domain.exchanges(kind)]
+    # Strings of digits came after the shipped model was trained: the test stays what it was.
+    known = [e.prompt for k in domain.KINDS if k not in ("sum", "repeat", "digits") for e in domain.exchanges(k)]
     while True:
         yield rng.choice(rng.choice((kept, known)))
 
