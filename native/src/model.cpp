@@ -31,8 +31,11 @@ void check_machine(const Manifest& m) {
     if (m.device != device_name())
         fail(m.folder, " was written for the ", m.device, ", MLX runs on the ", device_name(), " here; export the model on such a machine");
     auto physical = uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGESIZE));
-    if (m.memory > physical)
-        fail(m.folder, " needs ", m.memory / 1'000'000, " MB of memory, this machine has ", physical / 1'000'000, " MB");
+    // What the files hold, whatever the manifest says of them.
+    uint64_t held = m.files.at(m.weights).bytes;
+    for (const StartInfo& start : m.starts) held += m.files.at(start.file).bytes;
+    uint64_t needed = std::max(m.memory, held);
+    if (needed > physical) fail(m.folder, " needs ", needed / 1'000'000, " MB of memory, this machine has ", physical / 1'000'000, " MB");
 }
 
 // MLX lists every input that it did not expect, thousands of them; the first line says what is wrong.
