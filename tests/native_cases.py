@@ -78,7 +78,8 @@ class Built:
 
     def talk(self, *arguments: str | Path, **options) -> subprocess.CompletedProcess:
         """`moshi-cli` with `arguments`."""
-        return subprocess.run([str(self.cli), *map(str, arguments)], capture_output=True, check=False, **options)
+        pipes = {} if "stdout" in options else {"capture_output": True}
+        return subprocess.run([str(self.cli), *map(str, arguments)], check=False, **pipes, **options)
 
 
 _built: list[Built] = []

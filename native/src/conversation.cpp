@@ -120,7 +120,8 @@ void fit_rings(const Model& model, Arrays& state, const std::string& path) {
 // Has `write` make a file under another name, which becomes `path` when all of it is on the disk.
 template <class Write>
 void put_in_place(const std::string& path, const Write& write) {
-    std::string part = path.substr(0, path.size() - ending.size()) + "." + std::to_string(getpid()) + ".part" + ending;
+    // MLX adds its ending to a name without.
+    std::string part = path + "." + std::to_string(getpid()) + ".part" + ending;
     errno = 0;
     int file = open(part.c_str(), O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0644);
     if (file < 0) fail(path, " cannot be written: ", std::strerror(errno));
@@ -155,7 +156,10 @@ void write_conversation(const Model& model, const Arrays& state, const std::stri
         arrays.insert({text_name, mx::array(bytes.data(), {1, 4}, mx::uint8)});
     }
     const auto& facts = model.manifest().conversation;
-    put_in_place(path, [&](const std::string& part) { mx::save_safetensors(part, arrays, {facts.begin(), facts.end()}); });
+    if (fs::exists(path, error) && !fs::is_regular_file(path, error)) fail(path, " is no regular file; expected the name of one to save to");
+    // A link stays one: what it leads to is replaced.
+    fs::path target = fs::weakly_canonical(path, error);
+    put_in_place(error ? path : target.string(), [&](const std::string& part) { mx::save_safetensors(part, arrays, {facts.begin(), facts.end()}); });
 }
 
 Conversation read_conversation(const Model& model, const Arrays& like, const std::string& path) {
