@@ -322,7 +322,6 @@ def test_sanitizers(folders, tmp_path, kind):
 
 
 @linux
-@pytest.mark.slow
 @pytest.mark.skipif(not virtual_audio.available(), reason="PulseAudio and its ALSA plugin are not installed")
 def test_a_talk_through_sound_devices(native, tmp_path):
     """A question is played into the microphone; moshi-cli answers it, and ends in order when it is interrupted."""
@@ -330,6 +329,7 @@ def test_a_talk_through_sound_devices(native, tmp_path):
         "--live" not in native.talk("--help").stdout.decode()
         or b"without PortAudio" in native.talk(tmp_path, "--live").stderr
     ):
+        assert os.environ.get("CI") != "true", "where tests have to run, PortAudio's header is there"
         pytest.skip("moshi-cli was built without PortAudio")
     folder = export(checkpoints.load(DEMO), tmp_path / "demo")
     server = virtual_audio.VirtualAudio(tmp_path / "audio")
