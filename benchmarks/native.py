@@ -49,7 +49,7 @@ def figures(command: Sequence[str], recordings: dict[int, str], output: str) -> 
     """A round of one program over recordings of so many frames, a short one and a long one."""
     (few, many), runs = sorted(recordings), {}
     for frames, recording in recordings.items():
-        runs[frames] = run([*command, recording, output])
+        runs[frames] = run([*command, recording, output, "--tail", "0"])
     frame = 1000 / (many - few)
     return {
         "start, wall s": runs[few].wall,
