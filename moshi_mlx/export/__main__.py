@@ -45,7 +45,13 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--voice", action="append", default=[], metavar="NAME|FILE", help="a voice to begin with; several may be given"
     )
-    group.add_argument("--text-prompt", metavar="TEXT", help='role of the model; "" for none')
+    group.add_argument(
+        "--text-prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help='role of the model; "" for none; several may be given',
+    )
     return p
 
 
