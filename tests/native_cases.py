@@ -113,6 +113,13 @@ def small_rings(monkeypatch: pytest.MonkeyPatch, first: int = 32) -> None:
     monkeypatch.setattr("moshi_mlx.engine.step.FIRST_CAPACITY", first)
 
 
+def export_small(loaded: checkpoints.Checkpoint, destination: Path) -> Path:
+    """A folder whose rings go through 16 and 32 slots to the window."""
+    with pytest.MonkeyPatch.context() as patch:
+        small_rings(patch, 16)
+        return export(loaded, destination)
+
+
 def equal(answer: dict, arrays: dict[str, np.ndarray], frames: list[Frame]) -> None:
     """What the library gave is what a session gave, in every token and bit of sound."""
     assert "error" not in answer, answer

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from native_cases import ROOT, export, small_rings, sound, talk
+from native_cases import ROOT, export, export_small, small_rings, sound, talk
 from random_checkpoint import write as write_checkpoint
 
 from moshi_mlx import checkpoint as checkpoints
@@ -33,9 +33,7 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def folder(loaded, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        small_rings(patch, 16)
-        return export(loaded, tmp_path_factory.mktemp("export") / "out")
+    return export_small(loaded, tmp_path_factory.mktemp("export") / "out")
 
 
 def test_the_folder_is_the_session(loaded, folder, monkeypatch):

@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from native_cases import ROOT, export, small_rings, sound, talk
+from native_cases import ROOT, export_small, small_rings, sound, talk
 
 from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx.checkpoint.weights_writer import TYPE_NAMES
@@ -60,9 +60,7 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def folder(loaded, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        small_rings(patch, 16)
-        return export(loaded, tmp_path_factory.mktemp("hostile") / "good")
+    return export_small(loaded, tmp_path_factory.mktemp("hostile") / "good")
 
 
 @pytest.fixture

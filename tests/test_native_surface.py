@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import virtual_audio
-from native_cases import NATIVE, ROOT, build, configure, export, require_tools, small_rings, sound
+from native_cases import NATIVE, ROOT, build, configure, export, export_small, require_tools, sound
 from speech_toys import checkpoint, loaded
 
 from moshi_mlx import checkpoint as checkpoints
@@ -32,11 +32,8 @@ def question():
 def folders(question, tmp_path_factory):
     """A small conversation, the same with other rings, its codec, and speech-to-text."""
     place = tmp_path_factory.mktemp("folders")
-    with pytest.MonkeyPatch.context() as patch:
-        small_rings(patch, 16)
-        talk = export(question, place / "talk")
     return {
-        "talk": talk,
+        "talk": export_small(question, place / "talk"),
         "other": export(question, place / "other", capacities=[30]),
         "codec": export(question, place / "codec", codec=True),
         "stt": export(loaded("tiny-stt"), place / "stt"),
