@@ -78,7 +78,8 @@ class Built:
 
     def talk(self, *arguments: str | Path, **options) -> subprocess.CompletedProcess:
         """`moshi-cli` with `arguments`."""
-        return subprocess.run([str(self.cli), *map(str, arguments)], capture_output=True, check=False, **options)
+        pipes = {} if "stdout" in options else {"capture_output": True}
+        return subprocess.run([str(self.cli), *map(str, arguments)], check=False, **pipes, **options)
 
 
 _built: list[Built] = []
@@ -110,6 +111,13 @@ def export(loaded: checkpoints.Checkpoint, destination: Path, *, codec: bool = F
 def small_rings(monkeypatch: pytest.MonkeyPatch, first: int = 32) -> None:
     """Rings that grow within a short conversation."""
     monkeypatch.setattr("moshi_mlx.engine.step.FIRST_CAPACITY", first)
+
+
+def export_small(loaded: checkpoints.Checkpoint, destination: Path) -> Path:
+    """A folder whose rings go through 16 and 32 slots to the window."""
+    with pytest.MonkeyPatch.context() as patch:
+        small_rings(patch, 16)
+        return export(loaded, destination)
 
 
 def equal(answer: dict, arrays: dict[str, np.ndarray], frames: list[Frame]) -> None:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from native_cases import ROOT, export, small_rings, sound, talk
+from native_cases import ROOT, export, export_small, small_rings, sound, talk
 from random_checkpoint import write as write_checkpoint
 
 from moshi_mlx import checkpoint as checkpoints
@@ -33,9 +33,7 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def folder(loaded, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        small_rings(patch, 16)
-        return export(loaded, tmp_path_factory.mktemp("export") / "out")
+    return export_small(loaded, tmp_path_factory.mktemp("export") / "out")
 
 
 def test_the_folder_is_the_session(loaded, folder, monkeypatch):
@@ -149,7 +147,7 @@ def test_command(tmp_path, capsys):
     assert {p.name for p in tmp_path.iterdir()} == {"out", "codec"}
 
 
-def test_refusals(tmp_path, loaded):
+def test_refusals(tmp_path, loaded, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(OutputError, match="exists and is not empty"):
@@ -169,9 +167,19 @@ def test_refusals(tmp_path, loaded):
         command.main([str(QUESTION), str(tmp_path / "out"), "--voice", "NATF2"])
     with pytest.raises(InputError, match="codebooks, 99 were asked for"):
         command.main([str(QUESTION), str(tmp_path / "out"), "--codec", "--codebooks", "99"])
-    for arguments in ([str(QUESTION)], ["--demo", "a", "b"], ["a", "b", "c"], ["a", "b", "--capacities", "x"]):
+    for arguments, words in (
+        ([str(QUESTION)], "expected MODEL DIR"),
+        (["--demo", "a", "b"], "of which MODEL is given by an option already"),
+        (["a", "b", "c"], "expected MODEL DIR"),
+        (["a", "b", "--capacities", "x"], "'x' is not a list of whole numbers"),
+        (["a", "b", "--codebooks", "4"], "--codebooks belongs to --codec"),
+        (["a", "b", "--codec", "--voice", "anna"], "knows nothing of --voice"),
+        (["a", "b", "--codec", "--kv-bits", "8"], "knows nothing of --kv-bits"),
+        (["a", "b", "--codec", "-q", "4"], "knows nothing of --quantized"),
+    ):
         with pytest.raises(SystemExit):
             command.main(arguments)
+        assert words in capsys.readouterr().err
     assert {p.name for p in tmp_path.iterdir()} == {"full", "tts"}
 
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from native_cases import ROOT, equal, export, small_rings, sound, talk
+from native_cases import ROOT, equal, export, export_small, small_rings, sound, talk
 
 from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx import run_inference
@@ -36,11 +36,9 @@ def question_a():
 
 @pytest.fixture(scope="module")
 def folders(demo, question_a, tmp_path_factory):
-    """Exports whose rings go through 16 and 32 slots to the windows of 50 and 40 frames."""
-    with pytest.MonkeyPatch.context() as patch:
-        small_rings(patch, 16)
-        place = tmp_path_factory.mktemp("folders")
-        return {"demo": export(demo, place / "demo"), "question_a": export(question_a, place / "question_a")}
+    """Windows of 50 and 40 frames."""
+    place = tmp_path_factory.mktemp("folders")
+    return {"demo": export_small(demo, place / "demo"), "question_a": export_small(question_a, place / "question_a")}
 
 
 @pytest.fixture

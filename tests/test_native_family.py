@@ -94,7 +94,7 @@ def test_speech_to_text(native, tmp_path, frames):
 
 @pytest.mark.parametrize("frames", FRAMES)
 def test_personaplex(native, tmp_path, frames):
-    """One folder for several voices; the first draw, at the end of the prompt, follows the seed."""
+    """One folder for several voices and roles; the first draw, at the end of the prompt, follows the seed."""
     loaded = make(tmp_path / "model", "tiny-personaplex", context=100)
     rng = np.random.default_rng(4)
     voices = {}
@@ -102,12 +102,13 @@ def test_personaplex(native, tmp_path, frames):
         voice = Voice(name, codes=rng.integers(0, 2048, (8, length)).astype(np.int32))
         voices[name] = voice
     plan_voices = list(voices.values())
-    folder = export(loaded, tmp_path / "out", voices=plan_voices, text_prompt="be kind")
+    roles = ["be kind", "be brief, and no friend of anybody"]
+    folder = export(loaded, tmp_path / "out", voices=plan_voices, text_prompts=roles)
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert [s["name"] for s in manifest["starts"]] == ["anna", "ben"]
+    assert [s["name"] for s in manifest["starts"]] == ["anna-1", "anna-2", "ben-1", "ben-2"]
     pcm = sound(frames)
-    for start, seed in ((0, 0), (1, 7)):
-        session = Session(loaded, seed=seed, voice=plan_voices[start], text_prompt="be kind")
+    for start, seed in ((0, 0), (3, 7)):
+        session = Session(loaded, seed=seed, voice=plan_voices[start // 2], text_prompt=roles[start % 2])
         answer, arrays = native.run(folder, [["step", frames]], pcm, options={"seed": seed, "start": start})
         equal(answer, arrays, talk(session, pcm))
         assert answer["index"] == list(range(frames))

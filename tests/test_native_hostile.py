@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import shutil
 import struct
 import subprocess
@@ -16,9 +17,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from native_cases import ROOT, export, small_rings, sound, talk
+from native_cases import ROOT, export_small, small_rings, sound, talk
 
 from moshi_mlx import checkpoint as checkpoints
+from moshi_mlx.checkpoint.weights_writer import TYPE_NAMES
 from moshi_mlx.session import Session
 from moshi_mlx.session.conversation_file import save_conversation
 
@@ -58,9 +60,7 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def folder(loaded, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        small_rings(patch, 16)
-        return export(loaded, tmp_path_factory.mktemp("hostile") / "good")
+    return export_small(loaded, tmp_path_factory.mktemp("hostile") / "good")
 
 
 @pytest.fixture
@@ -166,6 +166,20 @@ def test_files_that_were_damaged_on_purpose(victim, folder, bad):
     assert "frame.mlxfn" in victim.ask("load", bad)["reason"]
 
 
+def test_more_than_memory(native, bad):
+    """A file of 8 TB that is not on the disk, with a modest word about it in the manifest."""
+    try:
+        with (bad / "weights.safetensors").open("r+b") as f:
+            f.truncate(1 << 43)
+    except OSError:
+        pytest.skip("this file system holds no such file")
+    manifest = json.loads((bad / "manifest.json").read_text())
+    manifest["files"]["weights.safetensors"]["bytes"] = 1 << 43
+    (bad / "manifest.json").write_text(json.dumps(manifest))
+    answer, _ = native.run(bad, [])
+    assert "of memory, this machine has" in answer["error"]
+
+
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
     """Every place in a JSON value, but for most of the text pieces."""
     if path:
@@ -244,6 +258,21 @@ def test_sentences(victim, folder, bad, path, value, words):
     assert words in reason
 
 
+def endless(path: Path, metadata: dict, arrays: dict[str, mx.array], rings: set[str]) -> None:
+    """A conversation whose rings have 100 million slots, in a file with nothing but zeros that are not on the disk."""
+    header: dict = {"__metadata__": metadata}
+    at = 0
+    for name, array in arrays.items():
+        shape = [n if axis != 3 or name not in rings else 10**8 for axis, n in enumerate(array.shape)]
+        size = math.prod(shape) * array.itemsize
+        header[name] = {"dtype": TYPE_NAMES[array.dtype], "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        f.truncate(8 + len(text) + at)
+
+
 def test_conversations_of_strangers(victim, loaded, tmp_path):
     """What Python refuses, and the library: other models, other sizes, indices out of their tables, numbers that are none."""
     small = pytest.MonkeyPatch()
@@ -298,6 +327,8 @@ def test_conversations_of_strangers(victim, loaded, tmp_path):
     )
     assert "slots" in refused({n: a[:, :, :, :20] for n, a in rings.items()})
     assert "slots" in refused({n: mx.concatenate([a, a], axis=3) for n, a in rings.items()})
+    endless(path, metadata, arrays, set(rings))
+    assert "rings of 100000000 slots" in victim.ask("restore", path)["reason"]
     for odd in ([4, 65, 65, 65], [1, 65, 0, 0], [3, 0xE2, 0x82, 0xAC]):
         refused({"text": mx.array([odd], mx.uint8)})
     mx.save_safetensors(str(path), arrays, metadata)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import virtual_audio
-from native_cases import NATIVE, ROOT, build, configure, export, require_tools, small_rings, sound
+from native_cases import NATIVE, ROOT, build, configure, export, export_small, require_tools, sound
 from speech_toys import checkpoint, loaded
 
 from moshi_mlx import checkpoint as checkpoints
@@ -32,11 +32,8 @@ def question():
 def folders(question, tmp_path_factory):
     """A small conversation, the same with other rings, its codec, and speech-to-text."""
     place = tmp_path_factory.mktemp("folders")
-    with pytest.MonkeyPatch.context() as patch:
-        small_rings(patch, 16)
-        talk = export(question, place / "talk")
     return {
-        "talk": talk,
+        "talk": export_small(question, place / "talk"),
         "other": export(question, place / "other", capacities=[30]),
         "codec": export(question, place / "codec", codec=True),
         "stt": export(loaded("tiny-stt"), place / "stt"),
@@ -203,6 +200,10 @@ def test_mistakes_of_the_command(native, folders, tmp_path):
         ([folders["talk"], tmp_path / "good.wav", out, "--voice", "anna"], "this folder has no voice 'anna'"),
         ([folders["talk"], tmp_path / "good.wav", out, "--restore", tmp_path / "no.safetensors"], "does not exist"),
         ([folders["talk"], tmp_path / "good.wav", out, "--save", tmp_path / "talk.bin"], "should end in .safetensors"),
+        ([folders["talk"], tmp_path / "good.wav", out, "--save", tmp_path / "no" / "a.safetensors"], "make it first"),
+        ([folders["talk"], tmp_path / "good.wav", tmp_path / "good.wav"], "is named twice"),
+        ([folders["talk"], tmp_path / "good.wav", out, "--tail", "1e300"], "--tail should be 0 to 86400 seconds"),
+        ([folders["talk"], "-", out], "standard input holds no sound"),
         ([folders["stt"], tmp_path / "good.wav", out], "leave out OUT"),
         ([folders["talk"], tmp_path / "good.wav", "-", "--json"], "cannot both go to standard output"),
         ([folders["talk"]], "expected FOLDER IN [OUT]"),
@@ -220,6 +221,39 @@ def test_mistakes_of_the_command(native, folders, tmp_path):
         "silent.wav",
         "text.wav",
     ]
+
+
+def test_where_the_command_writes(native, folders, tmp_path):
+    """Links are followed, what is no regular file is written straight into, a pipe that nobody reads ends the work; nothing is left beside."""
+    soundfile.write(tmp_path / "in.wav", sound(20).reshape(-1), 24000)
+    talk = [folders["talk"], tmp_path / "in.wav"]
+    assert native.talk(*talk, tmp_path / "out.wav").returncode == 0
+    expected = (tmp_path / "out.wav").read_bytes()
+    (tmp_path / "real.wav").write_bytes(b"old")
+    (tmp_path / "real.safetensors").write_bytes(b"old")
+    (tmp_path / "link.wav").symlink_to("real.wav")
+    (tmp_path / "link.safetensors").symlink_to("real.safetensors")
+    done = native.talk(*talk, tmp_path / "link.wav", "--save", tmp_path / "link.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "link.wav").is_symlink() and (tmp_path / "link.safetensors").is_symlink()
+    assert (tmp_path / "real.wav").read_bytes() == expected
+    assert native.talk(*talk, "--restore", tmp_path / "real.safetensors").returncode == 0
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        assert native.talk(*talk, tmp_path / "pipe").returncode == 0
+        assert reader.communicate()[0] == expected
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    done = native.talk(*talk, "--save", tmp_path / "pipe.safetensors")
+    assert b"is no regular file" in done.stderr
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as nobody_reads:
+        done = native.talk(*talk, "-", stdout=nobody_reads, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert b"standard output cannot be written: Broken pipe" in done.stderr
+    names = {"in", "out", "real", "link", "pipe"}
+    assert {p.name.split(".")[0] for p in tmp_path.iterdir()} == names
+    assert not list(tmp_path.glob("*part*"))
 
 
 def test_saved_and_restored_by_the_command(native, folders, tmp_path):
@@ -285,7 +319,6 @@ def test_sanitizers(folders, tmp_path, kind):
 
 
 @linux
-@pytest.mark.slow
 @pytest.mark.skipif(not virtual_audio.available(), reason="PulseAudio and its ALSA plugin are not installed")
 def test_a_talk_through_sound_devices(native, tmp_path):
     """A question is played into the microphone; moshi-cli answers it, and ends in order when it is interrupted."""
@@ -293,6 +326,7 @@ def test_a_talk_through_sound_devices(native, tmp_path):
         "--live" not in native.talk("--help").stdout.decode()
         or b"without PortAudio" in native.talk(tmp_path, "--live").stderr
     ):
+        assert os.environ.get("CI") != "true", "where tests have to run, PortAudio's header is there"
         pytest.skip("moshi-cli was built without PortAudio")
     folder = export(checkpoints.load(DEMO), tmp_path / "demo")
     server = virtual_audio.VirtualAudio(tmp_path / "audio")

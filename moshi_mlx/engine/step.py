@@ -120,7 +120,8 @@ class Step:
     """The step of one model with fixed options. Holds no conversation.
 
     `compile`: trace the step once per shape of the state and replay it as one graph, on rearranged weights (see `packed`). Without
-    it every operation is made anew at every step on the weights as loaded: the reference, with the same tokens.
+    it every operation is made anew at every step on the weights as loaded: the reference, with the same tokens in float32.
+    (In bfloat16 its sums are rounded elsewhere: the 17 embeddings are added one by one, not in one sum.)
     """
 
     def __init__(

@@ -23,9 +23,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--codebooks",
         type=int,
-        default=CODEBOOKS,
         metavar="K",
-        help="codebooks of --codec (default: %(default)s)",
+        help=f"codebooks of --codec (default: {CODEBOOKS})",
     )
     p.add_argument(
         "--capacities",
@@ -45,7 +44,13 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--voice", action="append", default=[], metavar="NAME|FILE", help="a voice to start with; repeatable"
     )
-    group.add_argument("--text-prompt", metavar="TEXT", help='role of the model; "" for none')
+    group.add_argument(
+        "--text-prompt",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help='role of the model; "" for none; several may be given',
+    )
     return p
 
 
@@ -67,7 +72,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         is_repository = "/" in model and not Path(model).exists() and not model.startswith((".", "/", "~"))
         args.model, args.hf_repo = (None, model) if is_repository else (model, None)
     args.directory = Path(args.names[-1])
+    _check_codec(p, args)
     return args
+
+
+# All that Mimi alone is asked for with.
+_OF_CODEC = {"names", "model", "hf_repo", "codec", "codebooks", "directory"}
+
+
+def _check_codec(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if not args.codec and args.codebooks is not None:
+        p.error("--codebooks belongs to --codec")
+    odd = [n for n, value in vars(args).items() if n not in _OF_CODEC and value != p.get_default(n)]
+    if args.codec and odd:
+        p.error(f"--codec writes Mimi alone, which knows nothing of --{odd[0].replace('_', '-')}; leave it out")
+    if args.codebooks is None:
+        args.codebooks = CODEBOOKS
 
 
 def main(argv: list[str] | None = None) -> int:

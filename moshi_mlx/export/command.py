@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, typed: Sequence[str]) -> int:
         loaded = load(args, kinds=(*TALKERS, "stt"))
         plan = of_model(
             loaded, command, kv_bits=args.kv_bits, conditions=conditions, capacities=args.capacities, voices=args.voice,
-            text_prompt=args.text_prompt,
+            text_prompts=args.text_prompt,
         )  # fmt: skip
     write(plan, args.directory)
     size = sum(f.stat().st_size for f in args.directory.iterdir())

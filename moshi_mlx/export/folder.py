@@ -52,7 +52,7 @@ def _fill(plan: Plan, folder: Path) -> None:
     _write_arrays(folder / WEIGHTS_FILE, plan.fixed)
     starts: list[dict[str, Any]] = []
     for start in plan.starts:
-        name = f"start{'.' + _PLAIN.sub('_', Path(start.name).stem) if start.name else ''}.safetensors"
+        name = f"start{'.' + _PLAIN.sub('_', start.name) if start.name else ''}.safetensors"
         if any(s["file"] == name for s in starts):
             raise InputError(f"two voices would be called {name}; give their files different names.")
         _write_arrays(folder / name, start.state)

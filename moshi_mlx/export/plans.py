@@ -28,14 +28,14 @@ def of_model(
     conditions: Mapping[str, str] | None = None,
     capacities: Sequence[int] | None = None,
     voices: Sequence[str | Path | Voice] = (),
-    text_prompt: str | None = None,
+    text_prompts: Sequence[str] = (),
 ) -> Plan:
     """A model that talks, translates or transcribes. `command`: what the folder says that it was made by.
 
-    `kv_bits` as for a `Session`; `conditions` by name; `capacities` are sizes of the rings beside the window's; `voices` (each a
-    start) and `text_prompt` are for PersonaPlex. Raises `InputError` for what the model cannot do.
+    `kv_bits` as for a `Session`; `conditions` by name; `capacities` are sizes of the rings beside the window's; `voices` and
+    `text_prompts` (each voice in each role a start) are for PersonaPlex. Raises `InputError` for what the model cannot do.
     """
-    prompts = prompts_of(loaded, voices, text_prompt)
+    prompts = prompts_of(loaded, voices, text_prompts)
     plan = TalkFunctions(loaded, kv_bits=kv_bits, conditions=conditions, capacities=capacities).plan(prompts)
     files = loaded.files
     model = {

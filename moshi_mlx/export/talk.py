@@ -225,14 +225,22 @@ class TalkFunctions:
         return facts
 
 
-def prompts_of(loaded: Checkpoint, voices: Sequence[str | Path | Voice], text_prompt: str | None) -> dict[str, Forced]:
-    """The prompts that conversations can begin with, by the voice's name; none for models that take none."""
+def prompts_of(
+    loaded: Checkpoint, voices: Sequence[str | Path | Voice], text_prompts: Sequence[str]
+) -> dict[str, Forced]:
+    """The prompts that conversations can begin with, each voice in each role; none for models that take none.
+
+    By the voice's name, with several roles by name and number: anna-1, anna-2.
+    """
     found = {}
     asked: Sequence[str | Path | Voice | None] = voices or [None]
+    roles: Sequence[str | None] = text_prompts or [None]
     for voice in asked:
-        prompt = personaplex.prompt_of(loaded, voice, text_prompt)
-        if prompt is not None:
-            found[voice.name if isinstance(voice, Voice) else Path(voice or "").stem] = prompt
-    if voices and loaded.config.is_personaplex and len(found) < len(voices):
+        name = voice.name if isinstance(voice, Voice) else Path(voice or "").stem
+        for number, role in enumerate(roles, 1):
+            prompt = personaplex.prompt_of(loaded, voice, role)
+            if prompt is not None:
+                found[name if len(roles) == 1 else f"{name or 'role'}-{number}"] = prompt
+    if loaded.config.is_personaplex and len(found) < len(asked) * len(roles):
         raise InputError("two voices have the same name; give their files different ones.")
     return found

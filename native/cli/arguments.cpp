@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <vector>
 
+#include "places.h"
+
 namespace {
 
 double number(const std::string& flag, const std::string& text) {
@@ -19,10 +21,24 @@ double at_least_0(const std::string& flag, const std::string& text) {
     return value;
 }
 
+// A day of silence is more than anybody waits for.
+double tail(const std::string& flag, const std::string& text) {
+    constexpr double longest = 86400;
+    double value = at_least_0(flag, text);
+    if (value > longest) throw UsageError(flag + " should be 0 to 86400 seconds, found " + text);
+    return value;
+}
+
 int64_t whole(const std::string& flag, const std::string& text, int64_t most) {
     double value = at_least_0(flag, text);
     if (value != std::floor(value) || value > double(most)) throw UsageError(flag + " takes a whole number, found '" + text + "'");
     return int64_t(value);
+}
+
+// Known before any work is done.
+void check_save(const std::string& path) {
+    if (!path.ends_with(".safetensors")) throw UsageError(path + " should end in .safetensors");
+    if (!place_for(path).is_file) throw UsageError(path + " is no regular file; expected the name of one to save to");
 }
 
 }  // namespace
@@ -46,7 +62,7 @@ Arguments parse_arguments(int count, char** values) {
         else if (flag == "--top-k") out.top_k = top_k();
         else if (flag == "--text-top-k") out.text_top_k = top_k();
         else if (flag == "--seed") out.seed = uint32_t(whole(flag, value(), UINT32_MAX));
-        else if (flag == "--tail") out.tail = at_least_0(flag, value());
+        else if (flag == "--tail") out.tail = tail(flag, value());
         else if (flag == "--save") out.save = value();
         else if (flag == "--restore") out.restore = value();
         else if (flag == "--voice") out.voice = value();
@@ -59,6 +75,10 @@ Arguments parse_arguments(int count, char** values) {
     out.folder = names[0];
     if (names.size() > 1) out.input = names[1];
     if (names.size() > 2) out.output = names[2];
+    for (const std::string* other : {&out.input, &out.restore, &out.save})
+        if (!other->empty() && !out.output.empty() && *other != "-" && out.output != "-" && same_file(*other, out.output))
+            throw UsageError(out.output + " is named twice; give the reply a file of its own");
+    if (!out.save.empty()) check_save(out.save);
     if (out.json && out.output == "-") throw UsageError("--json and the sound cannot both go to standard output; name a file for the reply");
     return out;
 }

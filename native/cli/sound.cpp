@@ -3,11 +3,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <stdexcept>
 #include <utility>
+
+#include "places.h"
 
 namespace {
 
@@ -30,6 +33,9 @@ int32_t sixteen_bits(float sample) {
     if (sample >= 1) return 0x7FFF;
     return int32_t(std::lrint(std::max(sample, -1.0f) * 2147483648.0f)) >> 16;
 }
+
+// Its header counts with 32 bits.
+constexpr uint64_t longest = UINT32_MAX - 36;
 
 // The 44 bytes of a plain wav file, one channel of 16 bits.
 std::string wav_header(int rate, uint32_t bytes) {
@@ -142,46 +148,49 @@ size_t SoundReader::read_samples(float* out, size_t size) {
     return count;
 }
 
-SoundWriter::SoundWriter(const std::string& path, int rate) : path_(path), rate_(rate) {
+SoundWriter::SoundWriter(const std::string& path, int rate) : name_(path == "-" ? "standard output" : path), rate_(rate) {
     if (path == "-") {
         if (isatty(STDOUT_FILENO)) wrong("raw sound is not for a terminal; pipe it into a player or a file");
         file_ = stdout;
         return;
     }
-    fs::path folder = fs::absolute(path).parent_path();
-    std::error_code error;
-    if (fs::is_directory(path, error)) wrong(path + " is a folder; expected the name of a file to write");
-    if (!fs::is_directory(folder, error)) wrong("the folder " + folder.string() + " does not exist; make it first");
-    part_ = path + "." + std::to_string(getpid()) + ".part";
-    file_ = std::fopen(part_.c_str(), "wb");
-    if (!file_) wrong(path + " cannot be written: " + std::strerror(errno));
-    std::string header = wav_header(rate, 0);
-    std::fwrite(header.data(), 1, header.size(), file_);
+    Place place = place_for(path);
+    path_ = place.path;
+    if (place.is_file) part_ = path_ + "." + std::to_string(getpid()) + ".part";
+    file_ = std::fopen(place.is_file ? part_.c_str() : path_.c_str(), "wb");
+    if (!file_) refuse();
+    if (place.is_file) put(wav_header(rate, 0));
 }
 
 SoundWriter::~SoundWriter() {
-    if (part_.empty()) return;
-    if (file_) std::fclose(file_);
-    std::error_code error;
-    fs::remove(part_, error);
+    if (file_ && file_ != stdout) std::fclose(file_);
+    if (!part_.empty()) unlink(part_.c_str());
+}
+
+void SoundWriter::refuse() const { wrong(name_ + " cannot be written: " + std::strerror(errno)); }
+
+void SoundWriter::put(const std::string& bytes) {
+    if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size()) refuse();
 }
 
 void SoundWriter::write(const float* pcm, size_t count) {
     std::string bytes;
     for (size_t i = 0; i < count; ++i) append(bytes, uint32_t(sixteen_bits(pcm[i])), 2);
-    if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size()) wrong((part_.empty() ? "standard output" : path_) + " cannot be written: " + std::strerror(errno));
+    if (!path_.empty() && bytes_ + bytes.size() > longest) wrong(name_ + " would be longer than a wav file can be (24 hours)");
+    bytes_ += bytes.size();
+    // The header of what cannot be gone back in says how long it is, so it waits for the end.
+    if (!path_.empty() && part_.empty()) kept_ += bytes;
+    else put(bytes);
     // What waits in a buffer is late.
-    if (part_.empty()) std::fflush(file_);
-    bytes_ += uint32_t(bytes.size());
+    if (path_.empty() && std::fflush(file_)) refuse();
 }
 
 void SoundWriter::commit() {
-    if (part_.empty()) return;
-    std::string header = wav_header(rate_, bytes_);
-    bool written = !std::fseek(file_, 0, SEEK_SET) && std::fwrite(header.data(), 1, header.size(), file_) == header.size();
-    written = !std::fclose(std::exchange(file_, nullptr)) && written;
-    std::error_code error;
-    if (written) fs::rename(part_, path_, error);
-    if (!written || error) wrong(path_ + " cannot be written");
+    if (path_.empty()) return;
+    if (!part_.empty() && std::fseek(file_, 0, SEEK_SET)) refuse();
+    put(wav_header(rate_, uint32_t(bytes_)));
+    put(kept_);
+    if (std::fflush(file_) || (!part_.empty() && fsync(fileno(file_)))) refuse();
+    if (std::fclose(std::exchange(file_, nullptr)) || (!part_.empty() && std::rename(part_.c_str(), path_.c_str()))) refuse();
     part_.clear();
 }

@@ -40,14 +40,20 @@ class SoundReader {
 // Writes 16-bit PCM; samples are clipped to -1..1. A file has another name until `commit`.
 class SoundWriter {
    public:
+    // "-": raw PCM to standard output.
     SoundWriter(const std::string& path, int rate);
     ~SoundWriter();
+    SoundWriter(const SoundWriter&) = delete;
     void write(const float* pcm, size_t count);
     void commit();
 
    private:
-    std::string path_, part_;
+    void put(const std::string& bytes);
+    [[noreturn]] void refuse() const;
+
+    std::string name_, path_, part_;  // in sentences; no path: standard output; no part: straight into it
     int rate_;
     std::FILE* file_ = nullptr;
-    uint32_t bytes_ = 0;
+    std::string kept_;
+    uint64_t bytes_ = 0;
 };

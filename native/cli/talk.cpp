@@ -47,6 +47,7 @@ class Conversation {
             if (reader_.ended() && !info.is_translation) length_ = reader_.samples() + after;
             step(pcm, 0);
         }
+        if (!interrupted() && reader_.samples() == 0) throw std::runtime_error(reader_.name() + " holds no sound; check that the right input was recorded");
         if (!interrupted() && reader_.was_silent()) throw std::runtime_error(reader_.name() + " holds nothing but digital silence; check that the right input was recorded");
         if (!interrupted() && info.is_translation) finish_translation();
         if (interrupted()) return 130;
@@ -134,8 +135,8 @@ class Conversation {
             std::fputs("\n", arguments_.output == "-" ? stderr : stdout);
             std::fflush(stdout);
         }
-        if (!arguments_.save.empty()) check(moshi_save(client_.session.get(), arguments_.save.c_str()));
         if (writer_) writer_->commit();
+        if (!arguments_.save.empty()) check(moshi_save(client_.session.get(), arguments_.save.c_str()));
         outcome_.input = arguments_.input;
         outcome_.output = arguments_.output;
         bool writes_down = client_.info.codebooks == 0;

@@ -16,8 +16,9 @@
  *
  * Threads. Any thread may call anything. All models and sessions run on one thread of the library, so calls wait for one another;
  * calls with one session should come from one thread at a time, since each makes the pointers of the one before invalid.
- * A model may be freed before its sessions: it goes with the last of them. MLX itself must not have been used by the process
- * before the first moshi_load.
+ * A model may be freed before its sessions: it goes with the last of them. What was freed is known as such: calls with it fail,
+ * and to free it again does nothing. MLX itself must not have been used by the process before the first moshi_load,
+ * which sets it up: MLX_ENABLE_TF32 becomes 0 unless it is set, and on a Mac memory is wired, up to what the system recommends.
  */
 #ifndef MOSHI_H
 #define MOSHI_H

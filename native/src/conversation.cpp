@@ -1,9 +1,13 @@
 #include "conversation.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <filesystem>
 
 #include "error.h"
@@ -35,6 +39,10 @@ std::string shown(const mx::Shape& shape) {
     return out + "]";
 }
 
+[[noreturn]] void refuse_capacity(const Manifest& m, int64_t slots, const std::string& path) {
+    fail(path, " has key/value rings of ", slots, " slots, this folder was exported for ", m.rings->capacities.back(), "; export it with --capacities or another --context");
+}
+
 // The same type and, but for the slots of a ring, the same shape.
 void check_form(const Manifest& m, const std::string& name, const mx::array& own, mx::array& found, const std::string& path) {
     if (!is_ring(m, name)) {
@@ -42,7 +50,11 @@ void check_form(const Manifest& m, const std::string& name, const mx::array& own
         if (found.size() == own.size() && own.ndim() == 0) found = mx::reshape(found, own.shape());
     }
     mx::Shape expected = own.shape();
-    if (is_ring(m, name) && found.ndim() == own.ndim()) expected[size_t(m.rings->axis)] = found.shape(m.rings->axis);
+    if (is_ring(m, name) && found.ndim() == own.ndim()) {
+        int slots = found.shape(m.rings->axis);
+        if (slots > m.rings->capacities.back()) refuse_capacity(m, slots, path);
+        expected[size_t(m.rings->axis)] = slots;
+    }
     if (found.shape() != expected || found.dtype() != own.dtype())
         fail(path, " was saved with another model or other options: ", name.substr(state_prefix.size()), " is ", shown(found.shape()), ", expected ", shown(expected),
              found.dtype() != own.dtype() ? " of another type" : "");
@@ -101,8 +113,29 @@ void fit_rings(const Model& model, Arrays& state, const std::string& path) {
     // Smaller rings that are not full go on in the next larger ones.
     auto larger = std::upper_bound(rings.capacities.begin(), rings.capacities.end(), capacity);
     if (larger == rings.capacities.end() || position > capacity)
-        fail(path, " has key/value rings of ", capacity, " slots, this folder was exported for ", rings.capacities.back(), "; export it with --capacities or another --context");
+        refuse_capacity(model.manifest(), capacity, path);
     model.grow(state, *larger);
+}
+
+// Has `write` make a file under another name, which becomes `path` when all of it is on the disk.
+template <class Write>
+void put_in_place(const std::string& path, const Write& write) {
+    // MLX adds its ending to a name without.
+    std::string part = path + "." + std::to_string(getpid()) + ".part" + ending;
+    errno = 0;
+    int file = open(part.c_str(), O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0644);
+    if (file < 0) fail(path, " cannot be written: ", std::strerror(errno));
+    std::string wrong;
+    try {
+        write(part);
+        if (fsync(file) || std::rename(part.c_str(), path.c_str())) wrong = std::strerror(errno);
+    } catch (const std::exception& e) {
+        wrong = errno ? std::strerror(errno) : e.what();
+    }
+    close(file);
+    if (wrong.empty()) return;
+    unlink(part.c_str());
+    fail(path, " cannot be written: ", wrong);
 }
 
 }  // namespace
@@ -112,6 +145,7 @@ void write_conversation(const Model& model, const Arrays& state, const std::stri
     std::error_code error;
     fs::path folder = fs::path(path).parent_path();
     if (!folder.empty() && !fs::is_directory(folder, error)) fail("the folder ", folder.string(), " does not exist; make it first");
+    if (fs::is_directory(path, error)) fail(path, " is a folder; expected the name of a file");
     std::unordered_map<std::string, mx::array> arrays;
     for (const auto& [name, array] : state) arrays.insert({name.substr(state_prefix.size()), array});
     if (!pending) arrays.insert({text_name, mx::zeros({0, 4}, mx::uint8)});
@@ -122,20 +156,17 @@ void write_conversation(const Model& model, const Arrays& state, const std::stri
         arrays.insert({text_name, mx::array(bytes.data(), {1, 4}, mx::uint8)});
     }
     const auto& facts = model.manifest().conversation;
-    std::string part = path.substr(0, path.size() - ending.size()) + "." + std::to_string(getpid()) + ".part" + ending;
-    try {
-        mx::save_safetensors(part, arrays, {facts.begin(), facts.end()});
-        fs::rename(part, path);
-    } catch (const std::exception& e) {
-        fs::remove(part, error);
-        fail(path, " cannot be written: ", e.what());
-    }
+    if (fs::exists(path, error) && !fs::is_regular_file(path, error)) fail(path, " is no regular file; expected the name of one to save to");
+    // A link stays one: what it leads to is replaced.
+    fs::path target = fs::weakly_canonical(path, error);
+    put_in_place(error ? path : target.string(), [&](const std::string& part) { mx::save_safetensors(part, arrays, {facts.begin(), facts.end()}); });
 }
 
 Conversation read_conversation(const Model& model, const Arrays& like, const std::string& path) {
     const Manifest& m = model.manifest();
     std::error_code error;
-    if (!fs::is_regular_file(path, error)) fail(path, " does not exist");
+    if (!fs::exists(path, error)) fail(path, " does not exist");
+    if (!fs::is_regular_file(path, error)) fail(path, " is no file; expected a saved conversation");
     auto metadata = read_tensor_header(path).metadata;
     auto format = m.conversation.find("format");
     if (format == m.conversation.end() || metadata["format"] != format->second) fail(path, " is not a saved conversation, or of another version");

@@ -71,6 +71,9 @@ class Model {
 // Arrays of a safetensors file, checked before MLX reads it; not yet evaluated.
 Arrays load_arrays(const std::string& path);
 
+// Both at once.
+void evaluate(const Arrays& results, const Arrays& state);
+
 // Values of an evaluated array.
 template <class T>
 std::vector<T> values(const mlx::core::array& array);

@@ -10,28 +10,40 @@
 #include <mutex>
 
 #include "error.h"
-#include "mlx/memory.h"
+#include "handles.h"
 #include "mlx/version.h"
 #include "session.h"
+#include "utf8.h"
 #include "worker.h"
-
-struct moshi_model {
-    std::shared_ptr<moshi::Model> model;
-};
-
-struct moshi_session {
-    std::unique_ptr<moshi::Session> session;
-    std::shared_ptr<moshi::Model> model;  // let go after the session
-    moshi::Word word;
-};
 
 namespace {
 
 using namespace moshi;
 
+struct OpenSession {
+    OpenSession(std::shared_ptr<Model> model, const Options& options) : session(std::move(model), options) {}
+    Session session;
+    Word word;  // the one that moshi_next_word gave last
+};
+
+using Models = Handles<moshi_model, Model>;
+using Sessions = Handles<moshi_session, OpenSession>;
+
+// Never destroyed: what is in them ends on the worker's thread or with the process.
+Models& models() {
+    static auto* handles = new Models("model", 0);
+    return *handles;
+}
+
+Sessions& sessions() {
+    static auto* handles = new Sessions("session", 1);
+    return *handles;
+}
+
 thread_local std::string last_error;
 
-std::mutex log_mutex;
+// A program may choose another function from within the one it has.
+std::recursive_mutex log_mutex;
 void (*log_line)(int32_t, const char*, void*) = nullptr;
 void* log_user = nullptr;
 
@@ -40,7 +52,17 @@ void log(int32_t level, const std::string& line) {
     if (log_line) log_line(level, line.c_str(), log_user);
 }
 
-void note(const char* what) { last_error = what; }
+// Sentences are text, also about files whose names or contents are none.
+void note(const char* what) noexcept {
+    try {
+        Utf8Decoder decoder;
+        std::string text;
+        for (; *what; ++what) text += decoder.feed(uint8_t(*what));
+        last_error = text + decoder.flush();
+    } catch (...) {
+        last_error.clear();
+    }
+}
 
 // The result of `work`, or `failed` and the reason in moshi_error.
 template <class Result, class Work>
@@ -65,8 +87,21 @@ int32_t on_worker(const Work& work) noexcept {
     });
 }
 
+// `work` with a session, on the worker's thread.
+template <class Work>
+int32_t with(moshi_session* handle, const Work& work) noexcept {
+    return on_worker([&] { work(*sessions().get(handle)); });
+}
+
 void need(const void* pointer, const char* name) {
     if (!pointer) fail(name, " is NULL");
+}
+
+void need_path(const char* path, const char* name) {
+    constexpr size_t longest = 4096;
+    need(path, name);
+    if (!*path) fail(name, " has no name");
+    if (strnlen(path, longest) == longest) fail(name, " has a name of more than ", longest, " bytes");
 }
 
 // Sizes of the structs in the first version of the header, which every caller knows.
@@ -93,6 +128,31 @@ Options options_of(const Manifest& manifest, const moshi_options* given) {
     return {all.seed, all.temp, all.temp_text, all.top_k, all.top_k_text, all.start};
 }
 
+void describe(const Manifest& m, moshi_info& value) {
+    value.sample_rate = m.sample_rate;
+    value.frame_size = m.frame_size;
+    value.codebooks = m.codebooks;
+    value.type = m.type.c_str();
+    value.source = m.source.c_str();
+    value.license = m.license.c_str();
+    value.precision = m.precision.c_str();
+    value.mlx = m.mlx.c_str();
+    value.bytes = m.memory;
+    value.starts = int32_t(m.starts.size());
+    value.pad_token = -1;
+    if (m.translation) {
+        value.pad_token = m.translation->pad;
+        value.is_translation = 1;
+        value.keeps_last = !m.translation->without_last;
+        value.tail_seconds = m.translation->tail_seconds;
+    }
+    if (m.transcript) {
+        value.pause_heads = m.transcript->heads;
+        value.delay_seconds = m.transcript->delay_seconds;
+        value.prefix_seconds = m.transcript->silence_prefix_seconds;
+    }
+}
+
 }  // namespace
 
 extern "C" {
@@ -114,35 +174,31 @@ void moshi_set_log(void (*line)(int32_t, const char*, void*), void* user) {
 
 moshi_model* moshi_load(const char* folder, void (*progress)(uint64_t, uint64_t, void*), void* user) {
     return guarded<moshi_model*>(nullptr, [&] {
-        need(folder, "folder");
+        need_path(folder, "folder");
         auto begin = std::chrono::steady_clock::now();
         Manifest manifest = read_manifest(folder);
-        auto handle = std::make_unique<moshi_model>();
+        std::ostringstream line;
+        line << manifest.source << " (" << manifest.type << "), licence: " << (manifest.license.empty() ? "see the model card" : manifest.license) << ", "
+             << manifest.precision << ", loaded in ";
+        moshi_model* handle = nullptr;
         Worker::instance().run([&] {
             Model::Progress report;
             if (progress) report = [=](uint64_t done, uint64_t total) { progress(done, total, user); };
-            handle->model = std::make_shared<Model>(std::move(manifest), report);
+            handle = models().add(std::make_shared<Model>(std::move(manifest), report));
         });
-        const Manifest& m = handle->model->manifest();
-        double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-        std::ostringstream line;
-        line << std::fixed << std::setprecision(2);
-        line << m.source << " (" << m.type << "), licence: " << (m.license.empty() ? "see the model card" : m.license) << ", " << m.precision << ", loaded in "
-             << seconds << " s";
+        line << std::fixed << std::setprecision(2) << std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() << " s";
         log(MOSHI_LOG_INFO, line.str());
-        return handle.release();
+        return handle;
     });
 }
 
 void moshi_free(moshi_model* model) {
-    if (!model) return;
-    on_worker([&] { model->model.reset(); });
-    delete model;
+    if (model) on_worker([&] { models().take(model); });
 }
 
 int32_t moshi_verify(const char* folder) {
     return guarded<int32_t>(-1, [&] {
-        need(folder, "folder");
+        need_path(folder, "folder");
         Manifest manifest = read_manifest(folder);
         for (const auto& [name, _] : manifest.files) check_sum(manifest, name);
         return 0;
@@ -151,31 +207,8 @@ int32_t moshi_verify(const char* folder) {
 
 int32_t moshi_describe(const moshi_model* model, moshi_info* info) {
     return guarded<int32_t>(-1, [&] {
-        need(model, "model");
-        const Manifest& m = model->model->manifest();
         moshi_info value{};
-        value.sample_rate = m.sample_rate;
-        value.frame_size = m.frame_size;
-        value.codebooks = m.codebooks;
-        value.type = m.type.c_str();
-        value.source = m.source.c_str();
-        value.license = m.license.c_str();
-        value.precision = m.precision.c_str();
-        value.mlx = m.mlx.c_str();
-        value.bytes = m.memory;
-        value.starts = int32_t(m.starts.size());
-        value.pad_token = -1;
-        if (m.translation) {
-            value.pad_token = m.translation->pad;
-            value.is_translation = 1;
-            value.keeps_last = !m.translation->without_last;
-            value.tail_seconds = m.translation->tail_seconds;
-        }
-        if (m.transcript) {
-            value.pause_heads = m.transcript->heads;
-            value.delay_seconds = m.transcript->delay_seconds;
-            value.prefix_seconds = m.transcript->silence_prefix_seconds;
-        }
+        models().look_at(model, [&](const Model& found) { describe(found.manifest(), value); });
         give(info, value, info_size, "the info");
         return 0;
     });
@@ -183,74 +216,59 @@ int32_t moshi_describe(const moshi_model* model, moshi_info* info) {
 
 const char* moshi_start_name(const moshi_model* model, int32_t start) {
     return guarded<const char*>(nullptr, [&] {
-        need(model, "model");
-        const auto& starts = model->model->manifest().starts;
-        if (start < 0 || size_t(start) >= starts.size()) fail("start should be 0 to ", starts.size() - 1, ", found ", start);
-        return starts[size_t(start)].name.c_str();
+        return models().look_at(model, [&](const Model& found) {
+            const auto& starts = found.manifest().starts;
+            if (start < 0 || size_t(start) >= starts.size()) fail("start should be 0 to ", starts.size() - 1, ", found ", start);
+            return starts[size_t(start)].name.c_str();
+        });
     });
 }
 
 int32_t moshi_default_options(const moshi_model* model, moshi_options* options) {
     return guarded<int32_t>(-1, [&] {
-        need(model, "model");
-        Options o = default_options(model->model->manifest());
+        Options o = models().look_at(model, [](const Model& found) { return default_options(found.manifest()); });
         give(options, {0, o.seed, o.temp, o.temp_text, o.top_k, o.top_k_text, o.start}, options_size, "the options");
         return 0;
     });
 }
 
 moshi_session* moshi_session_new(moshi_model* model, const moshi_options* options) {
-    return guarded<moshi_session*>(nullptr, [&] {
-        need(model, "model");
-        Options chosen = options_of(model->model->manifest(), options);
-        auto handle = std::make_unique<moshi_session>();
-        handle->model = model->model;
-        try {
-            Worker::instance().run([&] { handle->session = std::make_unique<Session>(handle->model, chosen); });
-        } catch (...) {
-            // The model may have been freed meanwhile: its last owner lets go on the worker's thread.
-            on_worker([&] { handle->model.reset(); });
-            throw;
-        }
-        return handle.release();
+    moshi_session* handle = nullptr;
+    on_worker([&] {
+        auto found = models().get(model);
+        Options chosen = options_of(found->manifest(), options);
+        handle = sessions().add(std::make_shared<OpenSession>(std::move(found), chosen));
     });
+    return handle;
 }
 
 void moshi_session_free(moshi_session* session) {
-    if (!session) return;
-    on_worker([&] {
-        session->session.reset();
-        session->model.reset();
-    });
-    delete session;
+    if (session) on_worker([&] { sessions().take(session); });
 }
 
 int32_t moshi_reset(moshi_session* session, const moshi_options* options) {
-    return on_worker([&] {
-        need(session, "session");
-        session->session->reset(options_of(session->model->manifest(), options));
+    return with(session, [&](OpenSession& open) {
+        open.session.reset(options_of(open.session.manifest(), options));
     });
 }
 
 int32_t moshi_set_sampling(moshi_session* session, const moshi_options* options) {
-    return on_worker([&] {
-        need(session, "session");
+    return with(session, [&](OpenSession& open) {
         need(options, "options");
-        session->session->set_sampling(options_of(session->model->manifest(), options));
+        open.session.set_sampling(options_of(open.session.manifest(), options));
     });
 }
 
 int32_t moshi_step(moshi_session* session, const float* pcm, int32_t flags, moshi_frame* frame) {
     auto begin = std::chrono::steady_clock::now();
-    return on_worker([&] {
-        need(session, "session");
+    return with(session, [&](OpenSession& open) {
         need(pcm, "pcm");
         need(frame, "frame");
         if (flags & ~MOSHI_ENDED) fail("flags should be 0 or MOSHI_ENDED, found ", flags);
         moshi_frame value{};
         // Whether the struct can be filled is known before the step is made.
         give(frame, value, frame_size, "the frame");
-        const Reply& reply = session->session->step(pcm, flags & MOSHI_ENDED);
+        const Reply& reply = open.session.step(pcm, flags & MOSHI_ENDED);
         value.samples = int32_t(reply.pcm.size());
         value.pcm = reply.pcm.data();
         value.code_count = int32_t(reply.tokens.size()) - 1;
@@ -261,7 +279,7 @@ int32_t moshi_step(moshi_session* session, const float* pcm, int32_t flags, mosh
         value.pause_count = int32_t(reply.pauses.size());
         value.complete = reply.complete;
         value.index = reply.index;
-        value.time = double(reply.index) / session->model->manifest().frame_rate;
+        value.time = double(reply.index) / open.session.manifest().frame_rate;
         value.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
         give(frame, value, frame_size, "the frame");
     });
@@ -269,55 +287,49 @@ int32_t moshi_step(moshi_session* session, const float* pcm, int32_t flags, mosh
 
 int32_t moshi_next_word(moshi_session* session, moshi_word* word) {
     int32_t found = 0;
-    int32_t status = on_worker([&] {
-        need(session, "session");
+    int32_t status = with(session, [&](OpenSession& open) {
         give(word, {}, word_size, "the word");
-        if (!session->session->next_word(session->word)) return;
-        give(word, {0, session->word.text.c_str(), session->word.start, session->word.end}, word_size, "the word");
+        if (!open.session.next_word(open.word)) return;
+        give(word, {0, open.word.text.c_str(), open.word.start, open.word.end}, word_size, "the word");
         found = 1;
     });
     return status ? status : found;
 }
 
 int32_t moshi_flush(moshi_session* session) {
-    return on_worker([&] {
-        need(session, "session");
-        session->session->flush();
+    return with(session, [&](OpenSession& open) {
+        open.session.flush();
     });
 }
 
 int32_t moshi_save(moshi_session* session, const char* file) {
-    return on_worker([&] {
-        need(session, "session");
-        need(file, "file");
-        session->session->save(file);
+    return with(session, [&](OpenSession& open) {
+        need_path(file, "file");
+        open.session.save(file);
     });
 }
 
 int32_t moshi_restore(moshi_session* session, const char* file) {
-    return on_worker([&] {
-        need(session, "session");
-        need(file, "file");
-        session->session->restore(file);
+    return with(session, [&](OpenSession& open) {
+        need_path(file, "file");
+        open.session.restore(file);
     });
 }
 
 int32_t moshi_encode(moshi_session* session, const float* pcm, int32_t* codes) {
-    return on_worker([&] {
-        need(session, "session");
+    return with(session, [&](OpenSession& open) {
         need(pcm, "pcm");
         need(codes, "codes");
-        std::vector<int32_t> found = session->session->encode(pcm);
+        std::vector<int32_t> found = open.session.encode(pcm);
         std::copy(found.begin(), found.end(), codes);
     });
 }
 
 int32_t moshi_decode(moshi_session* session, const int32_t* codes, float* pcm) {
-    return on_worker([&] {
-        need(session, "session");
+    return with(session, [&](OpenSession& open) {
         need(codes, "codes");
         need(pcm, "pcm");
-        std::vector<float> found = session->session->decode(codes);
+        std::vector<float> found = open.session.decode(codes);
         std::copy(found.begin(), found.end(), pcm);
     });
 }

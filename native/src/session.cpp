@@ -113,10 +113,7 @@ void Session::require(const std::string& function, const char* what) const {
 Arrays Session::run(const std::string& function, const Arrays& inputs) {
     broken_ = true;
     Arrays results = model_->call(function, state_, inputs);
-    std::vector<mx::array> all;
-    for (const auto& [_, array] : results) all.push_back(array);
-    for (const auto& [_, array] : state_) all.push_back(array);
-    mx::eval(std::move(all));
+    evaluate(results, state_);
     broken_ = false;
     return results;
 }

@@ -49,11 +49,10 @@ class Session {
     std::vector<int32_t> encode(const float* pcm);
     std::vector<float> decode(const int32_t* codes);
 
-    const Model& model() const { return *model_; }
+    const Manifest& manifest() const { return model_->manifest(); }
     const Arrays& state() const { return state_; }
 
    private:
-    const Manifest& manifest() const { return model_->manifest(); }
     void require(const std::string& function, const char* what) const;
     // Calls a function and evaluates what comes of it.
     Arrays run(const std::string& function, const Arrays& inputs);

@@ -2,13 +2,33 @@
 
 #include <unistd.h>
 
+#include <cstdlib>
 #include <new>
+#include <variant>
 
 #include "error.h"
+#include "mlx/backend/metal/metal.h"
 #include "mlx/device.h"
+#include "mlx/memory.h"
 #include "mlx/stream.h"
 
 namespace moshi {
+
+namespace {
+
+// MLX as the package in Python sets it up, before it is first used.
+void set_up_mlx() {
+    // Products in TF32 keep ten bits: enough for a near-tie of the codec's codes to fall the other way. Whoever has set it means it.
+    setenv("MLX_ENABLE_TF32", "0", 0);
+    if (!mlx::core::metal::is_available()) return;
+    // Weights that are not used for a moment stay in memory (macOS 15 and later).
+    const auto& info = mlx::core::device_info();
+    auto limit = info.find("max_recommended_working_set_size");
+    if (limit == info.end()) return;
+    if (const size_t* bytes = std::get_if<size_t>(&limit->second)) mlx::core::set_wired_limit(*bytes);
+}
+
+}  // namespace
 
 Worker& Worker::instance() {
     // Never destroyed: the thread waits in it until the process is gone.
@@ -48,6 +68,7 @@ void Worker::start(std::unique_lock<std::mutex>& lock) {
 
 void Worker::serve() {
     std::string refused = check_streams();
+    if (refused.empty()) set_up_mlx();
     std::unique_lock lock(mutex_);
     if (!refused.empty()) {
         refused_ = refused;

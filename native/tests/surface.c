@@ -95,19 +95,32 @@ static void test_talk(const char *folder, const char *file) {
     CHECK(moshi_step(session, pcm, 0, &frame) == 0 && frame.index == 1);
     CHECK(refused(moshi_next_word(NULL, &word), "session is NULL") && refused(moshi_next_word(session, NULL), "NULL") && refused(moshi_flush(NULL), "session is NULL"));
     CHECK(refused(moshi_save(session, "talk.bin"), "should end in .safetensors") && refused(moshi_save(session, "/nowhere/at/all/x.safetensors"), "does not exist"));
+    char *endless = calloc(100001, 1);
+    CHECK(endless && memset(endless, 'x', 100000) && refused(moshi_save(session, endless), "a name of more than 4096 bytes"));
+    CHECK(refused(moshi_restore(session, endless), "a name of") && !moshi_load(endless, NULL, NULL) && refused(moshi_verify(""), "has no name"));
+    free(endless);
+    CHECK(refused(moshi_restore(session, folder), "is no file; expected a saved conversation"));
     CHECK(refused(moshi_save(NULL, file), "session is NULL") && refused(moshi_save(session, NULL), "file is NULL"));
     CHECK(refused(moshi_restore(session, "missing.safetensors"), "does not exist") && refused(moshi_restore(session, NULL), "file is NULL"));
     CHECK(refused(moshi_restore(NULL, file), "session is NULL"));
     int32_t codes[64] = {0};
     CHECK(refused(moshi_encode(session, pcm, codes), "no codec") && refused(moshi_decode(session, codes, pcm), "no codec"));
     CHECK(moshi_verify(folder) == 0 && refused(moshi_verify(NULL), "folder is NULL") && refused(moshi_verify("missing"), "is not a folder"));
+    CHECK(!moshi_load("no\xFFtext", NULL, NULL) && strstr(moshi_error(), "no\xEF\xBF\xBDtext is not a folder"));
     CHECK(!moshi_load(NULL, NULL, NULL) && !moshi_load("missing", NULL, NULL) && strstr(moshi_error(), "is not a folder"));
     /* A struct of a program that knows more than the library, or less than its next version. */
     struct { moshi_frame frame; double later; } larger = {.frame = {.size = sizeof larger}, .later = 7};
     CHECK(moshi_step(session, pcm, 0, &larger.frame) == 0 && larger.later == 7 && larger.frame.size == sizeof larger);
     moshi_free(model);
+    moshi_free(model);
+    CHECK(refused(moshi_describe(model, &info), "this model was freed before") && !moshi_session_new(model, NULL));
     CHECK(moshi_step(session, pcm, 0, &frame) == 0);
     moshi_session_free(session);
+    moshi_session_free(session);
+    CHECK(refused(moshi_step(session, pcm, 0, &frame), "this session was freed before") && refused(moshi_save(session, file), "freed"));
+    /* No address is looked at that the library did not give. */
+    CHECK(refused(moshi_step((moshi_session *)pcm, pcm, 0, &frame), "or never was one") && refused(moshi_reset((moshi_session *)model, NULL), "never was one"));
+    moshi_free((moshi_model *)pcm);
     free(pcm);
 }
 

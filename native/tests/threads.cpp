@@ -67,5 +67,21 @@ int main(int count, char** values) {
         CHECK(sessions[size_t(i)] && moshi_step(sessions[size_t(i)], pcm.data(), 0, &frame) == 0);
         std::thread([&] { moshi_session_free(sessions[size_t(i)]); }).join();
     }
+
+    // A session that goes while others still call it is gone for them.
+    moshi_model* model = moshi_load(values[1], nullptr, nullptr);
+    moshi_session* session = moshi_session_new(model, nullptr);
+    CHECK(model && session);
+    std::vector<std::thread> callers;
+    for (int i = 0; i < 4; ++i)
+        callers.emplace_back([&] {
+            moshi_frame own{};
+            own.size = sizeof own;
+            for (int t = 0; t < frames; ++t)
+                CHECK(moshi_step(session, pcm.data(), 0, &own) == 0 || std::string(moshi_error()) == "this session was freed before, or never was one");
+        });
+    moshi_session_free(session);
+    for (auto& caller : callers) caller.join();
+    moshi_free(model);
     std::puts("ok");
 }

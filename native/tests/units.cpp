@@ -139,12 +139,15 @@ void test_safetensors() {
 
 void test_worker() {
     int done = 0;
+    const char* chosen = std::getenv("MLX_ENABLE_TF32");
+    const std::string expected = chosen ? chosen : "0";
     Worker::instance().run([&] {
         ++done;
         // A callback that calls the library again runs at once.
         Worker::instance().run([&] { ++done; });
     });
     CHECK(done == 2);
+    CHECK(std::getenv("MLX_ENABLE_TF32") == expected);
     CHECK(thrown([] { Worker::instance().run([] { throw std::runtime_error("words"); }); }) == "words");
     std::vector<std::thread> threads;
     for (int i = 0; i < 10; ++i)
