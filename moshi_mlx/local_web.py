@@ -21,9 +21,11 @@ from .errors import InputError
 try:
     from aiohttp import web
 
-    from .engine.scheduler import Kind, Scheduler
+    from .engine.kind import Kind
+    from .engine.scheduler import Scheduler
     from .server import app, door, guard, log, pages, recorded
     from .server.query import Wishes
+    from .server.services import Services, Talking
     from .server.talks import Defaults, Talks
     from .server.warmup import StepTimes, warm_up
     from .session.conversations import Conversations
@@ -98,7 +100,7 @@ def main(argv: list[str] | None = None, wrap: Callable[[Kind], Kind] = lambda ki
             scheduler, talks, times = _load(args, folder, wrap, stack)
             say(verdict(times, args.rows))
             about = talks.about(args.rows, folder is not None, args.model == str(registry.DEMO_FOLDER))
-            application = app.make_app(scheduler, talks.make, about, rules, static)
+            application = app.make_app(Services(Talking(about.model, scheduler, talks.make)), rules, about, static)
             return asyncio.run(_serve(args, application, entrance, rules))
     finally:
         entrance.close()

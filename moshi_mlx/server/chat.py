@@ -12,7 +12,6 @@ import itertools
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -24,6 +23,7 @@ from ..errors import MoshiError
 from ..session.reply import Frame
 from . import kinds, log
 from .guard import SUB_PROTOCOL
+from .metrics import Counts
 from .opus import SoundReader, SoundWriter, coders
 from .query import BadQuery, Wishes, parse
 
@@ -42,17 +42,6 @@ Make = Callable[[Wishes], Any]
 
 class Gone(Exception):
     """The client does not listen any more."""
-
-
-@dataclass
-class Counts:
-    """What all talks together have come to."""
-
-    talks: int = 0
-    frames: int = 0
-    late: int = 0
-    refused: int = 0
-    bytes_skipped: int = 0
 
 
 class Chat:
@@ -135,7 +124,7 @@ class _Talk:
 
     async def run(self) -> None:
         """Until the client goes, the stream ends or the server stops."""
-        self._chat.counts.talks += 1
+        self._chat.counts.streams += 1
         log.event("talk.connected", talk=self.number, audio=self._wishes.audio, place=self._stream.place)
         listening = asyncio.create_task(self._listen())
         speaking = asyncio.create_task(self._speak())

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.scheduler import Kind
+from ..engine.kind import Kind
 from ..engine.streams import Inbox
 from ..live.warmup import MEASURED, UNMEASURED, StepTimes
 

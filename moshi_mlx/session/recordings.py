@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..audio.files import AudioReader, AudioWriter
-from ..engine.scheduler import Outcome
+from ..engine.kind import Outcome
 from ..errors import AudioError
 from ..text import Word, WordTimer
 from . import hibiki

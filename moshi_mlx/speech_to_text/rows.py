@@ -11,7 +11,7 @@ import numpy as np
 
 from ..checkpoint.loader import Checkpoint
 from ..config.description import SttConfig
-from ..engine.scheduler import Outcome
+from ..engine.kind import Outcome
 from ..engine.streams import Bounds, Flush, Inbox, Mark, WhenFull
 from ..errors import InputError
 from ..modules.sampling import Sampler

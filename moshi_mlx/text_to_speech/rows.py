@@ -10,8 +10,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ..engine.kind import Outcome
 from ..engine.row_state import Manner
-from ..engine.scheduler import Outcome
 from ..engine.streams import Bounds, EndTurn, Inbox, Say, WhenFull
 from ..errors import InputError
 from ..modules.conditioner import ConditionAttributes
