@@ -27,6 +27,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import commands
 from .audio.files import AudioWriter
+from .checkpoint import registry
 from .commands import console, say
 from .errors import InputError
 from .output import check_writable, is_standard_output, make_folder, write_text
@@ -39,10 +40,9 @@ from .text_to_speech.requests import Request, read_requests
 from .text_to_speech.speech import Speech
 from .text_to_speech.text_sources import TextFeed, pieces_of, read_text, stdin_pieces
 from .text_to_speech.tts_model import DEFAULT_DSM_TTS_VOICE_REPO, TTSModel
+from .text_to_speech.voices import DEFAULT_VOICE
 
-DEFAULT_VOICE = "expresso/ex03-ex01_happy_001_channel1_334s.wav"
-DEFAULT_NAME = "tts-1.6b"
-CFG_COEF = 2.0
+DEFAULT_NAME = registry.DEFAULT_TTS
 # A word that ends so is the name of a file that is not there.
 TEXT_ENDINGS = (
     ".txt",
@@ -138,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands.add_checkpoint_arguments(p, default=DEFAULT_NAME)
     commands.add_sampling_arguments(p)
-    p.set_defaults(cfg_coef=CFG_COEF)
+    p.set_defaults(cfg_coef=setup.CFG_COEF)
     return p
 
 

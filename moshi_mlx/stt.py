@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import commands
 from .audio.files import AudioReader, Raw, read_audio
+from .checkpoint import registry
 from .checkpoint.loader import Checkpoint
 from .commands import console, say
 from .config.description import SttConfig
@@ -42,7 +43,7 @@ from .speech_to_text.writers import FORMATS, format_of, json_object
 from .text import Word
 
 # English and French, with the heads that tell ends of turns.
-DEFAULT_NAME = "stt-1b"
+DEFAULT_NAME = registry.DEFAULT_STT
 
 
 def parser() -> argparse.ArgumentParser:

@@ -143,3 +143,13 @@ def test_stragglers_of_one_kind_are_not_waited_for_while_another_has_work(home):
     assert early.buffered == FRAME
     until(lambda: early.buffered == 0)
     assert notes[-1] == "p"
+
+
+def test_work_done_before_anybody_is_served(home):
+    assert home.run(threading.current_thread) is not threading.current_thread()
+    with pytest.raises(ZeroDivisionError):
+        home.run(lambda: 1 // 0)
+    assert home.run(lambda: 2) == 2
+    home.close()
+    with pytest.raises(InputError, match="has ended"):
+        home.run(lambda: 2)

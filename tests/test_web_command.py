@@ -19,8 +19,9 @@ from test_web_guard import certificate
 from web_server import PATIENCE, Client, tone
 
 pytest.importorskip("sphn")
-from moshi_mlx import local_web
+from moshi_mlx import commands, local_web
 from moshi_mlx.errors import InputError, MoshiError
+from moshi_mlx.server import hosting
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -149,19 +150,19 @@ def test_off_this_machine_it_wants_a_token_that_it_prints_once(program, tiny_che
 
 def test_off_this_machine_without_https_it_says_what_is_missing(capsys):
     args = local_web.parser().parse_args(["--host", "0.0.0.0", "--token", "short"])
-    rules = local_web._rules(args)
+    rules = hosting.rules_of(args, commands.say)
     assert any("--ssl DIR" in line and "mkcert" in line for line in local_web.invitation(args, rules))
     assert "a token of 5 characters can be guessed" in capsys.readouterr().err
     here = local_web.parser().parse_args(["--host", "localhost"])
-    assert local_web._rules(here).token is None
-    assert not any("mkcert" in line for line in local_web.invitation(here, local_web._rules(here)))
+    assert hosting.rules_of(here, commands.say).token is None
+    assert not any("mkcert" in line for line in local_web.invitation(here, hosting.rules_of(here, commands.say)))
 
 
 def test_another_page_and_none(tmp_path):
     (tmp_path / "index.html").write_text("mine")
-    assert local_web._static(str(tmp_path)) == tmp_path
-    assert local_web._static("none") is None
-    assert (local_web._static(None) / "index.html").exists()
+    assert hosting.page_folder(str(tmp_path)) == tmp_path
+    assert hosting.page_folder("none") is None
+    assert (hosting.page_folder(None) / "index.html").exists()
 
 
 BAD = {

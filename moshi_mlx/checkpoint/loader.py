@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 
 DTYPES = {"bf16": mx.bfloat16, "f16": mx.float16, "f32": mx.float32}
-# Slack for activations, kernels and Python itself.
-OVERHEAD_BYTES = 250_000_000
 
 
 @dataclass
@@ -92,7 +90,7 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        return self.weights + self.rings + self.codec + self.passing + OVERHEAD_BYTES
+        return self.weights + self.rings + self.codec + self.passing + memory.OVERHEAD_BYTES
 
 
 class Loader:

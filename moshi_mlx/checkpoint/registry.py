@@ -10,15 +10,13 @@ from typing import Any
 
 from ..errors import InputError
 from ..machine.capacity import Capacity
-from ..machine.memory import gigabytes
+from ..machine.memory import OVERHEAD_BYTES, gigabytes
 from .published import MIMI_BYTES, PUBLISHED
 
-DEFAULT_NAME = "moshiko"
+DEFAULT_NAME, DEFAULT_STT, DEFAULT_TTS = "moshiko", "stt-1b", "tts-1.6b"
 # The small model inside the package, wherever a checkpoint is named.
 DEMO_NAME = "demo"
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
-# Slack for activations, kernels and Python itself; `checkpoint` adds the same to its estimate.
-OVERHEAD_BYTES = 250_000_000
 # With the scales of each group, in bfloat16 as all others.
 BITS_PER_WEIGHT = {4: 5.0, 8: 8.5}
 # The command for each kind of model, and what it is given first.

@@ -15,13 +15,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
 
 from ..errors import InputError
 from ..machine import streams
 from ..machine.owner import PATIENCE, Closer
 from .streams import Bell
 
+T = TypeVar("T")
 TURNS_PASSED = 2
 # Without news everybody looks round so often.
 IDLE_SECONDS = 0.5
@@ -63,6 +65,7 @@ class ModelThread:
         self.changed = Bell()
         self._guests: list[Guest] = []
         self._coming: deque[Guest] = deque()
+        self._jobs: deque[tuple[Callable[[], Any], Future]] = deque()
         self._passed: dict[Guest, int] = {}
         self._closing = False
         self._process = os.getpid()
@@ -81,11 +84,21 @@ class ModelThread:
 
     def receive(self, guest: Guest) -> None:
         """Let somebody in, behind those who are there."""
-        if not self.running:
-            raise InputError("the models' thread has ended; make another one.")
         with self.changed:
+            if not self.running:
+                raise InputError("the models' thread has ended; make another one.")
             self._coming.append(guest)
             self.changed.notify_all()
+
+    def run(self, action: Callable[[], T]) -> T:
+        """The result of `action()`, or what it raised, from this thread; everybody waits for it, as is right before they begin."""
+        future: Future[T] = Future()
+        with self.changed:
+            if not self.running:
+                raise InputError("the models' thread has ended; make another one.")
+            self._jobs.append((action, future))
+            self.changed.notify_all()
+        return future.result()
 
     def close(self, timeout: float | None = None) -> None:
         """End it after the turn under way, and everybody with it."""
@@ -115,12 +128,21 @@ class ModelThread:
         except BaseException as e:
             error = e
         finally:
-            self._closing = True
+            with self.changed:
+                self._closing = True
             for guest in [*self._guests, *self._coming]:
                 guest.leave(error)
+            for _, future in self._jobs:
+                future.cancel()
 
     def _round(self) -> None:
         seen = self.changed.rung
+        while self._jobs:
+            action, future = self._jobs.popleft()
+            try:
+                future.set_result(action())
+            except Exception as e:
+                future.set_exception(e)
         while self._coming:
             guest = self._coming.popleft()
             self._guests.append(guest)

@@ -55,7 +55,7 @@ class Hearing:
 class Speaking:
     """Text to speech; items are `Spoken`. `voices` are files by their names, `default` the name of the one that is spoken with else.
 
-    `usual`: everything else of an utterance. A model without voices of its own has none here.
+    `usual`: everything else of an utterance. `clones`: the model goes on in the voice of any clip.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Speaking:
     voices: dict[str, Path] = field(default_factory=dict)
     default: str | None = None
     usual: Speak = field(default_factory=Speak)
+    clones: bool = False
     kind: str = field(default=TTS, init=False)
 
     def knows(self, voice: str | None) -> bool:

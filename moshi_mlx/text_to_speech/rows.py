@@ -30,7 +30,8 @@ class Speak:
     """How one utterance is spoken; what is None is as the model says.
 
     `voices`: names or files, main speaker first. `cfg_coef`: guidance, of the kind the model has. `attributes` stand for voices and
-    guidance of models with conditions. `pad_bonus` is added to the model's own: above 0 slows speech down.
+    guidance of models with conditions. `pad_bonus` is added to the model's own: above 0 slows speech down. `cloned` stands for voices:
+    an embedding `[1, dim, T]` for models that take those, the codes `[codebooks, T]` of a clip for those that go on from one.
     """
 
     voices: Sequence[str | Path] = ()
@@ -41,6 +42,7 @@ class Speak:
     padding_between: int = 1
     pad_bonus: float = 0.0
     attributes: ConditionAttributes | None = None
+    cloned: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,18 @@ class Utterances:
         tts = self.tts
         if not tts.multi_speaker:
             return tts.make_condition_attributes()
-        paths = [tts.get_voice_path(str(name)) for name in speak.voices]
-        return tts.make_condition_attributes(paths, speak.cfg_coef if tts.valid_cfg_conditionings else None)
+        coef = speak.cfg_coef if tts.valid_cfg_conditionings else None
+        if speak.cloned is not None:
+            return tts.make_condition_attributes([speak.cloned], coef)
+        return tts.make_condition_attributes([tts.get_voice_path(str(name)) for name in speak.voices], coef)
 
     def _prefix(self, speak: Speak) -> mx.array | None:
         """The clip that a model without voice embeddings goes on from."""
-        if self.tts.multi_speaker or not speak.voices:
+        if self.tts.multi_speaker:
+            return None
+        if speak.cloned is not None:
+            return self.tts.read_prefix(speak.cloned)
+        if not speak.voices:
             return None
         if len(speak.voices) > 1:
             raise InputError(f"this model speaks with one voice, {len(speak.voices)} were given.")
