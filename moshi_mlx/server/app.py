@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from .. import version
-from . import guard, metrics, pages
+from . import guard, kyutai, metrics, pages
 from .chat import Chat
 from .door import Door
 from .guard import Rules
@@ -53,6 +53,7 @@ def make_app(
 
     if services.talk is not None:
         counts[TALK] = _add_talk(app, services.talk, about or About(model=services.talk.name))
+    kyutai.add(app, services, counts, rules.token)
     app.router.add_get("/api/build_info", build_info)
     app.router.add_get("/health", health)
     app.router.add_get("/metrics", measured)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ..engine.kind import Outcome
 from ..engine.row_state import Manner
-from ..engine.streams import Bounds, EndTurn, Inbox, Say, WhenFull
+from ..engine.streams import Bounds, EndTurn, Inbox, Say, Voice, WhenFull
 from ..errors import InputError
 from ..modules.conditioner import ConditionAttributes
 from ..modules.sampling import Sampler
@@ -32,6 +32,7 @@ class Speak:
     `voices`: names or files, main speaker first. `cfg_coef`: guidance, of the kind the model has. `attributes` stand for voices and
     guidance of models with conditions. `pad_bonus` is added to the model's own: above 0 slows speech down. `cloned` stands for voices:
     an embedding `[1, dim, T]` for models that take those, the codes `[codebooks, T]` of a clip for those that go on from one.
+    `tell_pauses`: those that the text asks for are told like words, as they were written.
     """
 
     voices: Sequence[str | Path] = ()
@@ -43,6 +44,7 @@ class Speak:
     pad_bonus: float = 0.0
     attributes: ConditionAttributes | None = None
     cloned: np.ndarray | None = None
+    tell_pauses: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Utterances:
             seed=speak.seed,
             manner=manner,
         )
-        self._utterances[row] = _Client(Speakable(self.tts.tokenizer))
+        self._utterances[row] = _Client(speak, Speakable(self.tts.tokenizer))
 
     def leave(self, row: int) -> None:
         self._utterances[row] = None
@@ -150,10 +152,21 @@ class Utterances:
                 self.speech.say(client.speakable(message.text), row)
             elif isinstance(message, EndTurn):
                 self.speech.end_turn(row)
+            elif isinstance(message, Voice):
+                self._change_voice(row, message.values)
+                client = self._client(row)
         if inbox.at_end and not client.finished:
             client.finished = True
             self.speech.finish(row)
         return self._can_step(row)
+
+    def _change_voice(self, row: int, values: np.ndarray) -> None:
+        """Begin anew with a voice that came after the row was given."""
+        client = self._client(row)
+        if self.speech.words_said[row]:
+            raise InputError("a voice should come before the first word that it says.")
+        for _ in self.join(row, replace(client.speak, cloned=values, attributes=None)):
+            pass
 
     def step(self, given: dict[int, bool]) -> dict[int, Outcome]:
         """One step of the rows that can make one."""
@@ -182,12 +195,12 @@ class Utterances:
 
     def _new_words(self, row: int, done: bool) -> list[Word]:
         """Words that are complete and have not been told: the last one is when the next begins, or at the end."""
-        client = self._client(row)
-        begun = len(self.speech.generator.utterances[row].state.transcript)
+        client, state = self._client(row), self.speech.generator.utterances[row].state
+        begun = len(state.transcript) + (len(state.pauses) if client.speak.tell_pauses else 0)
         complete = begun if done else begun - 1
         if complete <= client.words_told:
             return []
-        words = self.speech.words(row)[client.words_told : complete]
+        words = self.speech.words(row, client.speak.tell_pauses)[client.words_told : complete]
         client.words_told = complete
         return words
 
@@ -202,6 +215,7 @@ class Utterances:
 class _Client:
     """What is known of an utterance beside the speech."""
 
+    speak: Speak
     speakable: Speakable
     finished: bool = False
     words_told: int = 0
