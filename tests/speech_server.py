@@ -92,6 +92,9 @@ class Wire:
     async def receive(self, seconds: float = PATIENCE) -> dict | None:
         """The next message; None at the end."""
         message = await self.socket.receive(seconds)
+        while message.type is aiohttp.WSMsgType.PING:
+            # A client that does not answer them.
+            message = await self.socket.receive(seconds)
         if message.type in CLOSED or message.type is aiohttp.WSMsgType.ERROR:
             return None
         assert message.type is aiohttp.WSMsgType.BINARY, message

@@ -35,7 +35,7 @@ class Pauses:
         """The client's sound, float32 `[n]`."""
         if self._own:
             return
-        pcm = np.concatenate([self._rest, np.nan_to_num(pcm)])
+        pcm = np.concatenate([self._rest, np.clip(np.nan_to_num(pcm), -1, 1)])
         whole = len(pcm) - len(pcm) % self._size
         frames, self._rest = pcm[:whole].reshape(-1, self._size), pcm[whole:]
         self._levels.extend(np.sqrt(np.mean(np.square(frames), axis=1)).tolist())
