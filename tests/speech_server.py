@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -31,12 +33,21 @@ def hearing(make=None, rows: int = 2, delay: float = 0.5, thread: ModelThread | 
     return Hearing("tiny-stt", scheduler, heads, delay)
 
 
-def speaking(rows: int = 2, preset: str = "tiny-tts", thread: ModelThread | None = None) -> Speaking:
+def speaking(
+    rows: int = 2, preset: str = "tiny-tts", thread: ModelThread | None = None, items: int | None = None
+) -> Speaking:
+    """`items`: frames that may wait to be read."""
     folder = speech_toys.checkpoint("tiny-tts") / "voices"
     voices = {p.name.partition(".")[0] + ".wav": p for p in sorted(folder.iterdir())}
     embeds = preset == "tiny-tts"
     usual = Speak(voices=(voices["a.wav"],) if embeds else (), cfg_coef=2.0 if embeds else None)
-    scheduler = Scheduler(lambda: Utterances(speech_toys.make_tts(preset), rows, usual), thread=thread)
+
+    def make() -> Utterances:
+        kind = Utterances(speech_toys.make_tts(preset), rows, usual)
+        kind.bounds = replace(kind.bounds, items=items or kind.bounds.items)
+        return kind
+
+    scheduler = Scheduler(make, thread=thread)
     return Speaking(
         "tiny-tts", scheduler, voices if embeds else {}, "a.wav" if embeds else None, usual, clones=not embeds
     )
@@ -48,6 +59,9 @@ class SpeechServer(Server):
     def __init__(self, services: Services, **rules: Any):
         self.services = services
         self.door = door.Door(None, 0)
+        for sock in self.door.sockets:
+            # So that a client that does not read is noticed soon.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
         self.rules = guard.Rules(port=self.door.port, **rules)
         self._app = app.make_app(services, self.rules, static=None)
         self._ready = threading.Event()
