@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from . import commands
 from .checkpoint import registry
+from .checkpoint.files import Files
 from .checkpoint.loader import Checkpoint
 from .commands import console, say
 from .engine.model_thread import ModelThread
@@ -160,10 +161,19 @@ def fitting_rows(loaded: Sequence[Checkpoint], kv_bits: int | None) -> int | Non
 
 def _load(args: argparse.Namespace, kind: str, rows: int) -> Checkpoint:
     default, kinds, _ = KINDS[kind]
-    loaded = commands.load(arguments_of(args, kind), kinds=kinds, default=default, batch=rows)
+
+    def check(files: Files) -> None:
+        if kind == TTS:
+            voices_of(args, files)
+
+    loaded = commands.load(arguments_of(args, kind), kinds=kinds, default=default, batch=rows, check=check)
     if kind == TALK:
         making.refuse_silent(loaded)
     return loaded
+
+
+def voices_of(args: argparse.Namespace, files: Files) -> making.Voices:
+    return making.voices_of(files, args.voice, args.voice_repo, say)
 
 
 def _make_all(args: argparse.Namespace, loaded: dict[str, Checkpoint], rows: int, running: Running) -> Offer:
@@ -181,9 +191,8 @@ def _make_all(args: argparse.Namespace, loaded: dict[str, Checkpoint], rows: int
             elif kind == STT:
                 made[kind], times[kind] = making.hearing(name, checkpoint, rows, running)
             else:
-                made[kind], times[kind] = making.speaking(
-                    name, checkpoint, rows, running, args.voice, args.voice_repo, say
-                )
+                voices = voices_of(args, checkpoint.files)
+                made[kind], times[kind] = making.speaking(name, checkpoint, rows, running, voices)
     return Offer(Services(**made), times, about)  # type: ignore[arg-type]
 
 

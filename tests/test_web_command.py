@@ -29,9 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 class Program:
     """The command; `lines` are what it has said, until it invites."""
 
-    def __init__(self, *args, **env):
+    def __init__(self, *args, command="local_web", **env):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "moshi_mlx.local_web", "--port", "0", *map(str, args)],
+            [sys.executable, "-m", f"moshi_mlx.{command}", "--port", "0", *map(str, args)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **env},
         )  # fmt: skip
         self.lines: list[str] = []

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import InputError
 from ..machine.capacity import Capacity
 from ..machine.memory import OVERHEAD_BYTES, gigabytes
+from ..machine.serving import Cost
 from .published import MIMI_BYTES, PUBLISHED
 
 DEFAULT_NAME, DEFAULT_STT, DEFAULT_TTS = "moshiko", "stt-1b", "tts-1.6b"
@@ -92,6 +93,12 @@ class Published:
         weights = self.loaded_bytes * (2 if wide and self.bits is None else 1)
         codec = MIMI_BYTES if self.codec else 0
         return weights + codec + self.ring_bytes * (2 if wide else 1) + OVERHEAD_BYTES
+
+    @property
+    def cost(self) -> Cost:
+        """What serving it costs, in bfloat16: of the weights all is read, but for a few rows of tables."""
+        codec = MIMI_BYTES if self.codec else 0
+        return Cost(self.loaded_bytes + codec, self.loaded_bytes + codec, self.ring_bytes)
 
     @property
     def command(self) -> str:

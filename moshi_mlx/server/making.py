@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoint import registry
+from ..checkpoint.files import Files
 from ..checkpoint.loader import Checkpoint
 from ..engine.kind import Kind
 from ..engine.model_thread import ModelThread
@@ -120,29 +121,44 @@ def hearing(name: str, loaded: Checkpoint, rows: int, running: Running) -> tuple
     return Hearing(name, scheduler, heads, found.audio_delay_seconds if found else 0.0), made[0]
 
 
-def speaking(
-    name: str,
-    loaded: Checkpoint,
-    rows: int,
-    running: Running,
-    voice: str | None = None,
-    voice_repo: str | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> tuple[Speaking, StepTimes]:
-    """Text to speech. `voice` is spoken with where a client names none; `voice_repo` is a folder or repository of voices (default: the
-    checkpoint's own folder of voices, else the published repository). `say` hears of licences.
+@dataclass(frozen=True)
+class Voices:
+    """Voices of a model on this machine by their names, the one that is spoken with else, and where they were looked for."""
+
+    repo: str
+    known: dict[str, Path]
+    default: str
+
+
+def voices_of(files: Files, voice: str | None, repo: str | None, say: Callable[[str], None]) -> Voices:
+    """Before anything large is read. `voice` is the default one, of `repo`, a folder or repository (default: the checkpoint's own folder
+    of voices, else the published repository). Raises `InputError` where it is not to be had; `say` hears of licences.
     """
+    own = files.moshi.parent / OWN_VOICES
+    repo = repo or (str(own) if own.is_dir() else DEFAULT_DSM_TTS_VOICE_REPO)
+    embeddings = voice_files.TENSOR in files.config.lm.conditioners
+    suffix = voice_files.suffix_of(files.config.model_id) if embeddings else ""
+    known = voice_files.known_voices(repo, suffix)
+    default = voice or (next(iter(known)) if Path(repo).is_dir() and known else voice_files.DEFAULT_VOICE)
+    found = voice_files.find_voice(default, repo, suffix, say)
+    # A file of this machine has a name for clients, not a path.
+    default = default if default in known else _voice_name(default)
+    known.setdefault(default, found)
+    return Voices(repo, known, default)
+
+
+def _voice_name(voice: str) -> str:
+    return Path(voice).name if Path(voice).is_file() else voice.removeprefix("hf://")
+
+
+def speaking(name: str, loaded: Checkpoint, rows: int, running: Running, voices: Voices) -> tuple[Speaking, StepTimes]:
+    """Text to speech with the guidance that the published models are used with."""
     made: list[StepTimes] = []
-    repo = voice_repo or own_voices(loaded) or DEFAULT_DSM_TTS_VOICE_REPO
-    tts = TTSModel.from_checkpoint(loaded, n_q=loaded.lm.dep_q, voice_repo=repo)
-    suffix = tts.voice_suffix if tts.multi_speaker else ""
-    voices = voice_files.known_voices(repo, suffix)
-    default = voice or (next(iter(voices)) if Path(repo).is_dir() and voices else voice_files.DEFAULT_VOICE)
-    voices.setdefault(default, voice_files.find_voice(default, repo, suffix, say))
+    tts = TTSModel.from_checkpoint(loaded, n_q=loaded.lm.dep_q, voice_repo=voices.repo)
     guidance = CFG_COEF if tts.valid_cfg_conditionings else None
     if not tts.valid_cfg_conditionings:
         tts.cfg_coef = CFG_COEF
-    usual = Speak(voices=(voices[default],), cfg_coef=guidance)
+    usual = Speak(voices=(voices.known[voices.default],), cfg_coef=guidance)
 
     def make() -> Utterances:
         kind = Utterances(tts, rows, usual, compile=running.compile, kv_bits=running.kv_bits)
@@ -150,13 +166,7 @@ def speaking(
         return kind
 
     scheduler = running.scheduler(make, "tts")
-    return Speaking(name, scheduler, voices, default, usual, clones=not tts.multi_speaker), made[0]
-
-
-def own_voices(loaded: Checkpoint) -> str | None:
-    """The folder of voices that came with a checkpoint."""
-    folder = loaded.files.moshi.parent / OWN_VOICES
-    return str(folder) if folder.is_dir() else None
+    return Speaking(name, scheduler, voices.known, voices.default, usual, clones=not tts.multi_speaker), made[0]
 
 
 def read_aloud(inbox: Inbox) -> None:
