@@ -1,9 +1,10 @@
 """What the demo model can do, at every precision asked for: codec, answers, silence, delays.
 
-    pip install -e . pystoi 'pocketsphinx>=5' scipy && apt install libespeak-ng1 espeak-ng-data
-    python benchmarks/demo_model.py [--trials 60] [--seed 2] [--packings bf16 q8 q4] [--json FILE]
+    pip install -e . pystoi 'pocketsphinx>=5' scipy soxr rich && apt install libespeak-ng1 espeak-ng-data libflite1
+    python benchmarks/demo_model.py [--trials 60] [--seed 2] [--side held-out] [--packings bf16 q8 q4] [--json FILE]
 
-Voices, sums and phrasings are those that training never heard; the listener is pocketsphinx. A packing is a command line of
+Voices, sums and phrasings are those that the recipe keeps from training; `--side left-out` are festival's (apt install festival
+festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts). The listener is pocketsphinx. A packing is a command line of
 `python -m moshi_mlx.quantize`.
 """
 
@@ -16,14 +17,16 @@ import tempfile
 from pathlib import Path
 
 from machine import describe_machine
-from moshi_mlx.quantize import command as quantize
+from moshi_mlx.quantize import __main__ as quantize
 
 from moshi_mlx.checkpoint.files import locate
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from examples.train_demo.measure import codec_report, dialogue_report  # noqa: E402
+from examples.train_demo.codec_trials import codec_report  # noqa: E402
+from examples.train_demo.measure import dialogue_report  # noqa: E402
+from examples.train_demo.speakers import HELD_OUT, LEFT_OUT  # noqa: E402
 from examples.train_demo.trials import make_trials  # noqa: E402
 
 PACKINGS: dict[str, list[str]] = {
@@ -43,16 +46,25 @@ def main() -> None:
     parser.add_argument("--model", default="demo", help="checkpoint folder (default: the one in the package)")
     parser.add_argument("--trials", type=int, default=60, help="prompts of every kind (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument(
+        "--side", choices=[HELD_OUT, LEFT_OUT], default=HELD_OUT, help="who speaks (default: %(default)s)"
+    )
     parser.add_argument("--packings", nargs="+", choices=PACKINGS, default=["bf16"])
     parser.add_argument("--no-codec", dest="codec", action="store_false", help="leave the codec out")
     parser.add_argument("--json", metavar="FILE", help="also write every figure and failure to FILE")
     args = parser.parse_args()
     print(describe_machine())
-    report: dict = {"machine": describe_machine(), "trials": args.trials, "seed": args.seed, "packings": {}}
+    report: dict = {
+        "machine": describe_machine(),
+        "trials": args.trials,
+        "seed": args.seed,
+        "side": args.side,
+        "packings": {},
+    }
     if args.codec:
-        report["codec"] = codec_report(args.model)
+        report["codec"] = codec_report(args.model, 60, args.side)
         print("codec: " + ", ".join(f"{name} {value:.3f}" for name, value in report["codec"].items()))
-    trials = make_trials(args.trials, args.seed)
+    trials = make_trials(args.trials, args.seed, args.side)
     for name in args.packings:
         with tempfile.TemporaryDirectory() as folder:
             report["packings"][name] = measured = of_packing(args.model, name, Path(folder) / "packed", trials)

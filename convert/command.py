@@ -1,9 +1,8 @@
-"""The command: arguments, the steps of a conversion, and what is said about them."""
+"""The work of `python -m moshi_mlx.convert`: the steps of a conversion, and what is said about them."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from moshi_mlx.checkpoint import DTYPES, registry
 from moshi_mlx.checkpoint.weights_writer import refuse_if_disk_is_full
-from moshi_mlx.commands import console, say
+from moshi_mlx.commands.telling import console, say
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine.memory import gigabytes
 from moshi_mlx.output import check_new_folder, write_bytes, write_text
@@ -26,43 +25,7 @@ from .source import Source, open_source
 from .stream import write_file
 from .tensors import check_finite
 
-PROG = "python -m moshi_mlx.convert"
-
-
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `convert` and `quantize` both take."""
-    parser.add_argument(
-        "source", metavar="SRC", help="Hub repository, folder, file, or short name of a published model"
-    )
-    parser.add_argument("destination", metavar="DST", type=Path, help="folder to make")
-    group = parser.add_argument_group("source")
-    group.add_argument("--lm-config", "--config", dest="config", metavar="FILE", help="config.json to use instead")
-    group.add_argument("--mimi-weights", metavar="FILE", help="codec to take over instead of the source's")
-    group.add_argument("--tokenizer", metavar="FILE", help="tokenizer to take over instead of the source's")
-    group.add_argument("--lora", metavar="FILE", help="adapter of moshi-finetune to merge in")
-    group.add_argument("--lora-scale", metavar="X", type=float, help="its scale (default: what its config.json says)")
-    group.add_argument(
-        "--keep-user-codebooks",
-        action="store_true",
-        help="PersonaPlex: keep the depth steps that predict the user, which are not heard",
-    )
-    parser.add_argument("--dtype", choices=sorted(DTYPES), help="type of dense weights (default: as stored)")
-    parser.add_argument(
-        "--verify",
-        action=argparse.BooleanOptionalAction,
-        help="run source and result side by side (default: for small models)",
-    )
-    parser.add_argument("--upload-repo", metavar="REPO", help="upload the result to this repository of the Hub")
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog=PROG,
-        description="Make one folder that runs from a checkpoint in any published format, or write it back.",
-    )
-    add_source_arguments(p)
-    p.add_argument("--to", choices=outputs.LAYOUTS, default="mlx", help="layout to write (default: %(default)s)")
-    return p
+PROG = ("python", "-m", "moshi_mlx.convert")
 
 
 def request_of(args: argparse.Namespace) -> Request:
@@ -77,8 +40,8 @@ def request_of(args: argparse.Namespace) -> Request:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+def run(args: argparse.Namespace, typed: Sequence[str]) -> int:
+    """The command; `typed` are its arguments as they were, for the model card."""
     check_new_folder(args.destination)
     say_before_download(args.source)
     source = open_source(request_of(args))
@@ -86,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError("--verify compares language models; there is none here.")
     planned = outputs.plan(source, args.to, DTYPES[args.dtype] if args.dtype else None)
     announce(source, planned, args.destination)
-    command = command_line(PROG, argv)
+    command = [*PROG, *typed]
     job = {"version": __version__, "args": vars(args), "sources": fingerprint(source)}
 
     def finish(folder: Path) -> None:
@@ -115,10 +78,6 @@ def keeps_numbers(args: argparse.Namespace, source: Source) -> bool:
     assert model is not None
     rounded = args.dtype is not None or model.reduced or model.merged
     return not rounded and (args.to == "mlx" or not model.quantizations)
-
-
-def command_line(prog: str, argv: Sequence[str] | None) -> list[str]:
-    return [*prog.split(), *(sys.argv[1:] if argv is None else argv)]
 
 
 def fingerprint(source: Source) -> list[list[Any]]:

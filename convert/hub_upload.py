@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from moshi_mlx.commands import say
+from moshi_mlx.commands.telling import say
 from moshi_mlx.errors import CheckpointError
 
 

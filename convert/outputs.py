@@ -26,7 +26,6 @@ from .language_model import LanguageModel
 from .source import Source
 from .stream import Job
 
-LAYOUTS = ("mlx", "pytorch", "transformers")
 MODEL_NAME = "model.safetensors"
 _WORDS = {mx.bfloat16: "bfloat16", mx.float16: "float16", mx.float32: "float32"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,19 +85,6 @@ def check_pending(packed: Any, rows: int) -> list[bytes]:
             raise InputError(f"text should be the beginnings of characters, found {row.tolist()}.")
         found.append(unfinished)
     return found
-
-
-def escape_unwritable(stream: Any) -> None:
-    """Have a text stream write what its encoding lacks as JSON writes it (`\\u00e9`), rather than fail: JSON stays what it is."""
-    codecs.register_error("json escapes", _json_escapes)
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="json escapes")
-
-
-def _json_escapes(problem: UnicodeError) -> tuple[str, int]:
-    if not isinstance(problem, UnicodeEncodeError):
-        raise problem
-    return json.dumps(problem.object[problem.start : problem.end])[1:-1], problem.end
 
 
 @dataclass(frozen=True)

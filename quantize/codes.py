@@ -13,7 +13,7 @@ from moshi_mlx.audio.files import AudioReader
 from moshi_mlx.checkpoint import Checkpoint, default_dtype
 from moshi_mlx.checkpoint.files import Files
 from moshi_mlx.checkpoint.weights_file import WeightsFile
-from moshi_mlx.commands import say
+from moshi_mlx.commands.telling import say
 from moshi_mlx.config import LmConfig
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine import memory

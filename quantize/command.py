@@ -1,9 +1,9 @@
-"""The command: which layer how, the folder, and the report."""
+"""The work of `python -m moshi_mlx.quantize`: which layer how, the folder, and the report."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,8 @@ import mlx.core as mx
 import numpy as np
 from moshi_mlx.convert import card, hub_upload
 from moshi_mlx.convert.command import (
-    add_source_arguments,
     announce,
     check,
-    command_line,
     fingerprint,
     make,
     request_of,
@@ -29,11 +27,12 @@ from moshi_mlx.convert.verify import open_result
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from moshi_mlx.audio.files import read_audio
-from moshi_mlx.checkpoint import DTYPES, Loader, recipes
+from moshi_mlx.checkpoint import DTYPES, Loader, recipe_table, recipes
 from moshi_mlx.checkpoint.files import locate
 from moshi_mlx.checkpoint.packing import Quantization, packed_bytes
 from moshi_mlx.checkpoint.recipes import Packing
-from moshi_mlx.commands import console, refuse_overwriting, say
+from moshi_mlx.commands.flags import refuse_overwriting
+from moshi_mlx.commands.telling import console, say
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine.memory import gigabytes
 from moshi_mlx.output import check_new_folder, check_writable, write_text
@@ -42,47 +41,7 @@ from moshi_mlx.version import __version__
 from . import codec, codes, mixed, picture, quality, recipe_files, report
 from .trial import Trial
 
-PROG = "python -m moshi_mlx.quantize"
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog=PROG, description="Pack a checkpoint of any published format into fewer bits, and say what that costs."
-    )
-    add_source_arguments(p)
-    group = p.add_argument_group("packing")
-    group.add_argument("-q", "--bits", type=int, metavar="BITS", help=f"bits per weight: {recipes.BITS_IN_WORDS}")
-    group.add_argument(
-        "--group-size",
-        type=int,
-        metavar="N",
-        help="weights that share a scale: 32, 64 or 128 (default: 32 up to 4 bits, else 64)",
-    )
-    group.add_argument(
-        "--mode",
-        choices=["affine", *recipes.FLOAT_MODES],
-        default="affine",
-        help="kind of numbers (default: %(default)s)",
-    )
-    group.add_argument(
-        "--recipe",
-        metavar="NAME",
-        help=f"which layers: {', '.join(recipes.RECIPES)}, or a JSON file of rules (default: what suits the kind of model)",
-    )
-    group.add_argument("--budget", metavar="SIZE", help="mixed: size of the packed layers, as 5.2GB, 900MB or 5bpw")
-    group.add_argument(
-        "--codec-bits",
-        type=int,
-        choices=(4, 8),
-        help="pack the codec's transformers too (this package reads it, no other)",
-    )
-    group = p.add_argument_group("report")
-    group.add_argument("--report", metavar="FILE.json", type=Path, help="write figures, and a picture beside them")
-    group.add_argument("--no-picture", action="store_true", help="figures only")
-    group.add_argument("--codes", metavar="FILE", help="codes [1 + n_q, frames] to compare on (safetensors, npz, npy)")
-    group.add_argument("--audio", metavar="FILE", help="compare on the source's answer to this recording")
-    group.add_argument("--frames", type=int, default=64, help="frames to draw without either (default: %(default)s)")
-    return p
+PROG = ("python", "-m", "moshi_mlx.quantize")
 
 
 @dataclass
@@ -96,8 +55,8 @@ class Work:
     held_out: tuple[mx.array, str] | None
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+def run(args: argparse.Namespace, typed: Sequence[str]) -> int:
+    """The command; `typed` are its arguments as they were, for the model card."""
     _check(args)
     check_new_folder(args.destination)
     usual = recipes.base(args.bits, args.group_size, args.mode)
@@ -111,17 +70,17 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{source.name} is quantised already; quantise the model it was made from.")
     cfg = source.model.config.lm
     asked, args.recipe = args.recipe, args.recipe or recipes.default_recipe(source.model.config)
-    if asked is None and args.recipe != recipes.UNIFORM:
+    if asked is None and args.recipe != recipe_table.UNIFORM:
         source.notes.append(
-            f"packed by the recipe {args.recipe}: {recipes.WORDS[args.recipe]} (--recipe uniform packs all alike)."
+            f"packed by the recipe {args.recipe}: {recipe_table.WORDS[args.recipe]} (--recipe uniform packs all alike)."
         )
     layers = recipes.layers_of(cfg)
     packing = recipes.by_rules(layers, recipe_files.read_recipe(args.recipe), usual)
     recipe_files.check_shared(packing, cfg)
     held_out = None
-    if args.report or args.recipe == recipes.MIXED:
+    if args.report or args.recipe == recipe_table.MIXED:
         held_out = codes.held_out(source, args.codes, args.audio, args.frames)
-    if args.recipe == recipes.MIXED:
+    if args.recipe == recipe_table.MIXED:
         assert held_out is not None
         fitted, judged = codes.halves(held_out[0])
         held_out = judged, f"the second half of {held_out[1]}"
@@ -142,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.report:
             made.append(_report(work, folder))
         facts = {"size": gigabytes(planned.nbytes), "packing": _words(packing), "recipe": _recipe_words(args.recipe)}
-        text = card.write(source, "mlx", command_line(PROG, argv), facts, args.destination.name, quantized=True)
+        text = card.write(source, "mlx", [*PROG, *typed], facts, args.destination.name, quantized=True)
         write_text(folder / "README.md", text)
         # The check that every command makes before it loads a checkpoint.
         Loader(locate(folder), with_codec=False)
@@ -160,13 +119,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Flags that do not go together, before anything is looked for."""
-    if args.budget is not None and args.recipe != recipes.MIXED:
+    if args.budget is not None and args.recipe != recipe_table.MIXED:
         raise InputError("--budget is the size of the recipe mixed; add --recipe mixed.")
-    if args.recipe == recipes.MIXED and args.mode != "affine":
+    if args.recipe == recipe_table.MIXED and args.mode != "affine":
         raise InputError("the recipe mixed lifts affine layers to more bits; leave out --mode.")
     if args.codes is not None and args.audio is not None:
         raise InputError("compare either on --codes or on --audio, not on both.")
-    if (args.codes or args.audio) and not (args.report or args.recipe == recipes.MIXED):
+    if (args.codes or args.audio) and not (args.report or args.recipe == recipe_table.MIXED):
         raise InputError("--codes and --audio are what a --report compares on; add --report FILE.json.")
     if not 1 <= args.frames <= 10_000:
         raise InputError(f"--frames should be 1 to 10000, found {args.frames}.")
@@ -219,7 +178,7 @@ def _plan(args: argparse.Namespace, source: Source, packing: Packing, name: str,
         return outputs
     if source.codec is None:
         raise InputError("--codec-bits packs the codec, and there is none here; give one with --mimi-weights.")
-    q = Quantization(recipes.DEFAULT_GROUP_SIZES[args.codec_bits], args.codec_bits)
+    q = Quantization(recipe_table.DEFAULT_GROUP_SIZES[args.codec_bits], args.codec_bits)
     outputs.copies.pop(source.codec.name, None)
     outputs.weights.pop(source.codec.name, None)
     packed_name = codec.file_name(source.codec.name, q)
@@ -230,7 +189,7 @@ def _plan(args: argparse.Namespace, source: Source, packing: Packing, name: str,
 
 def _recipe_words(recipe: str) -> str:
     """A recipe as the card tells it: its name and what it keeps, or the name of its file."""
-    return f"{recipe} ({recipes.WORDS[recipe]})" if recipe in recipes.WORDS else Path(recipe).name
+    return f"{recipe} ({recipe_table.WORDS[recipe]})" if recipe in recipe_table.WORDS else Path(recipe).name
 
 
 def _words(packing: Packing) -> str:

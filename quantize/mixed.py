@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from moshi_mlx.checkpoint.packing import Quantization, packed_bytes
-from moshi_mlx.checkpoint.recipes import BITS, DEFAULT_GROUP_SIZES, Packing
+from moshi_mlx.checkpoint.recipe_table import BITS, DEFAULT_GROUP_SIZES
+from moshi_mlx.checkpoint.recipes import Packing
 from moshi_mlx.config import LmConfig
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine.memory import gigabytes

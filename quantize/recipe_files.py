@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from moshi_mlx.checkpoint.packing import Quantization
-from moshi_mlx.checkpoint.recipes import BITS, FLOAT_MODES, GROUP_SIZES, PUBLISHED, RECIPES, Packing
+from moshi_mlx.checkpoint.recipe_table import BITS, FLOAT_FORMS, GROUP_SIZES, PUBLISHED, RECIPES
+from moshi_mlx.checkpoint.recipes import Packing
 from moshi_mlx.config import LmConfig
 from moshi_mlx.config.json_text import read_json
 from moshi_mlx.errors import ConfigError, InputError, quoted
@@ -41,13 +42,13 @@ def _check_rule(path: Path, rule: Any) -> None:
     wrong = (
         ("bits" in rule and rule["bits"] not in BITS)
         or ("group_size" in rule and (rule["group_size"] not in GROUP_SIZES or "bits" not in rule))
-        or (rule.get("mode", "affine") not in ("affine", *FLOAT_MODES))
+        or (rule.get("mode", "affine") not in ("affine", *FLOAT_FORMS))
         or not isinstance(rule.get("dense", False), bool)
     )
     if wrong:
         raise ConfigError(
             f"{path}: bits should be one of {BITS}, 'group_size' (with 'bits') one of {GROUP_SIZES}, 'mode' affine, "
-            f"{', '.join(FLOAT_MODES)}, 'dense' true or false; found {quoted(rule)}."
+            f"{', '.join(FLOAT_FORMS)}, 'dense' true or false; found {quoted(rule)}."
         )
 
 

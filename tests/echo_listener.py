@@ -6,6 +6,7 @@ import numpy as np
 import speech_toys
 from speech_toys import BOUNDARY, PAD, TOKENIZER
 
+from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx.config.description import SttConfig
 from moshi_mlx.speech_to_text.listener import HeardFrames
 from moshi_mlx.speech_to_text.rows import Transcriptions
@@ -59,6 +60,6 @@ class EchoListener:
 
 def transcriptions(rows: int = 2, delay: float = 0.48, heads: int = 0) -> Transcriptions:
     """Words come `delay` seconds after they were said, to the frame."""
-    kind = Transcriptions(speech_toys.loaded("tiny-stt"), rows, delays=SttConfig(delay, 0.0))
+    kind = Transcriptions(checkpoints.load(speech_toys.checkpoint("tiny-stt")), rows, delays=SttConfig(delay, 0.0))
     kind._listener = EchoListener(rows, round(delay * 12.5), heads)  # type: ignore[assignment]
     return kind

@@ -12,10 +12,10 @@ import numpy as np
 from golden_lm import DEPTH_TOL, TEXT_TOL, close, equal, read
 from golden_lora import AUDIO_TOL
 from mlx.utils import tree_flatten
-from moshi_mlx.convert.command import main
+from moshi_mlx.convert.__main__ import main
 from moshi_mlx.convert.formats import open_weights
 from moshi_mlx.convert.place import CheckedFolder
-from moshi_mlx.quantize.command import main as quantize
+from moshi_mlx.quantize.__main__ import main as quantize
 
 from moshi_mlx.checkpoint import Loader
 from moshi_mlx.checkpoint.files import locate

@@ -16,19 +16,27 @@ import numpy as np
 import speech_toys
 from web_server import PATIENCE, Server
 
+from moshi_mlx import checkpoint as checkpoints
+from moshi_mlx.checkpoint.loader import Checkpoint
 from moshi_mlx.engine.model_thread import ModelThread
 from moshi_mlx.engine.scheduler import Scheduler
 from moshi_mlx.server import app, door, guard
 from moshi_mlx.server.services import Hearing, Services, Speaking
 from moshi_mlx.speech_to_text.rows import Transcriptions
 from moshi_mlx.text_to_speech.rows import Speak, Utterances
+from moshi_mlx.text_to_speech.tts_model import TTSModel
 
 FRAME, RATE = 1920, 24000
 CLOSED = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.CLOSING)
 
 
+def load(preset: str) -> Checkpoint:
+    """Anew: a checkpoint belongs to the thread that loaded it."""
+    return checkpoints.load(speech_toys.checkpoint(preset))
+
+
 def hearing(make=None, rows: int = 2, delay: float = 0.5, thread: ModelThread | None = None) -> Hearing:
-    scheduler = Scheduler(make or (lambda: Transcriptions(speech_toys.loaded("tiny-stt"), rows)), thread=thread)
+    scheduler = Scheduler(make or (lambda: Transcriptions(load("tiny-stt"), rows)), thread=thread)
     heads = scheduler.call(lambda kind: getattr(kind, "heads", 0)).result()
     return Hearing("tiny-stt", scheduler, heads, delay)
 
@@ -43,7 +51,8 @@ def speaking(
     usual = Speak(voices=(voices["a.wav"],) if embeds else (), cfg_coef=2.0 if embeds else None)
 
     def make() -> Utterances:
-        kind = Utterances(speech_toys.make_tts(preset), rows, usual)
+        tts = TTSModel.from_checkpoint(load(preset), temp=0.0, n_q=16, voice_repo=str(folder))
+        kind = Utterances(tts, rows, usual)
         kind.bounds = replace(kind.bounds, items=items or kind.bounds.items)
         return kind
 

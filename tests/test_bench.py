@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from moshi_mlx import checkpoint
-from moshi_mlx.bench import measure as bench
-from moshi_mlx.bench import tune
+from moshi_mlx.bench import __main__ as bench
+from moshi_mlx.bench import measure, tune
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine import chips, footprint, tuning
 from moshi_mlx.models.traffic import frame_traffic
@@ -67,7 +67,7 @@ def test_comparison(tiny_checkpoint, capsys):
         assert 0 < run["load_s"] <= run["first_step_s"] <= run["first_frame_s"]
         assert run["p50"] <= run["p95"]
         assert run["resident_peak"] > run["peak"] > 1e6
-    bench.show(figures)
+    measure.show(figures)
     assert "language model alone" in " ".join(capsys.readouterr().out.split())
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from moshi_mlx.convert.command import main as convert
+from moshi_mlx.convert.__main__ import main as convert
 from random_checkpoint import write
 
 from moshi_mlx import local, run_inference, run_tts, stt
-from moshi_mlx.bench import measure as bench
+from moshi_mlx.bench import __main__ as bench
 from moshi_mlx.checkpoint import hub, load, registry
 from moshi_mlx.checkpoint.files import Overrides, locate
 from moshi_mlx.checkpoint.layouts.kinds import kind_of, wrapper
@@ -217,7 +217,7 @@ def test_a_folder_of_the_wrong_kind_is_refused_before_its_weights(tmp_path):
 
 def test_names_come_before_devices(monkeypatch):
     """Without a microphone and with a misspelled model, the model is told: it would be wrong on every machine."""
-    monkeypatch.setattr(local, "make_sides", lambda *a, **k: pytest.fail("a device was asked"))
+    monkeypatch.setattr("moshi_mlx.commands.local.make_sides", lambda *a, **k: pytest.fail("a device was asked"))
     with pytest.raises(CheckpointError, match=r"moshka is neither .* Did you mean moshika\?"):
         local.main(["--model", "moshka"])
     with pytest.raises(CheckpointError, match=r"nothing.safetensors does not exist"):
@@ -268,7 +268,7 @@ def test_commands_take_what_suits(monkeypatch, capsys, tiny_checkpoint):
         return path if path.exists() else None
 
     monkeypatch.setattr(hub, "download", download)
-    monkeypatch.setattr("moshi_mlx.commands.capacity", lambda: Capacity(12 * GB, 100, False))
+    monkeypatch.setattr("moshi_mlx.commands.loading.capacity", lambda: Capacity(12 * GB, 100, False))
     for flags, repo in (
         ([], "kyutai/moshiko-mlx-q4"),
         (["-q", "8"], "kyutai/moshiko-mlx-q8"),

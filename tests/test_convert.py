@@ -16,7 +16,7 @@ import mlx.core as mx
 import pytest
 from golden_convert import assert_same, convert, load, stored
 from moshi_mlx.convert import card, folder, hub_upload, stream, verify
-from moshi_mlx.convert.command import main
+from moshi_mlx.convert.__main__ import main
 from moshi_mlx.convert.part_file import PartFile
 from moshi_mlx.convert.source import Request, open_source
 
@@ -351,7 +351,7 @@ def test_a_killed_process_leaves_nothing_finished(source, tmp_path, case):
     script = f"""
 import os, signal, sys
 from moshi_mlx.convert import folder, part_file
-from moshi_mlx.convert.command import main
+from moshi_mlx.convert.__main__ import main
 part_file.CHECKPOINT_BYTES = 20_000
 original, count = {place}.{method}, [0]
 def die(*given):
@@ -572,8 +572,8 @@ def test_resident_memory_is_bounded(tmp_path):
     size = (tmp_path / "source" / "model.safetensors").stat().st_size
     script = """
 import resource, sys
-from moshi_mlx.convert.command import main
-from moshi_mlx.quantize.command import main as quantize
+from moshi_mlx.convert.__main__ import main
+from moshi_mlx.quantize.__main__ import main as quantize
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 main([sys.argv[1], sys.argv[2] + "/mlx", "--no-verify"])
 quantize([sys.argv[1], sys.argv[2] + "/q4", "-q", "4", "--no-verify"])

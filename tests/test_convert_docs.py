@@ -8,12 +8,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from moshi_mlx.convert import command as convert
+from moshi_mlx.convert import __main__ as convert
 from moshi_mlx.convert import config_file
-from moshi_mlx.quantize import command as quantize
+from moshi_mlx.quantize import __main__ as quantize
 from moshi_mlx.quantize import recipe_files
 
-from moshi_mlx.checkpoint import packing, recipes
+from moshi_mlx.checkpoint import packing, recipe_table, recipes
 from moshi_mlx.checkpoint.packing import Quantization
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -35,7 +35,7 @@ def test_commands_parse(line):
     args = PARSERS[words[2]]().parse_args(words[3:])
     if words[2] == "moshi_mlx.quantize":
         assert recipes.base(args.bits, args.group_size, args.mode)
-        assert args.recipe is None or args.recipe in recipes.RECIPES
+        assert args.recipe is None or args.recipe in recipe_table.RECIPES
 
 
 def test_options_exist():

@@ -109,7 +109,7 @@ def test_transformers_reads_our_text_models(case, tmp_path):
 @published
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_published_package_reads_our_packed_files(bits, tiny_checkpoint, tmp_path):
-    from moshi_mlx.quantize.command import main
+    from moshi_mlx.quantize.__main__ import main
 
     # Sizes that fill groups of 64, and numbers a trained model could have.
     assert main([str(tiny_checkpoint), str(tmp_path / "q"), "-q", str(bits)]) == 0

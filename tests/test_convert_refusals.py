@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch_files
 from moshi_mlx.convert import formats
-from moshi_mlx.convert.command import main
+from moshi_mlx.convert.__main__ import main
 
 from moshi_mlx.checkpoint import hub
 from moshi_mlx.errors import CheckpointError, MoshiError, OutputError
@@ -462,7 +462,7 @@ def test_the_disk_fills_up_on_the_way(source, tmp_path):
     script = """
 import resource, signal, sys
 from moshi_mlx import commands
-from moshi_mlx.convert.command import main
+from moshi_mlx.convert.__main__ import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 commands.run(main, sys.argv[1:])

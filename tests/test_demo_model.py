@@ -177,7 +177,7 @@ def test_it_stops_when_interrupted():
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_quantised_it_still_answers(bits, listener, tmp_path):
-    from moshi_mlx.quantize import command
+    from moshi_mlx.quantize import __main__ as command
 
     assert command.main(["demo", str(tmp_path / "packed"), "-q", str(bits), "--no-verify"]) == 0
     reply = tmp_path / "reply.wav"

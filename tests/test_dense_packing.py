@@ -10,10 +10,10 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from moshi_mlx.quantize.command import main as quantize
+from moshi_mlx.quantize.__main__ import main as quantize
 from random_checkpoint import write
 
-from moshi_mlx.checkpoint import Loader, load, recipes
+from moshi_mlx.checkpoint import Loader, load, recipe_table, recipes
 from moshi_mlx.checkpoint.files import Overrides, locate
 from moshi_mlx.checkpoint.packing import Quantization, pack, packed_bytes, packed_specs
 from moshi_mlx.config import CheckpointConfig
@@ -82,7 +82,7 @@ def packing_of(preset: str, bits: int) -> recipes.Packing:
 
     config = CheckpointConfig.from_dict(PRESETS[preset][0])
     name = recipes.default_recipe(config)
-    return recipes.by_rules(recipes.layers_of(config.lm), recipes.RECIPES[name], recipes.base(bits))
+    return recipes.by_rules(recipes.layers_of(config.lm), recipe_table.RECIPES[name], recipes.base(bits))
 
 
 def test_text_to_speech_keeps_its_depth_transformer():

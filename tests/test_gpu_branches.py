@@ -24,11 +24,15 @@ from mlx.utils import tree_flatten
 from toy import make_lm, make_mimi
 
 from moshi_mlx import checkpoint
+from moshi_mlx.engine import prefill
 from moshi_mlx.engine.frame import FrameStep
 from moshi_mlx.engine.generate import LmGen
-from moshi_mlx.engine.step import Step
+from moshi_mlx.engine.prefill import Forced
+from moshi_mlx.engine.rows import Rows
+from moshi_mlx.engine.step import MOST_OF_MEMORY, Guidance, Step
 from moshi_mlx.machine import device, memory
 from moshi_mlx.machine.cpu import cores, layout, rotation
+from moshi_mlx.modules import transformer
 from moshi_mlx.modules.attention import make_rotation
 from moshi_mlx.session import Session
 
@@ -193,11 +197,31 @@ def test_whole_files_through_them():
 
 def test_rings_are_whole_from_the_start(monkeypatch):
     step = Step(make_lm(context=600))
-    assert step.capacities() == [600]
+    assert step.capacities(1) == step.capacities(1000) == [600]
     monkeypatch.setattr(memory, "device_bytes", lambda: 1000)
-    assert step.capacities() == [256, 512, 600], "where memory is short, they grow"
+    assert step.capacities(1) == [256, 512, 600], "where memory is short, they grow"
     monkeypatch.setattr(device, "on_gpu", lambda: False)
-    assert step.capacities() == [256, 512, 600]
+    assert step.capacities(1) == [256, 512, 600]
+
+
+def test_rings_of_all_rows_have_to_fit(monkeypatch):
+    """Memory for two rows at the window: two rows have it from the start, three grow, and so do two that are guided."""
+    lm, mimi = make_lm(context=600), make_mimi()
+    two = memory.ring_bytes(lm.cfg.transformer, 2, lm.dtype)
+    monkeypatch.setattr(memory, "device_bytes", lambda: int(two / MOST_OF_MEMORY))
+    frame = FrameStep(Step(lm), mimi)
+    assert [Rows(frame, count).capacity for count in (1, 2, 3)] == [600, 600, 256]
+    assert [transformer.capacity_of(frame.init_state([0] * b)["lm"]["trunk"]) for b in (1, 2, 3)] == [600, 600, 256]
+    assert [transformer.capacity_of(LmGen(lm, batch_size=b).state["trunk"]) for b in (2, 3)] == [600, 256]
+    assert Step(lm, guidance=Guidance(2.0)).capacities(2) == [256, 512, 600]
+    # A prompt that is read for a row has rings like those of its batch.
+    step, prompt = (
+        Step(lm, compile=False),
+        Forced(prefill.delayed(lm.cfg, np.zeros((9, lm.cfg.num_channels), np.int32))),
+    )
+    for rows, capacity in ((None, 600), (3, 256)):
+        begun = prefill._result(prefill.in_pieces(step, prompt, [0], rows=rows))
+        assert transformer.capacity_of(begun["trunk"]) == capacity
 
 
 def places(rings: list) -> list[int]:

@@ -93,7 +93,7 @@ def test_the_door_names_every_command():
         for path in (ROOT / folder).rglob("*.py"):
             if '__name__ == "__main__"' in path.read_text():
                 dotted = prefix + ".".join(path.relative_to(ROOT / folder).with_suffix("").parts)
-                runnable.add(dotted.removesuffix(".__main__").removesuffix(".command"))
+                runnable.add(dotted.removesuffix(".__main__"))
     assert set(listed) == runnable - {"__main__"}
     assert "no command" in _refusal("locl")
     assert "python -m moshi_mlx.local" in _refusal("local")
@@ -108,10 +108,24 @@ def _refusal(word: str) -> str:
     return done.stderr
 
 
-def test_the_door_imports_no_model():
-    """The list of commands answers at once: nothing that takes long is imported for it."""
-    program = "import runpy, sys; sys.argv = ['moshi_mlx']\ntry: runpy.run_module('moshi_mlx', run_name='__main__')\nexcept SystemExit: pass\nprint(sorted({'mlx', 'numpy', 'rich', 'huggingface_hub'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_and_refusals_import_nothing_that_takes_long(command):
+    """What a command needs is imported when its arguments are right: MLX, and every library but Python's own."""
+    program = (
+        "import runpy, sys\n"
+        "there = set(sys.modules)\n"
+        "for argument in ('--help', '--no-such-argument'):\n"
+        "    sys.argv = ['moshi_mlx', argument]\n"
+        "    try: runpy.run_module(sys.orig_argv[-1], run_name='__main__', alter_sys=True)\n"
+        "    except SystemExit: pass\n"
+        "    for name in [n for n in sys.modules if n.startswith('moshi_mlx.')]: del sys.modules[name]\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - there}\n"
+        "print(sorted(new - set(sys.stdlib_module_names) - {'moshi_mlx'}))\n"
+    )
+    name = f"moshi_mlx.{command}".rstrip(".")
+    done = subprocess.run([sys.executable, "-c", program, name], capture_output=True, text=True, timeout=60, check=True)
+    assert f"python -m {name}" in done.stdout
+    assert "error: " in done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
 
 

@@ -15,7 +15,7 @@ import mlx.core as mx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moshi_mlx.convert.command import main as convert
+from moshi_mlx.convert.__main__ import main as convert
 from random_checkpoint import write_tokenizer
 
 from moshi_mlx.checkpoint import Loader, hub

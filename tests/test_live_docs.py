@@ -12,6 +12,7 @@ import pytest
 
 from moshi_mlx import local
 from moshi_mlx.audio import capture, echo, playback, streams
+from moshi_mlx.defaults import ECHO_MODES
 from moshi_mlx.live.figures import Status
 from moshi_mlx.live.keys import KEYS
 from moshi_mlx.session.thread import CALLS_WAITING
@@ -39,7 +40,7 @@ def test_options_exist():
 
 def test_keys_modes_and_figures_are_those_of_the_program():
     assert dict(re.findall(r"^\| `(\w)` \| (\w+)", LIVE, re.MULTILINE)) == KEYS
-    assert sorted(re.findall(r"^\| `(aec|mute|off)` \|", LIVE, re.MULTILINE)) == sorted(echo.MODES)
+    assert sorted(re.findall(r"^\| `(aec|mute|off)` \|", LIVE, re.MULTILINE)) == sorted(ECHO_MODES)
     example = re.search(r'^    (\{"event": "status".*?\n.*?\n.*?\})$', LIVE, re.MULTILINE | re.DOTALL)
     assert set(json.loads(example[1])) == {"event", *Status().figures()}
 

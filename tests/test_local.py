@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 from moshi_mlx import local, run_inference
+from moshi_mlx.commands import local as local_work
 from moshi_mlx.errors import MoshiError
 
 PROGRAM = Path(__file__).with_name("live_program.py")
@@ -161,7 +162,7 @@ def test_flags_of_the_published_program(tiny_checkpoint, speech, tmp_path):
 
 def test_packed_keys_reach_the_model(tiny_checkpoint):
     args = local.parser().parse_args(["--model", str(tiny_checkpoint), "--kv-bits", "8", "--no-compile"])
-    packed = local.load_talker(args)
+    packed = local_work.load_talker(args)
     assert packed.frame_step.step.kv_bits == 8
 
 

@@ -79,7 +79,7 @@ def test_the_demo(native, demo, folders, rings, frames):
             following.state = session.state
             session = following
         replies.append(session.step(heard))
-    assert frame_step.capacities() == [16, 32, 50]
+    assert frame_step.capacities(1) == [16, 32, 50]
     equal(answer, arrays, replies)
     assert answer["index"] == list(range(frames))
 

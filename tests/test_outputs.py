@@ -271,7 +271,7 @@ def test_commands_never_write_over_what_they_read(tmp_path, monkeypatch, case):
     Path("m/config.json").write_text("{}")
     before = {p: p.read_bytes() for p in Path().rglob("*") if p.is_file()}
     command, args = COMMANDS[case]
-    main = importlib.import_module(f"moshi_mlx.{command}" + (".command" if command == "quantize" else "")).main
+    main = importlib.import_module(f"moshi_mlx.{command}" + (".__main__" if command == "quantize" else "")).main
     with pytest.raises(OutputError, match="too.*; name another file for the output"):
         main(args)
     assert {p: p.read_bytes() for p in Path().rglob("*") if p.is_file()} == before

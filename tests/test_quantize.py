@@ -14,7 +14,7 @@ import pytest
 from golden_convert import assert_same, convert, load
 from mlx.utils import tree_flatten
 from moshi_mlx.quantize import codec, mixed, recipe_files
-from moshi_mlx.quantize.command import main
+from moshi_mlx.quantize.__main__ import main
 
 from moshi_mlx import run_inference
 from moshi_mlx.checkpoint import Loader, fill, load_lm_file, load_mimi_file, packing, recipes

@@ -12,7 +12,7 @@ import pytest
 from moshi_mlx.convert.source import Request, open_source
 from moshi_mlx.convert.verify import seeded_codes
 from moshi_mlx.quantize import codes, quality, report, trial
-from moshi_mlx.quantize.command import main
+from moshi_mlx.quantize.__main__ import main
 from moshi_mlx.quantize.trial import Trial
 from test_quantize import config_of, quantize
 

@@ -6,13 +6,13 @@ import re
 import shlex
 from pathlib import Path
 
-import moshi_mlx.convert.command
-import moshi_mlx.quantize.command
+import moshi_mlx.convert.__main__
+import moshi_mlx.quantize.__main__
 import pytest
 
 import moshi_mlx.models.__main__
 from moshi_mlx import local, local_web, run_helium, run_inference, run_tts, stt
-from moshi_mlx.bench import measure as bench
+from moshi_mlx.bench import __main__ as bench
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,8 +24,8 @@ PARSERS = {
     "moshi_mlx.run_tts": run_tts.parser,
     "moshi_mlx.run_helium": run_helium.parser,
     "moshi_mlx.models": moshi_mlx.models.__main__.parser,
-    "moshi_mlx.convert": moshi_mlx.convert.command.parser,
-    "moshi_mlx.quantize": moshi_mlx.quantize.command.parser,
+    "moshi_mlx.convert": moshi_mlx.convert.__main__.parser,
+    "moshi_mlx.quantize": moshi_mlx.quantize.__main__.parser,
     "moshi_mlx.bench": bench.parser,
 }
 

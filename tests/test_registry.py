@@ -155,7 +155,7 @@ def test_list(capsys):
 
 
 def test_what_fits(monkeypatch, capsys):
-    monkeypatch.setattr(models_command, "capacity", lambda: Capacity(9_000_000_000, 100, False))
+    monkeypatch.setattr("moshi_mlx.commands.models.capacity", lambda: Capacity(9_000_000_000, 100, False))
     models_command.main(["--json"])
     listed = json.loads(capsys.readouterr().out)
     fitting = {(m["name"], m["bits"]) for m in listed if m["fits"]}

@@ -24,6 +24,7 @@ from moshi_mlx.errors import InputError
 from moshi_mlx.machine.footprint import measure
 from moshi_mlx.models.mimi_model import MimiModel
 from moshi_mlx.modules.conditioner import ConditionAttributes
+from moshi_mlx.modules.repetition import RepetitionPenalty
 from moshi_mlx.modules.sampling import MOST_KEPT, Sampler, choose_by_row, gumbel, row_values
 from moshi_mlx.session import Session
 from moshi_mlx.session.conversations import Conversations, Talk
@@ -57,7 +58,7 @@ DIALOGUES = {
         [
             ({"seed": 3}, {}, {}),
             ({"seed": 2**40, "text_sampler": GREEDY, "audio_sampler": GREEDY}, {}, {}),
-            ({"seed": 5, "text_sampler": WARM, "audio_sampler": NARROW}, {}, {}),
+            ({"seed": 5, "text_sampler": WARM, "audio_sampler": NARROW, "repetition_penalty": RepetitionPenalty(5.0, 6)}, {}, {}),
             ({"seed": 3, "text_sampler": NARROW}, {}, {}),
         ],
     ),
@@ -75,7 +76,7 @@ DIALOGUES = {
     "prompted": (
         "tiny-personaplex",
         {},
-        [({"seed": 1, "text_prompt": "You are brief."}, {}, {}), ({"seed": 2, "text_prompt": ""}, {}, {}), ({"seed": 1}, {}, {})],
+        [({"seed": 1, "text_prompt": "You are brief.", "repetition_penalty": RepetitionPenalty(5.0, 6)}, {}, {}), ({"seed": 2, "text_prompt": ""}, {}, {}), ({"seed": 1}, {}, {})],
     ),
 }  # fmt: skip
 
@@ -136,7 +137,7 @@ def test_joining_traces_and_allocates_nothing(dialogues, monkeypatch):
         monkeypatch.setattr(MimiModel, part, lambda *a, whole=whole, part=part: traced.append(part) or whole(*a))
     rows = Conversations(model, rows=3)
     # Once for each size of the rings, and none was made for a frame.
-    assert len(traced) == 2 * len(rows.batch.frame_step.step.capacities())
+    assert len(traced) == 2 * len(rows.batch.frame_step.step.capacities(3))
     traced.clear()
     used = []
     for number in range(50):

@@ -21,6 +21,7 @@ from moshi_mlx import stt
 from moshi_mlx.audio import streams
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.speech_to_text import sources
+from moshi_mlx.speech_to_text.live import LiveTranscriber
 
 DURATION = 150229 / 24000
 
@@ -196,7 +197,7 @@ def test_the_microphone_is_never_waited_for(question, monkeypatch, capsys):
     sd = FakePortAudio(pcm, pause=0.0005)
     monkeypatch.setattr("moshi_mlx.audio.devices.portaudio", lambda: sd)
     monkeypatch.setattr(sources, "BACKLOG_SECONDS", 1.0)
-    listen, frames = stt.LiveTranscriber.feed, []
+    listen, frames = LiveTranscriber.feed, []
 
     def slow(self, frame):
         frames.append(frame)
@@ -211,7 +212,7 @@ def test_the_microphone_is_never_waited_for(question, monkeypatch, capsys):
             raise KeyboardInterrupt
         return listen(self, frame)
 
-    monkeypatch.setattr(stt.LiveTranscriber, "feed", slow)
+    monkeypatch.setattr(LiveTranscriber, "feed", slow)
     assert call() == 0
     out = capsys.readouterr()
     assert "listening; end with Ctrl-C" in out.err

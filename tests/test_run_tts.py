@@ -131,7 +131,9 @@ def test_speech_of_limited_length(tmp_path, capsys, monkeypatch):
     """200,000 characters are taken as they are; the limit ends them."""
     (tmp_path / "long.txt").write_text("All work and no play makes a long text. " * 5000)
     taken = []
-    monkeypatch.setattr(run_tts, "pieces_of", lambda text: (taken.append(p) or p for p in pieces_of(text)))
+    monkeypatch.setattr(
+        "moshi_mlx.commands.run_tts.pieces_of", lambda text: (taken.append(p) or p for p in pieces_of(text))
+    )
     call(tmp_path / "long.txt", tmp_path / "o.wav", "--voice", "a.wav", "--max-seconds", 2)
     assert soundfile.info(tmp_path / "o.wav").duration == 2.0
     assert "the text was not finished within --max-seconds" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from test_web_command import Program, say
 pytest.importorskip("sphn")
 from moshi_mlx import __main__, serve
 from moshi_mlx.checkpoint import registry
+from moshi_mlx.commands import serve as work
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.live.warmup import StepTimes
 from moshi_mlx.machine.capacity import Capacity
@@ -107,7 +108,7 @@ def test_what_cannot_be_served_is_refused(tmp_path, case):
 def test_without_names_it_serves_the_usual_models():
     args = serve.parser().parse_args(["--talk", "--stt", "--tts", "-q", "4", "--context", "60"])
     assert (args.talk, args.stt, args.tts) == ("moshiko", "stt-1b", "tts-1.6b")
-    own = serve.arguments_of(args, "stt")
+    own = work.arguments_of(args, "stt")
     assert (own.model, own.quantized, own.context, own.hf_repo) == ("stt-1b", 4, 60, None)
 
 
@@ -157,7 +158,7 @@ class Rows:
 )
 def test_what_keeps_up_together(times, rows, said):
     steps = {kind: StepTimes(p95 - 1, p95) for kind, p95 in times.items()}
-    assert any(said in line for line in serve.verdict(steps, [Rows(rows)]))
+    assert any(said in line for line in work.verdict(steps, [Rows(rows)]))
 
 
 GB = 10**9

@@ -46,6 +46,7 @@ OPTIONS = [
     ({"attributes": [ConditionAttributes()], "cfg_coef": 2.0}, "attributes should have 2 entries.*found 1"),
     ({"voice": 3}, "voice should be a name, a file or a Voice, found 3"),
     ({"text_prompt": ["a"]}, "text_prompt should be a text"),
+    ({"repetition_penalty": 1.2}, "repetition_penalty should be a RepetitionPenalty, found 1.2"),
     ({"compile": 1}, "compile should be True or False, found 1"),
 ]  # fmt: skip
 LOADING = [

@@ -18,6 +18,7 @@ from speech_toys import _tidy, checkpoint  # noqa: F401
 from moshi_mlx import local, run_inference, run_tts, stt
 from moshi_mlx.audio.files import read_audio
 from moshi_mlx.checkpoint.registry import DEMO_FOLDER
+from moshi_mlx.commands.run_tts import names
 from moshi_mlx.errors import InputError, MoshiError
 from moshi_mlx.live.assemble import make_sides
 from moshi_mlx.live.file_sides import SteadyFileSource
@@ -123,9 +124,9 @@ def test_a_terminal_gets_no_sound(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     with pytest.raises(MoshiError, match="standard output is a terminal"):
         run_inference.main([str(tmp_path / "q.wav"), "-"])
-    assert run_tts.names(run_tts.parser().parse_args(["-", "-"])) == ("-", None)
+    assert names(run_tts.parser().parse_args(["-", "-"])) == ("-", None)
     monkeypatch.setattr("sys.stdout.isatty", lambda: False, raising=False)
-    assert run_tts.names(run_tts.parser().parse_args(["-", "-"])) == ("-", "-")
+    assert names(run_tts.parser().parse_args(["-", "-"])) == ("-", "-")
 
 
 # Live words ------------------------------------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ def test_between_two_files_nothing_is_dropped(tmp_path, monkeypatch, capsys):
     x = np.repeat(np.arange(1, 31) / 100, 1920).astype(np.float32)
     soundfile.write(tmp_path / "in.wav", x, 24000, subtype="PCM_16")
     args = ["--input", str(tmp_path / "in.wav"), "--output", str(tmp_path / "out.wav"), "--tail", "0", "--record", str(tmp_path / "r")]  # fmt: skip
-    monkeypatch.setattr(local, "prepare", lambda *_: None)
+    monkeypatch.setattr("moshi_mlx.commands.local.prepare", lambda *_: None)
     begun = time.monotonic()
     assert local.main(args, make_talker=lambda _: Slow()) == 0
     assert time.monotonic() - begun > 2.3, "at the pace of speech"

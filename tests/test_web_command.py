@@ -19,7 +19,9 @@ from test_web_guard import certificate
 from web_server import PATIENCE, Client, tone
 
 pytest.importorskip("sphn")
-from moshi_mlx import commands, local_web
+from moshi_mlx import local_web
+from moshi_mlx.commands import local_web as web_work
+from moshi_mlx.commands.telling import say as say_aloud
 from moshi_mlx.errors import InputError, MoshiError
 from moshi_mlx.server import hosting
 
@@ -96,8 +98,7 @@ def test_the_demo_is_ready_and_opens_a_browser(program, tmp_path):
     assert "talk.begins talk=1" in err
 
 
-@pytest.mark.parametrize(("sent", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
-def test_signals_end_it_in_order_amid_a_talk(program, tiny_checkpoint, tmp_path, sent, code):
+def test_a_closed_terminal_ends_it_in_order_amid_a_talk(program, tiny_checkpoint, tmp_path):
     p = program("--model", tiny_checkpoint, "--no-browser", "--no-compile", "--record", tmp_path / "kept")
     assert f"every talk is recorded in {tmp_path}/kept" in p.lines
 
@@ -109,7 +110,7 @@ def test_signals_end_it_in_order_amid_a_talk(program, tiny_checkpoint, tmp_path,
             client = Client(connection)
             await client.opened()
             await client.talk(tone(10), first=0)
-            p.process.send_signal(getattr(signal, sent))
+            p.process.send_signal(signal.SIGHUP)
             while await client.receive() is not None:
                 pass
             return client
@@ -117,8 +118,8 @@ def test_signals_end_it_in_order_amid_a_talk(program, tiny_checkpoint, tmp_path,
     client = asyncio.run(act())
     assert client.errors == ["the server stops"]
     _out, err = p.process.communicate(timeout=PATIENCE)
-    assert p.process.returncode == code, err
-    assert f"ended by {sent}" in err and "Traceback" not in err
+    assert p.process.returncode == 129, err
+    assert "ended by SIGHUP" in err and "Traceback" not in err
     [folder] = (tmp_path / "kept").iterdir()
     assert soundfile.info(folder / "stereo.wav").frames == 10 * 1920
     # The log is for programs too.
@@ -144,18 +145,19 @@ def test_off_this_machine_it_wants_a_token_that_it_prints_once(program, tiny_che
     assert refused.value.status == 401
     # --steps is accepted and limits nothing.
     assert len(asyncio.run(say(link, f"&token={token}", ssl=False)).audio) == 10
-    _, err = p.end()
+    code, err = p.end(signal.SIGTERM)
+    assert code == 143 and "ended by SIGTERM" in err
     assert token not in err
 
 
 def test_off_this_machine_without_https_it_says_what_is_missing(capsys):
     args = local_web.parser().parse_args(["--host", "0.0.0.0", "--token", "short"])
-    rules = hosting.rules_of(args, commands.say)
-    assert any("--ssl DIR" in line and "mkcert" in line for line in local_web.invitation(args, rules))
+    rules = hosting.rules_of(args, say_aloud)
+    assert any("--ssl DIR" in line and "mkcert" in line for line in web_work.invitation(args, rules))
     assert "a token of 5 characters can be guessed" in capsys.readouterr().err
     here = local_web.parser().parse_args(["--host", "localhost"])
-    assert hosting.rules_of(here, commands.say).token is None
-    assert not any("mkcert" in line for line in local_web.invitation(here, hosting.rules_of(here, commands.say)))
+    assert hosting.rules_of(here, say_aloud).token is None
+    assert not any("mkcert" in line for line in web_work.invitation(here, hosting.rules_of(here, say_aloud)))
 
 
 def test_another_page_and_none(tmp_path):

@@ -245,6 +245,27 @@ def test_nothing_said_and_no_token_is_logged(capfd, monkeypatch):
     assert "secret" not in err
 
 
+def test_what_is_no_request_is_told_without_its_words(server, capfd, monkeypatch):
+    """One line, no traceback, nothing of what was sent: it may be a token, or a role."""
+    monkeypatch.setattr(log.logger, "handlers", [])
+    monkeypatch.setattr(log.logger, "propagate", True)
+    log.to_standard_error()
+    for sent in (
+        f"GET /api/chat?token={TOKEN}&text_prompt={'x' * 70_000} HTTP/1.1\nHost: localhost\n\n",
+        f"{TOKEN}\n\n",
+        f"GET /{TOKEN} HTTP/9\n\n",
+    ):
+        assert ask(server.port, sent)[0] == 400
+    err = capfd.readouterr().err
+    # aiohttp itself says nothing of some.
+    assert 2 <= err.count("request.unreadable status=400") == err.count("\n")
+    assert TOKEN[:8] not in err and "xxx" not in err
+
+
+def test_a_key_that_is_none(server):
+    assert upgraded(server, Sec_WebSocket_Key="AAAA\xdcAAAAAAAAAAAAAAAAA==") == 400
+
+
 # What is answered -----------------------------------------------------------------------------------------------------
 
 
@@ -446,7 +467,7 @@ def test_origins_that_are_none(text):
 def certificate(folder: Path) -> Path:
     folder.mkdir()
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", folder / "key.pem", "-out", folder / "cert.pem",
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", folder / "key.pem", "-out", folder / "cert.pem",
          "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"],
         check=True, capture_output=True,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import json
 import random
@@ -12,13 +13,15 @@ import aiohttp
 import numpy as np
 import pytest
 import soundfile
-from random_checkpoint import write
+from random_checkpoint import WORD_TOKENIZER, write
+from sentencepiece import SentencePieceProcessor
 from web_server import Client, Server
 
 pytest.importorskip("sphn")
 from moshi_mlx import checkpoint
 from moshi_mlx.checkpoint.registry import DEMO_FOLDER
 from moshi_mlx.engine.token_clock import UNGENERATED
+from moshi_mlx.modules.repetition import RepetitionPenalty
 from moshi_mlx.modules.sampling import Sampler
 from moshi_mlx.server import recorded
 from moshi_mlx.server.talks import Defaults, Talks
@@ -45,14 +48,15 @@ def serve(folder, rows: int = 1, record=None, **defaults) -> Server:
 
 
 def alone(
-    folder, pcm: np.ndarray, seed: int, text=(None, None), audio=(None, None), **options
+    folder, pcm: np.ndarray, seed: int, text=(None, None), audio=(None, None), pad: float = 0.0, **options
 ) -> tuple[np.ndarray, str]:
-    """The same talk by a session of its own."""
+    """The same talk by a session of its own; `pad`: what the padding token's probability is multiplied by, as a power of e."""
     loaded = checkpoint.load(folder)
     g = loaded.config.generation
     temps = (text[0] if text[0] is not None else g.temp_text, audio[0] if audio[0] is not None else g.temp)
     counts = (text[1] if text[1] is not None else g.top_k_text, audio[1] if audio[1] is not None else g.top_k)
     samplers = [Sampler(t, top_p=0, top_k=k) for t, k in zip(temps, counts, strict=True)]
+    samplers[0].logit_bias = {loaded.lm.cfg.padding_token: pad * temps[0]}
     session = Session(loaded, seed=seed, text_sampler=samplers[0], audio_sampler=samplers[1], **options)
     frames = [session.step(f) for f in pcm.reshape(-1, 1920)]
     said = [f.pcm for f in frames if f.text_token != UNGENERATED]
@@ -82,9 +86,9 @@ def test_four_talkers_at_once_one_vanishing_one_never_reading():
     """The two that remain, and the two that follow in their rows, say what each of them alone would."""
     talks = [
         ("sum", 11, {"text": (0.0, None), "audio": (0.9, 100)}, "text_temperature=0&audio_temperature=0.9&audio_topk=100&seed=11"),
-        ("greeting", 12, {}, "seed=12"),
+        ("greeting", 12, {"repetition_penalty": RepetitionPenalty(4.0, 6)}, "seed=12&repetition_penalty=4&repetition_penalty_context=6"),
         ("name", 13, {"text": (0.7, 25), "audio": (0.2, 5)}, "text_temperature=0.7&text_topk=25&audio_temperature=0.2&audio_topk=5&seed=13"),
-        ("repeat", 14, {"audio": (0.0, None)}, "audio_temperature=0&seed=14"),
+        ("repeat", 14, {"audio": (0.0, None), "text": (1.5, None), "pad": -3.0}, "text_temperature=1.5&pad_mult=-3&audio_temperature=0&seed=14"),
     ]  # fmt: skip
 
     async def vanish(session: aiohttp.ClientSession, server: Server) -> None:
@@ -227,6 +231,43 @@ def test_voice_and_role_mean_nothing_to_other_models(tiny_checkpoint):
         said, _ = asyncio.run(act(server))
     expected, _ = alone(tiny_checkpoint, prompt("sum", 5), 1)
     np.testing.assert_allclose(said, expected, atol=1e-5)
+
+
+def test_characters_come_whole(tiny_checkpoint):
+    """A model that spells in bytes: no message has half a character, and one that is never completed costs no other."""
+    tokenizer = SentencePieceProcessor(str(WORD_TOKENIZER))
+    spelt = [
+        "\u2581",
+        *(f"<0x{b:02X}>" for b in "n\u00e9\U0001f642".encode()),
+        "<0xE2>",
+        "\u2581the",
+        "<0xC3>",
+        "<0xA9>",
+    ]
+    tokens = [tokenizer.piece_to_id(piece) for piece in spelt]
+
+    async def act(server: Server) -> list[str]:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{server.chat}?audio=pcm_s16le") as connection,
+        ):
+            client = Client(connection)
+            await client.opened()
+            await client.talk(prompt("sum", len(spelt) + 1), first=0)
+            return client.texts
+
+    with serve(tiny_checkpoint) as server:
+        kind = server.scheduler.call(lambda kind: kind).result()
+        kind.checkpoint = dataclasses.replace(kind.checkpoint, tokenizer=tokenizer)
+        answer = kind._outcome
+
+        def spelling(row, reply):
+            token = tokens.pop(0) if tokens else 3
+            return answer(row, reply._replace(tokens=np.array([token, *reply.tokens[1:]])))
+
+        kind._outcome = spelling
+        texts = asyncio.run(act(server))
+    assert texts == [" ", "n", "\u00e9", "\U0001f642", "\ufffd the", "\u00e9"]
 
 
 def test_seeds(tiny_checkpoint):

@@ -58,12 +58,12 @@ def microphone(path: Path, pcm: np.ndarray) -> Path:
     return path
 
 
-def launch(playwright, wav: Path | None = None, *args: str):
-    """Autoplay rules are those of the browser; `wav` None: no microphone at all."""
+def launch(playwright, wav: Path | None = None):
+    """Rules of autoplay and permission are those of the browser; `wav` None: no microphone at all. moshi.test is this machine."""
     fake = ["--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={wav}%noloop"] if wav else []
     return playwright.chromium.launch(
         executable_path=CHROMIUM,
-        args=["--no-sandbox", "--use-fake-ui-for-media-stream", *fake, *args],
+        args=["--no-sandbox", "--host-resolver-rules=MAP moshi.test 127.0.0.1", *fake],
     )
 
 

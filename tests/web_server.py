@@ -26,11 +26,14 @@ FRAME = 1920
 
 
 class Echo:
-    """Rows that say what they hear, 0.6 times as loud, after one silent frame, and count aloud every fifth; `seconds` a step."""
+    """Rows that say what they hear, 0.6 times as loud, after one silent frame, and count aloud every fifth.
 
-    def __init__(self, rows: int = 1, seconds: float = 0.0):
+    A step takes `seconds`, and what comes faster waits, `most` seconds of it.
+    """
+
+    def __init__(self, rows: int = 1, seconds: float = 0.0, most: float = 2.0):
         self.rows, self.seconds = rows, seconds
-        self.bounds = Bounds(2.0, 256, WhenFull.DROP)
+        self.bounds = Bounds(most, 256, WhenFull.DROP)
         self.options: list[Any] = []
         self._frames: dict[int, int] = {}
 

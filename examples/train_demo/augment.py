@@ -1,4 +1,4 @@
-"""Rooms, noises and microphones for the user's side. Signals are [T] float32 at 24 kHz."""
+"""Levels, rooms, microphones and noise of single recordings, [T] float32 at 24 kHz, for the tests; training has `channel.py`."""
 
 import numpy as np
 from scipy.signal import fftconvolve, lfilter
@@ -17,16 +17,8 @@ def at_level(wav: np.ndarray, level_db: float, peak: float = 0.95) -> np.ndarray
 
 
 def coloured_noise(rng: np.random.Generator, length: int, level_db: float) -> np.ndarray:
-    """Noise with a random spectral slope (white to brown), sometimes with mains hum."""
-    white = rng.standard_normal(length)
-    pole = rng.choice([0.0, 0.7, 0.9, 0.98])
-    noise = lfilter([1.0], [1.0, -pole], white)
-    noise /= noise.std() + 1e-9
-    if rng.random() < 0.2:
-        t = np.arange(length) / SAMPLE_RATE
-        mains = rng.choice([50.0, 60.0])
-        for harmonic in (1, 2, 3):
-            noise += rng.uniform(0.2, 1.0) * np.sin(2 * np.pi * mains * harmonic * t)
+    """Noise with a random spectral slope (white to brown)."""
+    noise = lfilter([1.0], [1.0, -rng.choice([0.0, 0.7, 0.9, 0.98])], rng.standard_normal(length))
     return (noise * 10 ** (level_db / 20) / (noise.std() + 1e-9)).astype(np.float32)
 
 
@@ -53,10 +45,12 @@ def microphone(rng: np.random.Generator, wav: np.ndarray) -> np.ndarray:
     return lfilter([1, -1], [1, -pole], wav).astype(np.float32)
 
 
-def user_channel(rng: np.random.Generator, wav: np.ndarray) -> np.ndarray:
-    """One utterance as it reaches the microphone, without background noise."""
-    if rng.random() < 0.3:
+def channel_of_test(rng: np.random.Generator, wav: np.ndarray) -> np.ndarray:
+    """One utterance of a test as it reaches the microphone, without background noise."""
+    if rng.random() < 0.7:
+        return at_level(wav, rng.uniform(-30, -18))
+    if rng.random() < 0.5:
         wav = room_echo(rng, wav)
-    if rng.random() < 0.3:
+    if rng.random() < 0.5:
         wav = microphone(rng, wav)
     return at_level(wav, rng.uniform(-34, -16))

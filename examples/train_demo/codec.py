@@ -16,7 +16,9 @@ from .quantizer import SplitResidualQuantizer
 from .rates import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE
 
 # Latent steps of 40 ms. The convolutions of the encoder see 3.5 of them.
-PIECE, OVERLAP = 40, 4
+OVERLAP = 4
+PIECE = {"cpu": 40}
+LONG_PIECE = 400
 
 
 @dataclass(frozen=True)
@@ -273,10 +275,10 @@ class Codec(nn.Module):
         than twice as fast); the overlap covers the receptive field, so nothing changes.
         """
         wav = F.pad(wav, (0, -wav.shape[-1] % FRAME_SIZE))
-        hop, parts = math.prod(self.cfg.ratios), []
-        for start in range(0, wav.shape[-1] // hop, PIECE):
+        hop, parts, piece = math.prod(self.cfg.ratios), [], PIECE.get(wav.device.type, LONG_PIECE)
+        for start in range(0, wav.shape[-1] // hop, piece):
             first = max(0, start - OVERLAP)
-            part = self.encoder(wav[..., first * hop : (start + PIECE) * hop])
+            part = self.encoder(wav[..., first * hop : (start + piece) * hop])
             parts.append(part[..., start - first :])
         latent = self.downsample["conv"](self.encoder_transformer(torch.cat(parts, -1)))
         return self.quantizer.encode(latent)

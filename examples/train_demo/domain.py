@@ -4,6 +4,7 @@ This is the one place that defines the closed grammar; synthesis, dialogue compo
 tokenizer, the recogniser grammars and the evaluation are all generated from it.
 """
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,8 +125,15 @@ NAME_QUESTIONS = ("what is your name", "who are you", "tell me your name",
 THANKS = ("thank you", "thanks", "thank you very much")
 FAREWELLS = ("goodbye", "bye bye", "see you later")
 ABOUT = ("tell me about yourself", "what can you do")
+WELLBEING = ("how are you", "how are you today", "are you okay")
+HEARING = ("can you hear me", "do you hear me", "are you there")
+JOKES = ("tell me a joke", "do you know a joke")
+NEXT_PHRASINGS = ("what comes after {a}", "which number comes after {a}")
 COUNT_PHRASINGS = ("count to {n}", "please count to {n}")
 COUNT_TO = range(3, 11)
+DIGIT_PHRASINGS = ("say {d}", "repeat {d}", "repeat after me {d}")
+# What a user says while thinking, anywhere after the first word of a question.
+HESITATIONS = ("uh", "um", "er")
 
 # Listening noises: the user means "go on", so Moshi says nothing. The double-bracketed ones are
 # phoneme mnemonics of the synthesiser, since no spelling gives the right sound.
@@ -139,6 +147,13 @@ NAME_ANSWER = "my name is moshi"
 THANKS_ANSWER = "you are welcome"
 FAREWELL_ANSWER = "goodbye"
 ABOUT_ANSWER = "i am a small model i can add two numbers repeat a word and count and i listen while i talk"
+
+# As the recogniser of the evaluation takes it for what it is, not for "lion".
+SPELLINGS = {FAREWELL_ANSWER: "[[g'U:db'aI]]"}
+
+WELLBEING_ANSWER = "i am fine thank you"
+HEARING_ANSWER = "yes i can hear you"
+JOKE_ANSWER = "why was six afraid of seven because seven eight nine"
 
 # Words that a dictionary for the recogniser lacks.
 EXTRA_PRONUNCIATIONS = {"moshi": "M OW SH IY"}
@@ -174,6 +189,32 @@ def held_out_sums() -> frozenset[tuple[int, int]]:
 HELD_OUT_SUMS = held_out_sums()
 
 
+def names_held_out_sum(text: str) -> bool:
+    """Whether `text` says "a plus b", or "the sum of a and b", of a held-out pair."""
+    words = text.split()
+    for i in range(len(words) - 2):
+        a, between, b = words[i : i + 3]
+        sums = between == "plus" or (between == "and" and words[max(0, i - 2) : i] == ["sum", "of"])
+        if sums and {a, b} <= set(NUMBERS[:10]) and (NUMBERS.index(a), NUMBERS.index(b)) in HELD_OUT_SUMS:
+            return True
+    return False
+
+
+def kept_apart(words: list[str]) -> list[list[int]]:
+    """For each word of a sentence the digits that would make a held-out sum of it if they stood there instead; none of others."""
+    numbers = [NUMBERS.index(w) if w in NUMBERS[:10] else None for w in words]
+    joined = [
+        w == "plus" or (w == "and" and words[max(0, i - 3) : i - 1] == ["sum", "of"]) for i, w in enumerate(words)
+    ]
+    apart: list[list[int]] = []
+    for i, number in enumerate(numbers):
+        before = numbers[i - 2] if i >= 2 and joined[i - 1] else None
+        after = numbers[i + 2] if i + 2 < len(words) and joined[i + 1] else None
+        kept = [d for d in DIGITS if {(before, d), (d, after)} & HELD_OUT_SUMS]
+        apart.append(kept if number is not None else [])
+    return apart
+
+
 def three_operands() -> list[tuple[int, int, int]]:
     """Triples with a sayable total that contain no held-out pair.
 
@@ -186,11 +227,35 @@ def three_operands() -> list[tuple[int, int, int]]:
     ]  # fmt: skip
 
 
+def recited_operands() -> list[list[tuple[int, ...]]]:
+    """Sums whose text is recited, by kind: pairs, triples, four numbers, and pairs and triples with numbers above nine.
+
+    More than anybody says: the fewer of the sums that could be are known, the more it pays to add. No held-out pair.
+    """
+    numbers = range(len(NUMBERS))
+
+    def sayable(count: int, of: range) -> list[tuple[int, ...]]:
+        every = (t for t in itertools.product(of, repeat=count) if sum(t) < len(NUMBERS))
+        return [t for t in every if not {*itertools.pairwise(t)} & HELD_OUT_SUMS]
+
+    large = [[t for t in sayable(count, numbers) if max(t) not in DIGITS] for count in (2, 3)]
+    return [sayable(2, DIGITS), sayable(3, DIGITS), sayable(4, DIGITS), *large]
+
+
+def digit_strings() -> list[tuple[int, ...]]:
+    """Two digits in any order, and some strings of three: what is heard has to be copied one by one, as in sums never heard."""
+    longer = list(itertools.product(DIGITS, repeat=3))
+    return [*itertools.product(DIGITS, repeat=2), *random.Random("digits").sample(longer, 300)]
+
+
 def sum_exchange(operands: tuple[int, ...], phrasing: str) -> Exchange:
     words = [NUMBERS[n] for n in operands]
-    answer = f"{' plus '.join(words)} is {NUMBERS[sum(operands)]}"
     kind = "sum" if len(operands) == 2 else "sum3"
-    return Exchange(kind, phrasing.format(**dict(zip("abc", words, strict=False))), answer)
+    return Exchange(kind, phrasing.format(**dict(zip("abc", words, strict=False))), sum_answer(operands))
+
+
+def sum_answer(operands: tuple[int, ...]) -> str:
+    return f"{' plus '.join(NUMBERS[n] for n in operands)} is {NUMBERS[sum(operands)]}"
 
 
 def count_answer(n: int) -> str:
@@ -212,15 +277,34 @@ def exchanges(kind: str, held_out: bool = False) -> list[Exchange]:
     if kind == "count":
         return [Exchange(kind, p.format(n=NUMBERS[n]), count_answer(n))
                 for n in COUNT_TO for p in COUNT_PHRASINGS]  # fmt: skip
+    if kind == "next":
+        return [Exchange(kind, p.format(a=NUMBERS[n]), f"{NUMBERS[n + 1]} comes after {NUMBERS[n]}")
+                for n in DIGITS for p in NEXT_PHRASINGS]  # fmt: skip
+    if kind == "digits":
+        said = [" ".join(NUMBERS[d] for d in digits) for digits in digit_strings()]
+        return [Exchange(kind, p.format(d=text), text) for text in said for p in DIGIT_PHRASINGS]
     prompts, answer = {
         "greet": (GREETINGS, GREETING_ANSWER), "name": (NAME_QUESTIONS, NAME_ANSWER),
         "thanks": (THANKS, THANKS_ANSWER), "bye": (FAREWELLS, FAREWELL_ANSWER),
-        "about": (ABOUT, ABOUT_ANSWER),
+        "about": (ABOUT, ABOUT_ANSWER), "wellbeing": (WELLBEING, WELLBEING_ANSWER),
+        "hearing": (HEARING, HEARING_ANSWER), "joke": (JOKES, JOKE_ANSWER),
     }[kind]  # fmt: skip
     return [Exchange(kind, p, answer) for p in prompts]
 
 
-KINDS = ("sum", "sum3", "repeat", "greet", "name", "thanks", "bye", "about", "count")
+KINDS = (
+    "sum", "sum3", "repeat", "greet", "name", "thanks", "bye", "about", "count", "next", "wellbeing", "hearing", "joke",
+    "digits",
+)  # fmt: skip
+
+
+def hesitant(prompt: str, rng: random.Random) -> str:
+    """The prompt with a hesitation, and a comma on each side of it, after one of its words; one word has no such place."""
+    words = prompt.split()
+    if len(words) < 2:
+        return prompt
+    at = rng.randrange(1, len(words))
+    return f"{' '.join(words[:at])}, {rng.choice(HESITATIONS)}, {' '.join(words[at:])}"
 
 
 def answer_to(prompt: str) -> str:
@@ -233,6 +317,18 @@ def answers() -> list[str]:
     """Every answer of the domain, held-out sums included, without repetition."""
     found = {e.answer: None for kind in KINDS for h in (False, True) for e in exchanges(kind, h)}
     return list(found)
+
+
+def vocabulary() -> frozenset[str]:
+    """Every word of the domain and of the general sentences."""
+    general = (*_ARTICLES, *_ADJECTIVES, *_NOUNS, *_VERBS, *_PLACES)
+    return frozenset(" ".join((*prompts(), *answers(), *BACKCHANNELS, *general)).split()) - {
+        "uh",
+        "huh",
+        "mm",
+        "hm",
+        "ah",
+    }
 
 
 def prompts() -> list[str]:
@@ -347,15 +443,17 @@ def speech_rules() -> dict[str, str]:
         return " | ".join(words)
 
     templates = (*SUM_PHRASINGS, *THREE_PHRASINGS, *REPEAT_PHRASINGS, *HELD_OUT_REPEAT_PHRASINGS,
-                 *COUNT_PHRASINGS)  # fmt: skip
-    rules = dict(a="<digit>", b="<digit>", c="<digit>", w="<word>", n="<number>")
+                 *COUNT_PHRASINGS, *NEXT_PHRASINGS, *DIGIT_PHRASINGS)  # fmt: skip
+    rules = dict(a="<digit>", b="<digit>", c="<digit>", d="<digit> <digit> [<digit>]", w="<word>", n="<number>")
     prompt = [t.format(**rules) for t in templates]
-    prompt += [*GREETINGS, *NAME_QUESTIONS, *THANKS, *FAREWELLS, *ABOUT]
-    fixed = [a for a in answers() if " plus " not in a]
+    prompt += [*GREETINGS, *NAME_QUESTIONS, *THANKS, *FAREWELLS, *ABOUT, *WELLBEING, *HEARING, *JOKES]
+    digits = {e.answer for e in exchanges("digits")}
+    fixed = [a for a in answers() if " plus " not in a and " comes after " not in a and a not in digits]
     return dict(
         digit=any_of(NUMBERS[:10]), number=any_of(NUMBERS), word=any_of(REPEAT_WORDS),
         prompt=any_of(prompt), fixed=any_of(fixed),
-        answer="<digit> plus <digit> [plus <digit>] is <number> | <fixed>",
+        answer="<digit> plus <digit> [plus <digit>] is <number> | <number> comes after <digit> "
+               "| <digit> <digit> [<digit>] | <fixed>",
         phrase=f"({any_of(_ARTICLES)}) [{any_of(_ADJECTIVES)}] ({any_of(_NOUNS)})",
         general=f"<phrase> ({any_of(_VERBS)}) <phrase> [{any_of(_PLACES)}]",
         speech="<prompt> | <answer> | <general>",

@@ -1,13 +1,12 @@
 """espeak-ng through its C library: mono samples with exact word and phoneme onsets."""
 
 import ctypes
-import ctypes.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import resample_poly
 
-from .rates import SAMPLE_RATE
+from . import phones
+from .speech import Utterance, utterance
 
 _SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: samples only through the callback
 _PHONEME_EVENTS = 1  # option of espeak_Initialize
@@ -43,27 +42,14 @@ class Voice:
     range: int = 50  # liveliness of the intonation, 0..99
 
 
-@dataclass
-class Utterance:
-    """Samples [T] float32 at 24 kHz, cut to the audible part.
-
-    `words` and `phonemes` are (name, onset sample) in time order.
-    """
-
-    text: str
-    wav: np.ndarray
-    words: list[tuple[str, int]] = field(default_factory=list)
-    phonemes: list[tuple[str, int]] = field(default_factory=list)
-
-
 class Espeak:
     """The synthesiser. The library has global state: make one per process."""
 
     def __init__(self):
-        path = ctypes.util.find_library("espeak-ng")
-        if path is None:
-            raise RuntimeError("libespeak-ng not found; install it: apt install libespeak-ng1")
-        self._lib = ctypes.CDLL(path)
+        try:
+            self._lib = ctypes.CDLL("libespeak-ng.so.1")
+        except OSError:
+            raise RuntimeError("libespeak-ng not found; install it: apt install libespeak-ng1") from None
         self._rate = self._lib.espeak_Initialize(_SYNCHRONOUS, 0, None, _PHONEME_EVENTS)
         if self._rate <= 0:
             raise RuntimeError("espeak-ng could not be initialised; is espeak-ng-data installed?")
@@ -109,20 +95,14 @@ class Espeak:
         status = self._lib.espeak_Synth(data, len(data) + 1, 0, _POS_CHARACTER, 0, _UTF8_PHONEMES, None, None)
         if status != 0 or not self._chunks:
             raise RuntimeError(f"espeak-ng could not speak {text!r} (status {status})")
-        raw = np.concatenate(self._chunks).astype(np.float32) / 32768
-        wav = resample_poly(raw, SAMPLE_RATE, self._rate).astype(np.float32)
-        start, stop = audible_span(wav)
-        scale = SAMPLE_RATE / self._rate
-
-        def onset(sample: int) -> int:
-            return min(max(0, round(sample * scale) - start), stop - start - 1)
-
         source = spelling or text
         words = [
-            (_word_at(source, p), onset(s)) for kind, p, s in self._events if kind == _WORD and _begins_word(source, p)
+            (_word_at(source, p), s / self._rate)
+            for kind, p, s in self._events
+            if kind == _WORD and _begins_word(source, p)
         ]
-        phonemes = [(p, onset(s)) for kind, p, s in self._events if kind == _PHONEME and p]
-        return Utterance(text, wav[start:stop], words, phonemes)
+        sounds = [(phones.of_espeak(p), s / self._rate) for kind, p, s in self._events if kind == _PHONEME and p]
+        return utterance(text, np.concatenate(self._chunks), self._rate, words, sounds)
 
 
 def _begins_word(text: str, position: int) -> bool:
@@ -133,10 +113,4 @@ def _begins_word(text: str, position: int) -> bool:
 def _word_at(text: str, position: int) -> str:
     """The word that starts at the 1-based character `position`."""
     rest = text[position - 1 :].split()
-    return rest[0] if rest else ""
-
-
-def audible_span(wav: np.ndarray, threshold: float = 0.01) -> tuple[int, int]:
-    """First and last sample above `threshold` of the peak, as a slice of whole samples."""
-    loud = np.flatnonzero(np.abs(wav) > threshold * max(1e-6, np.abs(wav).max()))
-    return (int(loud[0]), int(loud[-1]) + 1) if len(loud) else (0, len(wav))
+    return rest[0].rstrip(",") if rest else ""

@@ -1,14 +1,13 @@
 """The finished folder, in the layout of Kyutai's published PyTorch checkpoints, and back."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from .codec import Codec, CodecConfig
-from .generate import Sampling
 from .lm import Lm
 
 CONFIG, MOSHI, MIMI, MIMI_CONFIG, TOKENIZER = (
@@ -30,7 +29,7 @@ def export_codec(codec: Codec, folder: Path) -> None:
             total = name.replace("cluster_usage", "embedding_sum")
             tensors[total] = tensors[total] / tensors[name].clamp(min=1e-5)[:, None]
             tensors[name] = torch.ones_like(tensors[name])
-    save_file({k: v.half().contiguous() for k, v in tensors.items()}, folder / MIMI)
+    save_file({k: v.half().cpu().contiguous() for k, v in tensors.items()}, folder / MIMI)
     write_json(folder / MIMI_CONFIG, codec.cfg.mimi_json())
 
 
@@ -53,15 +52,20 @@ def load_codec(folder: Path) -> Codec:
 def export_lm(lm: Lm, folder: Path, model_type: str, **extra) -> None:
     """Weights in bfloat16 with their `config.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: v.to(torch.bfloat16).contiguous() for k, v in lm.state_dict().items()}
+    tensors = {k: v.to(torch.bfloat16).cpu().contiguous() for k, v in lm.state_dict().items()}
     save_file(tensors, folder / MOSHI)
     names = dict(moshi_name=MOSHI, mimi_name=MIMI, mimi_config_name=MIMI_CONFIG,
                  tokenizer_name=TOKENIZER)  # fmt: skip
     write_json(folder / CONFIG, {**lm.cfg.lm_json(), "model_type": model_type, **names, **extra})
 
 
-def sampling_json(sampling: Sampling) -> dict:
-    return asdict(sampling)
+def export_voices(vectors: Tensor, names: list[str], model_id: dict, folder: Path) -> None:
+    """One file for each voice of text-to-speech, vectors [V, dim], named and made as the published ones are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {key: str(value) for key, value in model_id.items()}
+    for name, vector in zip(names, vectors.detach().float().cpu(), strict=True):
+        path = folder / f"{name}.{model_id['sig']}@{model_id['epoch']}.safetensors"
+        save_file({"speaker_wavs": vector[None, :, None].contiguous()}, path, metadata)
 
 
 def folder_bytes(folder: Path) -> int:

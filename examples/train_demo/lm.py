@@ -1,10 +1,12 @@
-"""The two-level language model in PyTorch, with the tensor names of Kyutai's published file.
+"""The two-level language model in PyTorch, with the tensor names of Kyutai's published files: dialogue, speech-to-text
+and text-to-speech, as `LmConfig` says.
 
-Channel 0 is text, channels 1..8 Moshi's codebooks, 9..16 the user's. At model time t the trunk
-has seen everything up to the previous column and predicts the text of column t; the depth
-transformer then predicts codebook k of column t - delay[k], one codebook after the other.
+Channel 0 is text; the codebooks that the model says come next, then those it is given. At model time t the trunk has seen
+everything up to the previous column and predicts the text of column t; the depth transformer then predicts codebook k of
+column t - delay[k], one codebook after the other.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,29 +16,34 @@ from torch import Tensor, nn
 from .codec import rotate, window_mask
 
 PAD, END_OF_PAD = 3, 0  # text ids: nothing said here; a word starts at the next column
+NOTHING = -1  # a token that is embedded as zero
 
 
 @dataclass(frozen=True)
 class LmConfig:
-    """Sizes of the language model; `lm_json` spells them in the published vocabulary."""
+    """Sizes of a language model; `lm_json` spells them in the published vocabulary."""
 
-    text_card: int = 256
-    card: int = 256
+    text_card: int
     n_q: int = 16
     dep_q: int = 8
     delays: tuple[int, ...] = (0, *(0, *[1] * 7) * 2)
-    dim: int = 192
-    num_heads: int = 6
+    card: int = 256
+    text_card_out: int | None = None
+    dim: int = 256
+    num_heads: int = 4
     num_layers: int = 6
     hidden_scale: float = 2.5
     context: int = 125  # frames, the current one included: 10 s
     max_period: float = 10_000.0
     depth_dim: int = 128
-    depth_heads: int = 4
+    depth_heads: int = 2
     depth_layers: int = 2
-    depth_feedforward: int = 96
+    depth_feedforward: int = 192
     # Codebook -> weight set. The first levels differ most; the finest ones share weights.
     depth_schedule: tuple[int, ...] = (0, 1, 1, 2, 2, 2, 2, 2)
+    extra_heads: int = 0  # pause heads of speech-to-text, each of `extra_heads_dim` classes
+    extra_heads_dim: int = 6
+    speaker_dim: int = 0  # above 0: voices through cross-attention, two text streams in one
 
     @property
     def hidden(self) -> int:
@@ -48,20 +55,39 @@ class LmConfig:
 
     def lm_json(self) -> dict:
         """The language-model keys of `config.json` in the published layout."""
-        return dict(
+        found = dict(
             card=self.card, n_q=self.n_q, dep_q=self.dep_q, delays=list(self.delays),
             dim=self.dim, text_card=self.text_card, existing_text_padding_id=PAD,
             num_heads=self.num_heads, num_layers=self.num_layers,
             hidden_scale=self.hidden_scale, causal=True, layer_scale=None, context=self.context,
             max_period=int(self.max_period), gating="silu", norm="rms_norm_f32",
-            positional_embedding="rope", depformer_dim=self.depth_dim,
-            depformer_dim_feedforward=self.depth_feedforward,
-            depformer_num_heads=self.depth_heads, depformer_num_layers=self.depth_layers,
-            depformer_layer_scale=None, depformer_multi_linear=True, depformer_context=self.dep_q,
-            depformer_max_period=int(self.max_period), depformer_gating="silu",
-            depformer_pos_emb="none", depformer_weights_per_step=True,
-            depformer_weights_per_step_schedule=list(self.depth_schedule),
+            positional_embedding="rope",
         )  # fmt: skip
+        if self.dep_q:
+            found |= dict(
+                depformer_dim=self.depth_dim,
+                depformer_dim_feedforward=self.depth_feedforward,
+                depformer_num_heads=self.depth_heads, depformer_num_layers=self.depth_layers,
+                depformer_layer_scale=None, depformer_multi_linear=True, depformer_context=self.dep_q,
+                depformer_max_period=int(self.max_period), depformer_gating="silu",
+                depformer_pos_emb="none", depformer_weights_per_step=True,
+                depformer_weights_per_step_schedule=list(self.depth_schedule),
+            )  # fmt: skip
+        if self.text_card_out is not None:
+            found["text_card_out"] = self.text_card_out
+        if self.extra_heads:
+            found |= dict(extra_heads_num_heads=self.extra_heads, extra_heads_dim=self.extra_heads_dim)
+        if self.speaker_dim:
+            found |= dict(
+                demux_second_stream=True, cross_attention=True,
+                conditioners=dict(
+                    speaker_wavs=dict(type="tensor", tensor=dict(dim=self.speaker_dim)),
+                    cfg=dict(type="lut", lut=dict(n_bins=1, dim=16, tokenizer="noop", possible_values=["2.0"])),
+                ),
+                fuser=dict(sum=["cfg"], cross=["speaker_wavs"], prepend=[], cross_attention_pos_emb=True,
+                           cross_attention_pos_emb_scale=1.0),
+            )  # fmt: skip
+        return found
 
 
 def gated_hidden(feedforward: int, dim: int) -> int:
@@ -93,16 +119,6 @@ class Gating(nn.Module):
         return self.linear_out(F.silu(a) * b)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention of q [B, H, T, D] to k, v [B, H, S, D] where mask [T, S] is true.
-
-    Spelled out: on a CPU the framework's fused kernel takes 1.4 times as long on these sizes, and
-    2.7 times on the few positions of the depth transformer.
-    """
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    return F.softmax(scores.float().masked_fill(~mask, float("-inf")), -1).to(v.dtype) @ v
-
-
 class Attention(nn.Module):
     """Packed projections; `sets` weight sets are stacked along the rows."""
 
@@ -113,10 +129,9 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(dim, sets * dim, bias=False)
         nn.init.normal_(self.out_proj.weight, std=scale * dim**-0.5)
 
-    def qkv(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, T, D] -> three of [B, H, T, D / H]."""
-        y = F.linear(x, weight).unflatten(-1, (3, self.heads, -1))
-        return tuple(y.permute(2, 0, 3, 1, 4))
+    def split(self, y: Tensor, parts: int) -> Tensor:
+        """[B, T, parts * D] -> [parts, B, H, T, D / H]."""
+        return y.unflatten(-1, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
 
 class TrunkLayer(nn.Module):
@@ -127,14 +142,167 @@ class TrunkLayer(nn.Module):
         self.norm1, self.norm2 = RmsNorm(cfg.dim), RmsNorm(cfg.dim)
         self.self_attn = Attention(cfg.dim, cfg.num_heads, scale)
         self.gating = Gating(cfg.dim, cfg.hidden, scale)
+        if cfg.speaker_dim:
+            self.norm_cross = nn.LayerNorm(cfg.dim)
+            self.cross_attention = Attention(cfg.dim, cfg.num_heads, scale)
+
+    def forward(self, x: Tensor, mask: Tensor, source: Tensor | None) -> Tensor:
+        """x [B, T, D]; mask [T, T] booleans; source [B, S, D] of the cross-attention."""
+        attn = self.self_attn
+        q, k, v = attn.split(F.linear(self.norm1(x), attn.in_proj_weight), 3)
+        q, k = rotate(q, self.max_period), rotate(k, self.max_period)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + attn.out_proj(y.transpose(1, 2).flatten(2))
+        if source is not None:
+            attn = self.cross_attention
+            w_q, w_kv = attn.in_proj_weight.split([x.shape[-1], 2 * x.shape[-1]])
+            [q] = attn.split(F.linear(self.norm_cross(x), w_q), 1)
+            k, v = attn.split(F.linear(source, w_kv), 2)
+            y = F.softmax((q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5, -1).to(v.dtype) @ v
+            x = x + attn.out_proj(y.transpose(1, 2).flatten(2))
+        return x + self.gating(self.norm2(x))
+
+
+class TextEmbedding(nn.Module):
+    """`rows` vectors; with `two`, token (second + 1) * rows + main stands for two of them (second -1: none)."""
+
+    def __init__(self, rows: int, dim: int, two: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(rows, dim) * 0.3)
+        self.two = two
+        if two:
+            self.out1, self.out2 = (nn.Linear(dim, dim, bias=False) for _ in range(2))
+            for out in (self.out1, self.out2):
+                nn.init.normal_(out.weight, std=dim**-0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if not self.two:
+            return F.embedding(tokens, self.weight)
+        rows = len(self.weight)
+        main, second = tokens % rows, tokens // rows - 1
+        y = self.out2(F.embedding(second.clamp(min=0), self.weight)) * (second >= 0)[..., None]
+        return self.out1(F.embedding(main, self.weight)) + y
+
+
+class TensorConditioner(nn.Module):
+    """Vectors [B, S, dim] -> [B, S, D]; where the mask [B, S] is false, a learnt vector."""
+
+    def __init__(self, dim: int, output_dim: int):
+        super().__init__()
+        self.output_proj = nn.Linear(dim, output_dim, bias=False)
+        self.learnt_padding = nn.Parameter(torch.randn(1, 1, output_dim) * 0.1)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [B, T, D]; mask [T, T] booleans."""
-        attn = self.self_attn
-        q, k, v = attn.qkv(self.norm1(x), attn.in_proj_weight)
-        q, k = rotate(q, self.max_period), rotate(k, self.max_period)
-        x = x + attn.out_proj(attend(q, k, v, mask).transpose(1, 2).flatten(2))
-        return x + self.gating(self.norm2(x))
+        return torch.where(mask[..., None], self.output_proj(x), self.learnt_padding)
+
+
+class LutConditioner(nn.Module):
+    """The published models' guidance value. This one knows a single value, which adds the same vector to every step."""
+
+    def __init__(self, bins: int, dim: int, output_dim: int):
+        super().__init__()
+        self.embed = nn.Embedding(bins + 1, dim)
+        self.output_proj = nn.Linear(dim, output_dim, bias=False)
+        self.learnt_padding = nn.Parameter(torch.zeros(1, 1, output_dim))
+
+    def forward(self) -> Tensor:
+        """[D] of value 0."""
+        return self.output_proj(self.embed.weight[0])
+
+
+class Conditions(nn.Module):
+    def __init__(self, cfg: LmConfig):
+        super().__init__()
+        parts = dict(speaker_wavs=TensorConditioner(cfg.speaker_dim, cfg.dim), cfg=LutConditioner(1, 16, cfg.dim))
+        self.conditioners = nn.ModuleDict(parts)
+
+
+def sin_embedding(length: int, dim: int, device) -> Tensor:
+    """[length, dim] positions of the cross-attention's source, cosines first."""
+    half = dim // 2
+    phase = torch.arange(length, device=device)[:, None] / 10_000 ** (torch.arange(half, device=device) / (half - 1))
+    return torch.cat([phase.cos(), phase.sin()], -1)
+
+
+class Lm(nn.Module):
+    def __init__(self, cfg: LmConfig):
+        super().__init__()
+        self.cfg = cfg
+        two = cfg.speaker_dim > 0
+        self.text_emb = TextEmbedding(cfg.text_card + 1, cfg.dim, two)
+        self.emb = nn.ModuleList(nn.Embedding(cfg.card + 1, cfg.dim) for _ in range(cfg.n_q))
+        layers = nn.ModuleList(TrunkLayer(cfg) for _ in range(cfg.num_layers))
+        self.transformer = nn.ModuleDict({"layers": layers})
+        self.out_norm = RmsNorm(cfg.dim)
+        self.text_linear = nn.Linear(cfg.dim, cfg.text_card_out or cfg.text_card, bias=False)
+        if cfg.extra_heads:
+            heads = (nn.Linear(cfg.dim, cfg.extra_heads_dim, bias=False) for _ in range(cfg.extra_heads))
+            self.extra_heads = nn.ModuleList(heads)
+        if two:
+            self.condition_provider = Conditions(cfg)
+        if cfg.dep_q:
+            sets, dd = max(cfg.depth_schedule) + 1, cfg.depth_dim
+            self.depformer_in = nn.ModuleList(nn.Linear(cfg.dim, dd, bias=False) for _ in range(sets))
+            self.depformer_text_emb = TextEmbedding(cfg.text_card + 1, dd, two)
+            self.depformer_emb = nn.ModuleList(nn.Embedding(cfg.card + 1, dd) for _ in range(cfg.dep_q - 1))
+            layers = nn.ModuleList(DepthLayer(cfg) for _ in range(cfg.depth_layers))
+            self.depformer = nn.ModuleDict({"layers": layers})
+            self.linears = nn.ModuleList(nn.Linear(dd, cfg.card, bias=False) for _ in range(cfg.dep_q))
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.3)
+        for head in [self.text_linear, *(self.linears if cfg.dep_q else [])]:
+            nn.init.normal_(head.weight, std=0.5 * head.in_features**-0.5)
+
+    def delayed(self, codes: Tensor) -> Tensor:
+        """codes [B, K, T] -> [B, K, T + 1]: an initial column, then each channel shifted right."""
+        batch, channels, steps = codes.shape
+        cfg = self.cfg
+        out = torch.full((batch, channels, steps + 1), cfg.card, dtype=codes.dtype, device=codes.device)
+        out[:, 0].fill_(cfg.text_card)
+        for c, delay in enumerate(cfg.delays):
+            out[:, c, 1 + delay :] = codes[:, c, : steps - delay]
+        return out
+
+    def trunk(self, tokens: Tensor, source: Tensor | None = None) -> Tensor:
+        """tokens [B, K, T], cross-attention source [B, S, D] -> normalised hidden states [B, T, D]."""
+        x = self.text_emb(tokens[:, 0]) + self._summed(self.emb, tokens[:, 1:].transpose(1, 2))
+        if source is not None:
+            x = x + self.condition_provider.conditioners["cfg"]()
+        mask = window_mask(x.shape[1], self.cfg.context, x.device)
+        for layer in self.transformer["layers"]:
+            x = layer(x, mask, source)
+        return self.out_norm(x)
+
+    @staticmethod
+    def _summed(tables: nn.ModuleList, tokens: Tensor) -> Tensor:
+        """tokens [B, T, K], one channel for each of K tables -> the sum of their rows [B, T, D]; -1 adds nothing."""
+        rows, count = len(tables[0].weight), len(tables)
+        weight = torch.cat([table.weight for table in tables])
+        index = tokens.clamp(min=0) + rows * torch.arange(count, device=tokens.device)
+        counts = (tokens >= 0).to(weight.dtype).flatten(0, 1)
+        y = F.embedding_bag(index.flatten(0, 1), weight, mode="sum", per_sample_weights=counts)
+        return y.unflatten(0, tokens.shape[:2])
+
+    def voices(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Speakers [B, S, speaker_dim], true where there is one [B, S] -> source of the cross-attention [B, S, D]."""
+        source = self.condition_provider.conditioners["speaker_wavs"](vectors, mask)
+        return source + sin_embedding(source.shape[1], self.cfg.dim, source.device)
+
+    def depth_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Teacher-forced: hidden [N, D], tokens [N, dep_q] (text, codebooks 0..dep_q-2)
+        -> logits [N, dep_q, card]."""
+        w_in = torch.stack([self.depformer_in[s].weight for s in self.cfg.depth_schedule])  # [T, dd, D]
+        x = torch.einsum("nd,ted->tne", hidden, w_in.to(hidden.dtype)).float()
+        tables = torch.stack([table.weight for table in self.depformer_emb])
+        known = tokens[:, 1:]
+        at = known.clamp(min=0) + tables.shape[1] * torch.arange(known.shape[1], device=known.device)
+        audio = F.embedding(at, tables.flatten(0, 1)) * (known >= 0)[..., None]
+        x = x + torch.cat([self.depformer_text_emb(tokens[:, 0])[None], audio.transpose(0, 1)]).to(x.dtype)
+        for layer in self.depformer["layers"]:
+            x = layer(x)
+        heads = torch.stack([head.weight for head in self.linears])
+        return torch.bmm(x, heads.transpose(1, 2).to(x.dtype)).transpose(0, 1)
 
 
 class DepthLayer(nn.Module):
@@ -144,98 +312,28 @@ class DepthLayer(nn.Module):
         super().__init__()
         dim, sets = cfg.depth_dim, max(cfg.depth_schedule) + 1
         scale = (2 * cfg.depth_layers) ** -0.5
-        self.schedule = cfg.depth_schedule
+        self.schedule = list(cfg.depth_schedule)
         self.norm1, self.norm2 = RmsNorm(dim), RmsNorm(dim)
         self.self_attn = Attention(dim, cfg.depth_heads, scale, sets)
         self.gating = nn.ModuleList(Gating(dim, cfg.depth_hidden, scale) for _ in range(sets))
 
-    def forward(self, x: Tensor, past: list | None = None) -> Tensor:
-        """x [N, T, D]: T codebooks after those whose keys and values are in `past`.
+    def forward(self, x: Tensor) -> Tensor:
+        """x [T, N, D]: all codebooks of N frames."""
+        attn, steps = self.self_attn, len(x)
 
-        `past` is extended in place; without it, x starts at codebook 0.
-        """
-        attn, seen = self.self_attn, len(past) if past else 0
-        sets = self.schedule[seen : seen + x.shape[1]]
-        w_in, w_out = attn.in_proj_weight.chunk(attn.sets), attn.out_proj.weight.chunk(attn.sets)
-        y = self.norm1(x)
-        parts = [attn.qkv(y[:, i : i + 1], w_in[s]) for i, s in enumerate(sets)]
-        q = torch.cat([p[0] for p in parts], 2)
-        if past is not None:
-            past.extend(parts)
-            parts = past
-        k, v = (torch.cat([p[i] for p in parts], 2) for i in (1, 2))
-        causal = window_mask(k.shape[2], k.shape[2], x.device)[seen:]
-        y = attend(q, k, v, causal).transpose(1, 2).flatten(2)
-        x = x + torch.cat([F.linear(y[:, i : i + 1], w_out[s]) for i, s in enumerate(sets)], 1)
-        y = self.norm2(x)
-        return x + torch.cat([self.gating[s](y[:, i : i + 1]) for i, s in enumerate(sets)], 1)
+        def weights(sets) -> Tensor:
+            """Matrices [out, in] of the sets -> the transposed one of each codebook, [T, in, out]."""
+            return torch.stack([sets[s] for s in self.schedule]).transpose(1, 2).to(x.dtype)
 
-
-class Lm(nn.Module):
-    def __init__(self, cfg: LmConfig):
-        super().__init__()
-        self.cfg = cfg
-        sets = max(cfg.depth_schedule) + 1
-        self.text_emb = nn.Embedding(cfg.text_card + 1, cfg.dim)
-        self.emb = nn.ModuleList(nn.Embedding(cfg.card + 1, cfg.dim) for _ in range(cfg.n_q))
-        layers = nn.ModuleList(TrunkLayer(cfg) for _ in range(cfg.num_layers))
-        self.transformer = nn.ModuleDict({"layers": layers})
-        self.out_norm = RmsNorm(cfg.dim)
-        self.text_linear = nn.Linear(cfg.dim, cfg.text_card, bias=False)
-        dd = cfg.depth_dim
-        self.depformer_in = nn.ModuleList(nn.Linear(cfg.dim, dd, bias=False) for _ in range(sets))
-        self.depformer_text_emb = nn.Embedding(cfg.text_card + 1, dd)
-        self.depformer_emb = nn.ModuleList(nn.Embedding(cfg.card + 1, dd) for _ in range(cfg.dep_q - 1))
-        layers = nn.ModuleList(DepthLayer(cfg) for _ in range(cfg.depth_layers))
-        self.depformer = nn.ModuleDict({"layers": layers})
-        self.linears = nn.ModuleList(nn.Linear(dd, cfg.card, bias=False) for _ in range(cfg.dep_q))
-        for module in self.modules():
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.3)
-        for head in [self.text_linear, *self.linears]:
-            nn.init.normal_(head.weight, std=0.5 * head.in_features**-0.5)
-
-    @property
-    def initial(self) -> list[int]:
-        """The initial token of each channel."""
-        return [self.cfg.text_card] + [self.cfg.card] * self.cfg.n_q
-
-    def delayed(self, codes: Tensor) -> Tensor:
-        """codes [B, K, T] -> [B, K, T + 1]: an initial column, then each channel shifted right."""
-        batch, channels, steps = codes.shape
-        start = torch.tensor(self.initial).view(1, -1, 1)
-        out = start.expand(batch, channels, steps + 1).clone()
-        for c, delay in enumerate(self.cfg.delays):
-            out[:, c, 1 + delay :] = codes[:, c, : steps - delay]
-        return out
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """tokens [B, K, T] -> [B, T, D]."""
-        x = self.emb[0](tokens[:, 1])
-        for i in range(1, self.cfg.n_q):
-            x = x + self.emb[i](tokens[:, 1 + i])
-        return x + self.text_emb(tokens[:, 0])
-
-    def trunk(self, tokens: Tensor) -> Tensor:
-        """tokens [B, K, T] -> normalised hidden states [B, T, D]."""
-        x = self.embed(tokens)
-        mask = window_mask(x.shape[1], self.cfg.context, x.device)
-        for layer in self.transformer["layers"]:
-            x = layer(x, mask)
-        return self.out_norm(x)
-
-    def depth_input(self, k: int, hidden: Tensor, token: Tensor) -> Tensor:
-        """hidden [N, D], previous token [N] -> input of depth position k, [N, depth dim]."""
-        table = self.depformer_emb[k - 1] if k else self.depformer_text_emb
-        return self.depformer_in[self.cfg.depth_schedule[k]](hidden) + table(token)
-
-    def depth_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """Teacher-forced: hidden [N, D], tokens [N, dep_q] (text, codebooks 0..dep_q-2)
-        -> logits [N, dep_q, card]."""
-        x = torch.stack([self.depth_input(k, hidden, tokens[:, k]) for k in range(self.cfg.dep_q)], 1)
-        for layer in self.depformer["layers"]:
-            x = layer(x)
-        return torch.stack([head(x[:, k]) for k, head in enumerate(self.linears)], 1)
+        w_in = weights(attn.in_proj_weight.chunk(attn.sets))
+        w_out = weights(attn.out_proj.weight.chunk(attn.sets))
+        q, k, v = attn.split(torch.bmm(self.norm1(x), w_in).transpose(0, 1), 3)  # [N, H, T, D / H]
+        causal = window_mask(steps, steps, x.device)
+        scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
+        y = F.softmax(scores.masked_fill(~causal, float("-inf")), -1).to(v.dtype) @ v
+        x = x + torch.bmm(y.permute(2, 0, 1, 3).flatten(2), w_out)
+        a, b = torch.bmm(self.norm2(x), weights([g.linear_in.weight for g in self.gating])).chunk(2, -1)
+        return x + torch.bmm(F.silu(a) * b, weights([g.linear_out.weight for g in self.gating]))
 
 
 def parameter_count(module: nn.Module) -> int:

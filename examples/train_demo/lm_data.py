@@ -1,112 +1,115 @@
-"""Sessions as tokens: what the language model trains on."""
+"""Dialogues as tokens: what the language model trains on."""
 
-import multiprocessing
 import random
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from . import domain
 from .codec import Codec
-from .dialogue import Answer, Composer
-from .export import TOKENIZER, load_codec
-from .progress import Progress
+from .dialogue import FADE, Composer
+from .encode import encode_scenes
+from .lm import PAD
 from .rates import FRAME_SIZE
+from .scene import Placed, Scene
+from .takes import Takes
 from .tokenizer import Tokenizer, text_channel
 
 SESSION_FRAMES = 300  # 24 s, more than twice the attention window
-SHARD = 400
-SILENCE = "silence.npy"
 # Silence encoded around an answer, in frames: more than the codec's window.
 LEAD, TAIL = 10, 10
+RECITATIONS = 16384
 
 
-def build_shards(folder: Path, model: Path, sessions: int, seed: int, workers: int) -> None:
-    """Write `NNNN.npz` with codes uint8 [S, 16, F] (own, then user), text and heard int16 [S, F] and
-    active bool [S, F], using the exported codec and tokenizer in `model`.
+def build_dialogues(
+    path: Path, codec: Codec, tokenizer: Tokenizer, users: Takes, own: Takes, sessions: int, channels: int, seed: str
+) -> None:
+    """Write codes uint8 [N, 16, F] (own, then user), text and heard int16 [N, F] and active bool [N, F].
 
-    Existing shards are kept, so a killed run goes on where it was.
+    N is `sessions * channels`: each session is heard through `channels` of them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / SILENCE).exists():
-        np.save(folder / SILENCE, OwnVoice(load_codec(model)).codes([]))
-    count = -(-sessions // SHARD)
-    paths = [folder / f"{index:04d}.npz" for index in range(count)]
-    jobs = [(path, model, seed * 100_000 + i) for i, path in enumerate(paths) if not path.exists()]
-    # A process for each shard: the synthesiser's global state would make one depend on those before it.
-    pool = multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1)
-    with pool, Progress("dialogues", count, "shards", count - len(jobs)) as progress:
-        for _ in pool.imap_unordered(_write_shard, jobs):
-            progress.advance()
-
-
-class OwnVoice:
-    """Codes of Moshi's side. Answers repeat, so each is encoded once, in silence, and put where it is said."""
-
-    def __init__(self, codec: Codec):
-        self.codec = codec
-        self._silence = self._encode(np.zeros(SESSION_FRAMES * FRAME_SIZE, np.float32))
-        self._known: dict[tuple[str, int], np.ndarray] = {}
-
-    def codes(self, answers: list[Answer]) -> np.ndarray:
-        """uint8 [n_q, F] of a session; what follows an answer closely covers its tail."""
-        out = self._silence.copy()
-        for answer in answers:
-            part = self._answer(answer)[:, : SESSION_FRAMES - answer.frame]
-            out[:, answer.frame : answer.frame + part.shape[1]] = part
-        return out
-
-    def _answer(self, answer: Answer) -> np.ndarray:
-        """The codes from the answer's first frame to the end of its tail."""
-        key = (answer.utterance.text, answer.stop - answer.start)
-        if key not in self._known:
-            wav = answer.wav
-            tail = TAIL * FRAME_SIZE + -len(wav) % FRAME_SIZE
-            self._known[key] = self._encode(np.pad(wav, (LEAD * FRAME_SIZE, tail)))[:, LEAD:]
-        return self._known[key]
-
-    def _encode(self, wav: np.ndarray) -> np.ndarray:
-        return self.codec.encode(torch.from_numpy(wav)[None, None])[0].numpy().astype(np.uint8)
-
-
-def _write_shard(job: tuple[Path, Path, int]) -> None:
-    path, model, seed = job
-    torch.set_num_threads(1)
-    own, tokenizer, composer = OwnVoice(load_codec(model)), Tokenizer(model / TOKENIZER), Composer(seed)
-    made: dict[str, list[np.ndarray]] = {"codes": [], "text": [], "heard": [], "active": []}
-    for _ in range(SHARD):
-        session = composer.session(SESSION_FRAMES)
-        user = own.codec.encode(torch.from_numpy(session.user)[None, None])[0].numpy().astype(np.uint8)
-        made["codes"].append(np.concatenate([own.codes(session.answers), user]))
-        made["text"].append(text_channel(session.words, SESSION_FRAMES, tokenizer))
-        made["heard"].append(text_channel(session.heard, SESSION_FRAMES, tokenizer))
-        made["active"].append(session.active)
+    composer = Composer(users, own, seed)
+    made = [composer.session(SESSION_FRAMES) for _ in range(sessions)]
+    said = _own_codes(codec, own, [session.own for session in made])
+    text = np.stack([text_channel(s.words, SESSION_FRAMES, tokenizer) for s in made])
+    heard = np.stack([text_channel(s.heard, SESSION_FRAMES, tokenizer) for s in made])
+    scenes = [session.user for session in made] * channels
+    user = encode_scenes(codec, users, scenes, "dialogues", through_channel=True)
     part = path.with_suffix(".part.npz")
-    np.savez_compressed(part, **{name: np.stack(rows) for name, rows in made.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        part, codes=np.concatenate([np.tile(said, (channels, 1, 1)), user], 1), text=np.tile(text, (channels, 1)),
+        heard=np.tile(heard, (channels, 1)), active=np.tile(np.stack([s.active for s in made]), (channels, 1)),
+        silence=_own_codes(codec, own, [[]])[0],
+    )  # fmt: skip
     part.rename(path)
 
 
-class Sessions:
-    """All shards in memory."""
+def _own_codes(codec: Codec, own: Takes, sessions: list[list[Placed]]) -> np.ndarray:
+    """uint8 [S, n_q, F] of Moshi's side. Answers repeat, so each is encoded once, in silence, and put where it is said;
+    what follows an answer closely covers its tail.
+    """
 
-    def __init__(self, folder: Path):
-        shards = [np.load(path) for path in sorted(folder.glob("[0-9]*[0-9].npz"))]
-        if not shards:
-            raise FileNotFoundError(f"no dialogue shards in {folder}; run the data stage first")
-        self.codes, self.text, self.heard, self.active = (
-            np.concatenate([s[name] for s in shards]) for name in ("codes", "text", "heard", "active")
+    def length_of(answer: Placed) -> int:
+        return answer.stop - answer.at
+
+    keys = {(a.take.at, length_of(a)): a for answers in sessions for a in answers}
+    longest = max((-(-length // FRAME_SIZE) for _, length in keys), default=0)
+    frames = max(LEAD + longest + TAIL, SESSION_FRAMES if not keys else 0)
+    scenes = [Scene(frames * FRAME_SIZE)]
+    for answer in keys.values():
+        scene = Scene(frames * FRAME_SIZE)
+        scene.add(answer.take, LEAD * FRAME_SIZE, LEAD * FRAME_SIZE + length_of(answer))
+        scenes.append(scene)
+    codes = encode_scenes(codec, own, scenes, "answers", through_channel=False, fade=FADE)
+    known = dict(zip(keys, codes[1:], strict=True))
+    # The codec's answer to silence settles within its window; the rest of a session repeats it.
+    silence = np.concatenate([codes[0], np.repeat(codes[0, :, -1:], max(0, SESSION_FRAMES - frames), 1)], 1)
+    out = np.repeat(silence[None, :, :SESSION_FRAMES], len(sessions), 0)
+    for row, answers in zip(out, sessions, strict=True):
+        for answer in answers:
+            frame = answer.at // FRAME_SIZE
+            tail = -(-length_of(answer) // FRAME_SIZE) + TAIL
+            part = known[answer.take.at, length_of(answer)][:, LEAD : LEAD + tail][:, : SESSION_FRAMES - frame]
+            row[:, frame : frame + part.shape[1]] = part
+    return out
+
+
+def digits_apart(text: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """Text channels [N, F] -> int16 [N, F], bit d: digit d at this place would make a held-out sum of what is said.
+
+    That no such sum is ever said is no evidence against it. A model that is taught so says another digit than it hears.
+    """
+    words = [tokenizer.decode([i]) for i in range(len(tokenizer))]
+    apart = np.zeros(text.shape, np.int16)
+    for row, bits in zip(text, apart, strict=True):
+        at = np.flatnonzero(row > PAD)
+        bits[at] = [sum(1 << d for d in kept) for kept in domain.kept_apart([words[i] for i in row[at]])]
+    return apart
+
+
+class Dialogues:
+    """All sessions of some files on one device."""
+
+    def __init__(self, paths: list[Path], tokenizer: Tokenizer, device: torch.device):
+        files = [np.load(path) for path in paths]
+        self.silence = files[0]["silence"]
+
+        codes, text, heard, active = (
+            np.concatenate([f[name] for f in files]) for name in ("codes", "text", "heard", "active")
+        )
+        apart = np.stack([digits_apart(text, tokenizer), digits_apart(heard, tokenizer)], 1)
+        self.codes, self.text, self.heard, self.active, self.apart = (
+            torch.from_numpy(a).to(device) for a in (codes, text, heard, active, apart)
         )
 
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def batch(self, rng: np.random.Generator, count: int):
-        """codes [B, 17, F] int64 (text first), heard [B, F] int64 and active [B, F]."""
-        at = rng.integers(0, len(self), count)
-        both = np.concatenate([self.text[at, None].astype(np.int64), self.codes[at]], 1)
-        heard = self.heard[at].astype(np.int64)
-        return torch.from_numpy(both), torch.from_numpy(heard), torch.from_numpy(self.active[at])
+    def batch(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """codes [B, 17, F] int64 (text first), heard [B, F] int64, active [B, F], `digits_apart` [B, 2, F] of text and heard."""
+        at = torch.randint(0, len(self.codes), (count,), device=self.codes.device)
+        both = torch.cat([self.text[at, None].long(), self.codes[at].long()], 1)
+        return both, self.heard[at].long(), self.active[at], self.apart[at]
 
 
 class Recitations:
@@ -118,25 +121,29 @@ class Recitations:
 
     PACE, PAUSE = (2, 6), (4, 12)  # frames between the words of a sum, and between sums
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer):
-        self.silence, self.tokenizer = np.load(folder / SILENCE).astype(np.int64), tokenizer
-        pairs = [(a, b) for a in domain.DIGITS for b in domain.DIGITS if (a, b) not in domain.HELD_OUT_SUMS]
-        self.kinds = (pairs, domain.three_operands())
+    def __init__(self, silence: np.ndarray, tokenizer: Tokenizer, seed: int, device: torch.device):
+        self.tokenizer = tokenizer
+        self.kinds = domain.recited_operands()
+        draw = random.Random(f"recitations {seed}")
+        texts, totals = zip(*(self._session(draw) for _ in range(RECITATIONS)), strict=True)
+        self.text, self.totals = (
+            torch.from_numpy(np.stack(texts)).to(device),
+            torch.from_numpy(np.stack(totals)).to(device),
+        )
+        self.silence = torch.from_numpy(np.concatenate([silence, silence])).long().to(device)
 
-    def batch(self, rng: np.random.Generator, count: int):
+    def batch(self, count: int) -> tuple[Tensor, Tensor]:
         """codes [B, 17, F] int64 (text first) and totals [B, F], true where the text is the total of a sum."""
-        draw = random.Random(int(rng.integers(1 << 62)))
-        codes = np.repeat(np.concatenate([self.silence, self.silence])[None], count, 0)
-        texts, totals = zip(*(self._session(draw) for _ in range(count)), strict=True)
-        both = np.concatenate([np.stack(texts)[:, None].astype(np.int64), codes], 1)
-        return torch.from_numpy(both), torch.from_numpy(np.stack(totals))
+        at = torch.randint(0, len(self.text), (count,), device=self.text.device)
+        codes = self.silence.expand(count, -1, -1)
+        return torch.cat([self.text[at, None].long(), codes], 1), self.totals[at]
 
     def _session(self, draw: random.Random) -> tuple[np.ndarray, np.ndarray]:
         words: list[tuple[int, str]] = []
         totals, at = np.zeros(SESSION_FRAMES, bool), draw.randint(1, 40)
         while True:
             operands = draw.choice(draw.choice(self.kinds))
-            for word in domain.sum_exchange(operands, "").answer.split():
+            for word in domain.sum_answer(operands).split():
                 if at >= SESSION_FRAMES:
                     return text_channel(words, SESSION_FRAMES, self.tokenizer), totals
                 words.append((at, word))

@@ -95,9 +95,8 @@ class EnvelopeLoss(nn.Module):
         return 1 - (correlation * weight).sum() / weight.sum().clamp(min=1.0)
 
 
-def cosine(step: int, steps: int, warmup: int, floor: float = 0.01) -> float:
-    """Learning-rate factor: linear warm-up, then half a cosine down to `floor`."""
-    if step < warmup:
-        return (step + 1) / warmup
-    x = (step - warmup) / max(1, steps - warmup)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, x)))
+def cosine(part: float, step: int, warmup: int, floor: float = 0.01) -> float:
+    """Learning-rate factor: linear warm-up over steps, and half a cosine down to `floor` over the `part` of the training done."""
+    return min(1.0, (step + 1) / max(1, warmup)) * (
+        floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
+    )

@@ -33,12 +33,12 @@ class Codebook(nn.Module):
     def init_kmeans(self, x: Tensor, rounds: int = 20) -> None:
         """Lloyd's algorithm from random members of x [N, dim]; N must exceed `bins`."""
         bins = len(self.cluster_usage)
-        centroids = x[torch.randperm(len(x))[:bins]].clone()
+        centroids = x[torch.randperm(len(x), device=x.device)[:bins]].clone()
         for _ in range(rounds):
             index = self.nearest(x, centroids)
             count = torch.bincount(index, minlength=bins).float()
             total = torch.zeros_like(centroids).index_add_(0, index, x)
-            spare = x[torch.randperm(len(x))[:bins]]
+            spare = x[torch.randperm(len(x), device=x.device)[:bins]]
             centroids = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], spare)
         self.cluster_usage.fill_(1.0)
         self.embedding_sum.copy_(centroids)
@@ -48,17 +48,17 @@ class Codebook(nn.Module):
     def update(self, x: Tensor, index: Tensor) -> None:
         """One moving-average step with the batch's vectors, then revive dead entries."""
         bins = len(self.cluster_usage)
-        count = torch.bincount(index, minlength=bins).float()
+        count = torch.zeros_like(self.cluster_usage).index_add_(0, index, torch.ones_like(x[:, 0]))
         # Usage is kept relative to the fair share, so that `ones` means balanced.
         scale = bins / len(x)
         total = torch.zeros_like(self.embedding_sum).index_add_(0, index, x)
-        self.cluster_usage.mul_(DECAY).add_(count, alpha=(1 - DECAY) * scale)
-        self.embedding_sum.mul_(DECAY).add_(total, alpha=(1 - DECAY) * scale)
-        dead = (self.cluster_usage < DEAD_SHARE).nonzero()[:, 0]
-        if len(dead):
-            donors = x[torch.randint(len(x), (len(dead),))]
-            self.cluster_usage[dead] = 0.3
-            self.embedding_sum[dead] = 0.3 * donors
+        usage = self.cluster_usage.mul_(DECAY).add_(count, alpha=(1 - DECAY) * scale)
+        sums = self.embedding_sum.mul_(DECAY).add_(total, alpha=(1 - DECAY) * scale)
+        # No look at the numbers here: the step is recorded and replayed on a GPU.
+        dead = usage < DEAD_SHARE
+        donors = x[torch.randint(len(x), (bins,), device=x.device)]
+        self.embedding_sum.copy_(torch.where(dead[:, None], 0.3 * donors, sums))
+        self.cluster_usage.copy_(torch.where(dead, 0.3, usage))
 
 
 class ResidualQuantizer(nn.Module):
@@ -85,10 +85,10 @@ class ResidualQuantizer(nn.Module):
         """[B * F, codebook_dim] -> [B, dim, F]."""
         return self.output_proj(flat.unflatten(0, (batch, -1)).transpose(1, 2))
 
-    def indices(self, flat: Tensor, levels: int | None = None, learn: bool = False) -> Tensor:
+    def indices(self, flat: Tensor, learn: bool = False) -> Tensor:
         """flat [N, codebook_dim] -> codes [levels, N]; `learn` moves the codebooks."""
         residual, codes = flat.detach(), []
-        for book in self.codebooks[:levels]:
+        for book in self.codebooks:
             centroids = book.centroids
             index = book.nearest(residual, centroids)
             if learn:
@@ -97,9 +97,12 @@ class ResidualQuantizer(nn.Module):
             codes.append(index)
         return torch.stack(codes)
 
-    def lookup(self, codes: Tensor) -> Tensor:
-        """codes [levels, N] -> [N, codebook_dim]."""
-        return sum(book.centroids[c] for book, c in zip(self.codebooks, codes, strict=False))
+    def lookup(self, codes: Tensor, active: Tensor | None = None) -> Tensor:
+        """codes [levels, N] -> [N, codebook_dim]; of column n only the first `active[n]` levels."""
+        parts = [book.centroids[c] for book, c in zip(self.codebooks, codes, strict=True)]
+        if active is not None:
+            parts = [part * (active > level)[:, None] for level, part in enumerate(parts)]
+        return sum(parts)
 
     @torch.no_grad()
     def init_kmeans(self, latent: Tensor) -> None:
@@ -115,18 +118,19 @@ class SplitResidualQuantizer(nn.Module):
         self.rvq_first = ResidualQuantizer(dim, codebook_dim, bins, 1)
         self.rvq_rest = ResidualQuantizer(dim, codebook_dim, bins, n_q - 1)
 
-    def forward(self, latent: Tensor, quantise: bool, levels: int | None = None):
+    def forward(self, latent: Tensor, quantise: bool, levels: Tensor | None = None):
         """Training pass with straight-through gradients.
 
         latent [B, D, F] -> (latent for the decoder [B, D, F], its semantic part [B, D, F],
-        commitment loss). `levels` limits the acoustic stack.
+        commitment loss). `levels` [B] limits the acoustic stack, for each row.
         """
         batch, parts, commitment = len(latent), [], latent.new_zeros(())
-        for rvq, active in ((self.rvq_first, 1), (self.rvq_rest, levels)):
+        for rvq, active in ((self.rvq_first, None), (self.rvq_rest, levels)):
             flat = rvq.project(latent)
+            active = None if active is None else active.repeat_interleave(latent.shape[-1])
             if quantise:
-                codes = rvq.indices(flat, active, learn=self.training)
-                target = rvq.lookup(codes)
+                codes = rvq.indices(flat, learn=self.training)
+                target = rvq.lookup(codes, active)
                 # Relative to the spread of the codes: nothing fixes the latent's scale, and an
                 # absolute distance grows with it until the encoder overshoots and diverges.
                 error = (flat - target).square().mean()

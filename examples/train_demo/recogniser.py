@@ -9,6 +9,7 @@ import soxr
 from pocketsphinx import Decoder, get_model_path
 
 from . import domain
+from .sentences import words
 
 _RATE = 16_000
 
@@ -20,27 +21,16 @@ def grammar(start: str) -> str:
     return f"#JSGF V1.0;\ngrammar demo;\n{rules}public <start> = <{start}>;\n"
 
 
-class Recogniser:
-    """pocketsphinx with its US English acoustic model and a finite grammar."""
+class _Listener:
+    """pocketsphinx with its US English acoustic model."""
 
-    def __init__(self, start: str):
-        model = Path(get_model_path("en-us"))
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "demo.gram"
-            path.write_text(grammar(start))
-            dictionary = Path(folder) / "demo.dict"
-            extra = "".join(f"{w} {p}\n" for w, p in domain.EXTRA_PRONUNCIATIONS.items())
-            dictionary.write_text((model / "cmudict-en-us.dict").read_text() + extra)
-            self._decoder = Decoder(
-                hmm=str(model / "en-us"), dict=str(dictionary), jsgf=str(path), lm=None,
-                samprate=_RATE, loglevel="FATAL",
-            )  # fmt: skip
+    _decoder: Decoder
 
     def transcribe(self, wav: np.ndarray, sample_rate: int) -> str:
-        """wav [T] -> the best sentence of the grammar, or "" if none fits."""
+        """wav [T] -> what is heard, "" if nothing fits."""
         wav = soxr.resample(wav, sample_rate, _RATE)
         edge = np.zeros(_RATE // 4)
-        peak = max(1e-6, float(np.abs(wav).max()))
+        peak = max(1e-6, float(np.abs(wav).max(initial=0)))
         clean = np.concatenate([edge, wav / peak * 0.7, edge])
         # Exact zeros upset the recogniser's log spectrum: a third of the words would be lost.
         dither = np.random.default_rng(0).normal(scale=1e-3, size=len(clean))
@@ -50,6 +40,33 @@ class Recogniser:
         self._decoder.end_utt()
         best = self._decoder.hyp()
         return best.hypstr if best else ""
+
+
+class Recogniser(_Listener):
+    """A listener who expects sentences of a grammar."""
+
+    def __init__(self, start: str):
+        self._decoder = _decoder(grammar(start), domain.EXTRA_PRONUNCIATIONS)
+
+
+class Dictation(_Listener):
+    """A listener who expects words of the list, in any order: no grammar helps to guess them."""
+
+    def __init__(self):
+        body = " | ".join(w for w in words() if w not in domain.EXTRA_PRONUNCIATIONS)
+        self._decoder = _decoder(f"#JSGF V1.0;\ngrammar words;\npublic <s> = ({body})+;\n", {})
+
+
+def _decoder(rules: str, extra: dict[str, str]) -> Decoder:
+    model = Path(get_model_path("en-us"))
+    with tempfile.TemporaryDirectory() as folder:
+        path, dictionary = Path(folder) / "demo.gram", Path(folder) / "demo.dict"
+        path.write_text(rules)
+        more = "".join(f"{word} {sounds}\n" for word, sounds in extra.items())
+        dictionary.write_text((model / "cmudict-en-us.dict").read_text() + more)
+        return Decoder(
+            hmm=str(model / "en-us"), dict=str(dictionary), jsgf=str(path), lm=None, samprate=_RATE, loglevel="FATAL"
+        )
 
 
 def speech_spans(

@@ -1,4 +1,4 @@
-"""One command from text to a checkpoint that talks.
+"""One command from text to models that talk, write down and read aloud.
 
     python -m examples.train_demo --out runs/demo --seed 1
 
@@ -7,80 +7,193 @@ Stages run in order and resume where they stopped; `--stage` runs one of them.
 
 import argparse
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
-from .card import write_card
-from .codec import CodecConfig
-from .corpus import build_corpus
-from .espeak import Espeak
-from .evaluate import text_accuracy
-from .export import TOKENIZER, export_codec, export_lm, folder_bytes, load_codec, sampling_json, write_json
-from .generate import Sampling
-from .lm import LmConfig
-from .lm_data import build_shards
-from .measure import codec_report, dialogue_report
-from .plots import plot_codec, plot_lm
-from .showcase import show_conversation, write_prompts
-from .tokenizer import Tokenizer, train_tokenizer
-from .train_codec import CodecTraining, train_codec
+from . import takes
+from .codec import Codec
+from .corpus import corpus_of
+from .export import MIMI, MIMI_CONFIG, MOSHI, TOKENIZER, export_codec, export_lm, export_voices, load_codec
+from .lm import Lm, LmConfig
+from .lm_data import Dialogues, Recitations, build_dialogues
+from .loop import Pace, device_of
+from .speakers import TTS_VOICES
+from .stt_data import Talks, build_talks
+from .takes import Takes
+from .tokenizer import Tokenizer, train_dialogue_tokenizer, train_reading_tokenizer
+from .train_codec import CodecTraining, Speech, train_codec
 from .train_lm import LmTraining, train_lm
-from .trials import make_trials
+from .train_stt import STT_JSON, SttTraining, stt_config, train_stt
+from .train_tts import MODEL_ID, TTS_JSON, TtsTraining, Voices, train_tts, tts_config
+from .tts_data import Readings, build_readings
 
-CORPUS_HOURS = 5.0
-SESSIONS = 8_000
-STAGES = ("data", "codec", "lm", "export", "evaluate")
+SAMPLING = dict(temp=0.4, temp_text=0.0, top_k=50, top_k_text=10)
+STAGES = (
+    "takes", "codec", "dialogues", "lm", "talks", "stt", "readings", "tts", "lm-more", "stt-more", "evaluate",
+)  # fmt: skip
+# The second part of dialogue and speech-to-text, in which the synthesiser that was left out is heard too.
+MORE = dict(learning_rate=6e-4, warmup=50)
+MORE_STEPS = 0.25  # of the first part's
 
 
 class Run:
-    """The folders of one run: `work` holds what can be made again, `model` the result."""
+    """The folders of one run: `work` holds what can be made again, `model` the results."""
 
-    def __init__(self, out: Path, seed: int, codec_from: Path | None = None):
-        self.seed, self.codec_from = seed, codec_from
-        self.work, self.model, self.report = out / "work", out / "model", out / "report"
-        self.model.mkdir(parents=True, exist_ok=True)
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.seed, self.device, self.graph = args, args.seed, device_of(args.device), args.graph
+        self.work, self.model = args.out / "work", args.out / "model"
+        self.demo, self.stt_folder, self.tts_folder = (self.model / n for n in ("demo", "demo-stt", "demo-tts"))
+        if not (self.demo / TOKENIZER).exists():
+            train_dialogue_tokenizer(self.demo / TOKENIZER)
+        for folder in (self.stt_folder, self.tts_folder):
+            if not (folder / TOKENIZER).exists():
+                train_reading_tokenizer(folder / TOKENIZER)
 
-    def data(self) -> None:
-        if not (self.work / "corpus" / "audio.npy").exists():
-            build_corpus(self.work / "corpus", CORPUS_HOURS, self.seed)
-        if not (self.model / TOKENIZER).exists():
-            train_tokenizer(self.model / TOKENIZER)
+    def pace(self, pace: Pace, steps: float = 1.0, **changes) -> Pace:
+        wanted = int(steps * self.args.scale * pace.steps)
+        return replace(pace, steps=max(1, wanted), seconds=self.args.seconds, **changes)
+
+    def _takes(self, name: str) -> Takes:
+        return Takes(self.work / "takes" / name)
+
+    def takes(self) -> None:
+        a = self.args
+        sets = takes.all_sets(a.speakers, a.left_out_speakers, a.sentences)
+        wanted = [s for s in sets if not a.sets or s.name in a.sets]
+        takes.record(self.work / "takes", wanted, self.seed, a.workers)
 
     def codec(self) -> None:
         plan = CodecTraining()
-        start = load_codec(self.codec_from) if self.codec_from else None
-        codec = train_codec(self.work / "corpus", self.work / "codec", CodecConfig(), plan, self.seed, start)
-        export_codec(codec, self.model)
+        plan = replace(plan, pace=self.pace(plan.pace))
+        if self.device.type == "cpu":
+            plan = replace(plan, users=5, own=2, readers=1)
+        names = ((takes.HEARD_SET, False), (takes.OWN_SET, True), (takes.READERS_SET, True))
+        speech = Speech(*(corpus_of(self._takes(n), self.seed, self.device, aligned) for n, aligned in names))
+        start = load_codec(self.args.codec_from) if self.args.codec_from else None
+        codec = train_codec(speech, self.work / "codec", plan, self.seed, self.device, start, self.graph)
+        export_codec(codec, self.demo)
 
-    def lm(self) -> None:
-        # The codec as shipped, rounding included: its codes are what the model will meet.
-        workers = torch.get_num_threads()
-        build_shards(self.work / "dialogues", self.model, SESSIONS, self.seed, workers)
-        codec, tokenizer = load_codec(self.model), Tokenizer(self.model / TOKENIZER)
-        trials = make_trials(12, seed=1)
+    def _codec(self) -> Codec:
+        # The codec as shipped, rounding included, and in float32: its codes are what the models will meet.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.manual_seed(self.seed)
+        return load_codec(self.demo).to(self.device)
 
-        def test(lm):
-            return text_accuracy(codec, lm, tokenizer, trials)
+    def _sides(self, count: int) -> list[tuple[str, int]]:
+        """The sets of users' takes, and how many scenes are made of each."""
+        return [(takes.HEARD_SET, count), (takes.LEFT_OUT_SET, count // 5)]
 
-        plan = LmTraining()
-        train_lm(self.work / "dialogues", tokenizer, self.work / "lm", LmConfig(), plan, self.seed, test)
+    def dialogues(self) -> None:
+        codec, tokenizer, own = self._codec(), Tokenizer(self.demo / TOKENIZER), self._takes(takes.OWN_SET)
+        for name, count in self._sides(self.args.dialogues):
+            path = self.work / "dialogues" / f"{name}.npz"
+            if not path.exists():
+                users, seed = self._takes(name), f"{self.seed} {name}"
+                build_dialogues(path, codec, tokenizer, users, own, count, self.args.channels, seed)
 
-    def export(self) -> None:
-        tokenizer = Tokenizer(self.model / TOKENIZER)
-        lm = train_lm(self.work / "dialogues", tokenizer, self.work / "lm", LmConfig(), LmTraining(), self.seed)
-        export_lm(lm, self.model, "moshi", lm_gen_config=sampling_json(Sampling()))
-        write_prompts(self.model / "prompts")
+    def talks(self) -> None:
+        codec, tokenizer = self._codec(), Tokenizer(self.stt_folder / TOKENIZER)
+        for name, count in self._sides(self.args.talks):
+            path = self.work / "talks" / f"{name}.npz"
+            if not path.exists():
+                build_talks(path, codec, tokenizer, self._takes(name), count, self.args.channels, f"{self.seed} {name}")
+
+    def readings(self) -> None:
+        path, tokenizer = self.work / "readings.npz", Tokenizer(self.tts_folder / TOKENIZER)
+        if not path.exists():
+            build_readings(
+                path, self._codec(), tokenizer, self._takes(takes.READERS_SET), self.args.readings, str(self.seed)
+            )
+
+    def lm(self, more: bool = False) -> None:
+        plan, names, out = LmTraining(), [takes.HEARD_SET], self.work / "lm"
+        tokenizer = Tokenizer(self.demo / TOKENIZER)
+        lm = Lm(LmConfig(text_card=len(tokenizer))).to(self.device)
+        if self.args.lm_from:
+            lm.load_state_dict(load_file(self.args.lm_from / MOSHI))
+        pace = self.pace(plan.pace)
+        if more:
+            _load_weights(lm, out)
+            names, out, pace = (
+                [*names, takes.LEFT_OUT_SET],
+                self.work / "lm-more",
+                self.pace(plan.pace, MORE_STEPS, **MORE),
+            )
+        plan = replace(plan, pace=pace, batch=self._batch(plan.batch), recited=self._batch(plan.recited))
+        dialogues = Dialogues([self.work / "dialogues" / f"{name}.npz" for name in names], tokenizer, self.device)
+        recitations = Recitations(dialogues.silence, tokenizer, self.seed, self.device)
+        train_lm(dialogues, recitations, lm, out, plan, self.seed, self.graph)
+        self._export(lm, self._result(self.demo, more), self.demo, "moshi", lm_gen_config=SAMPLING)
+
+    def stt(self, more: bool = False) -> None:
+        plan, names, out = SttTraining(), [takes.HEARD_SET], self.work / "stt"
+        lm = Lm(stt_config(len(Tokenizer(self.stt_folder / TOKENIZER)))).to(self.device)
+        pace = self.pace(plan.pace)
+        if more:
+            _load_weights(lm, out)
+            names, out, pace = (
+                [*names, takes.LEFT_OUT_SET],
+                self.work / "stt-more",
+                self.pace(plan.pace, MORE_STEPS, **MORE),
+            )
+        plan = replace(plan, pace=pace, batch=self._batch(plan.batch))
+        talks = Talks([self.work / "talks" / f"{name}.npz" for name in names], self.device)
+        train_stt(talks, lm, out, plan, self.seed, self.graph)
+        self._export(lm, self._result(self.stt_folder, more), self.stt_folder, "stt", **STT_JSON)
+
+    def tts(self) -> None:
+        plan = TtsTraining()
+        plan = replace(plan, pace=self.pace(plan.pace), batch=self._batch(plan.batch))
+        cfg = tts_config(len(Tokenizer(self.tts_folder / TOKENIZER)))
+        torch.manual_seed(self.seed)
+        lm, voices = Lm(cfg).to(self.device), Voices(cfg.speaker_dim).to(self.device)
+        train_tts(
+            Readings(self.work / "readings.npz", self.device),
+            lm,
+            voices,
+            self.work / "tts",
+            plan,
+            self.seed,
+            self.graph,
+        )
+        self._export(lm, self.tts_folder, self.tts_folder, "tts", **TTS_JSON)
+        export_voices(voices.vectors, list(TTS_VOICES), MODEL_ID, self.tts_folder / "voices")
+
+    def lm_more(self) -> None:
+        self.lm(more=True)
+
+    def stt_more(self) -> None:
+        self.stt(more=True)
 
     def evaluate(self) -> None:
-        report = dict(codec=codec_report(self.model), dialogue=dialogue_report(self.model, make_trials(60, seed=2)))
-        self.report.mkdir(parents=True, exist_ok=True)
-        write_json(self.report / "results.json", report)
-        plot_codec(self.work / "codec" / "log.jsonl", self.report / "codec.png")
-        plot_lm(self.work / "lm" / "log.jsonl", self.report / "lm.png")
-        show_conversation(self.model, self.report)
-        write_card(self.model, report, self.seed, Espeak().version)
-        print(f"{self.model}: {folder_bytes(self.model) / 1e6:.1f} MB")
+        # The package itself and a recogniser, which a machine that only trains need not have.
+        from .report import write_report
+
+        write_report(self.model, self.args.out / "report")
+
+    def _batch(self, rows: int) -> int:
+        return rows if self.device.type != "cpu" else max(2, rows // 10)
+
+    def _export(self, lm: Lm, folder: Path, text: Path, model_type: str, **extra) -> None:
+        """A whole checkpoint: the model, the tokenizer of the folder `text`, and the codec."""
+        export_lm(lm, folder, model_type, **extra)
+        for source in (self.demo / MIMI, self.demo / MIMI_CONFIG, text / TOKENIZER):
+            if source.parent != folder:
+                shutil.copy2(source, folder)
+
+    @staticmethod
+    def _result(folder: Path, more: bool) -> Path:
+        """Where a model goes: that of the first part is kept beside the last one, for the test."""
+        return folder if more else folder.with_name(folder.name + "-left-out")
+
+
+def _load_weights(lm: Lm, folder: Path) -> None:
+    stored = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    lm.load_state_dict(stored["objects"]["lm"])
 
 
 def main() -> None:
@@ -88,12 +201,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stage", choices=STAGES, help="only this stage (default: all in order)")
+    parser.add_argument("--codec-from", type=Path, metavar="DIR", help="train this exported codec on")
+    parser.add_argument("--lm-from", type=Path, metavar="DIR", help="train this exported dialogue model on")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--seconds", type=float, help="time for each training stage; the learning rate falls to fit")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps (default: %(default)s)")
+    parser.add_argument("--no-graph", dest="graph", action="store_false", help="on a GPU, run every step anew")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that synthesise")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument(
-        "--codec-from", type=Path, metavar="DIR", help="train this exported codec on, with half the steps"
-    )
+    data = parser.add_argument_group("amount of data")
+    data.add_argument("--speakers", type=int, default=640)
+    data.add_argument("--left-out-speakers", type=int, default=96)
+    data.add_argument("--sentences", type=int, default=6000, help="of each voice of text-to-speech")
+    data.add_argument("--dialogues", type=int, default=8_000)
+    data.add_argument("--talks", type=int, default=6_000, help="to write down")
+    data.add_argument("--readings", type=int, default=12_000, help="for text-to-speech")
+    data.add_argument("--channels", type=int, default=2, help="through which a dialogue and a talk are heard")
+    data.add_argument("--sets", nargs="*", help="of takes, only these")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    run = Run(args.out, args.seed, args.codec_from)
+    run = Run(args)
     for stage in [args.stage] if args.stage else STAGES:
-        getattr(run, stage)()
+        getattr(run, stage.replace("-", "_"))()

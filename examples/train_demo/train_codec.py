@@ -1,49 +1,38 @@
 """Training of the codec: reconstruct speech through 8 codes a frame.
 
-Three phases, because quantising from the start collapses the codebooks to a few entries:
-without the quantiser; with codebooks seeded by k-means, skipped on some steps; always on.
+A codec that begins from nothing first learns without the quantiser, because quantising from the start collapses the
+codebooks to a few entries; then the codebooks are seeded by k-means.
 """
 
-import json
-import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoint import TrainState
+from .channel import channel
 from .codec import Codec, CodecConfig
-from .corpus import STEP, held_out_utterances
-from .losses import EnvelopeLoss, SpectralLoss, cosine
-from .metrics import intelligibility
-from .progress import Progress
-from .rates import SAMPLE_RATE
+from .corpus import Corpus
+from .loop import Pace, train
+from .losses import EnvelopeLoss, SpectralLoss
+from .phones import PHONES
+
+PACE = Pace(steps=9_000, learning_rate=1.0e-3, warmup=200, betas=(0.8, 0.99), weight_decay=0.01, clip=20.0)
 
 
 @dataclass(frozen=True)
 class CodecTraining:
-    steps: int = 18_000
-    batch: int = 6
+    pace: Pace = PACE
+    users: int = 44  # clips in a batch: of users, through a channel; of Moshi; of the voices of text-to-speech
+    own: int = 10
+    readers: int = 10
     clip_steps: int = 24  # latent steps of 40 ms: longer than the attention window
-    learning_rate: float = 1.2e-3
-    warmup: int = 300
-    quantise_from: float = 0.201  # as a part of all steps
-    always_quantise_from: float = 0.65
-    skip_quantiser: float = 0.25  # share of steps between the two
-    fewer_levels: float = 0.15  # share of quantised steps with part of the acoustic stack
-    envelope_from: float = 0.2  # the spectral shape comes first
+    fewer_levels: float = 0.15  # share of clips with part of the acoustic stack
+    bare_share: float = 0.2  # of the pace, without the quantiser, when the codec begins from nothing
     envelope_weight: float = 2.0
     phoneme_weight: float = 0.15
     commitment_weight: float = 0.5
-    eval_every: int = 1000
-
-    def going_on(self) -> "CodecTraining":
-        """The schedule for a codec that has been trained before: always quantised, half the steps."""
-        phases = dict(quantise_from=-1.0, always_quantise_from=0.0, envelope_from=0.0)
-        return replace(self, steps=self.steps // 2, **phases)
 
 
 class PhonemeHead(nn.Module):
@@ -53,9 +42,9 @@ class PhonemeHead(nn.Module):
     than the voice, which is what the language model needs to understand many voices.
     """
 
-    def __init__(self, dim: int, classes: int):
+    def __init__(self, dim: int):
         super().__init__()
-        self.net = nn.Sequential(nn.Conv1d(dim, 128, 1), nn.GELU(), nn.Conv1d(128, 2 * classes, 1))
+        self.net = nn.Sequential(nn.Conv1d(dim, 128, 1), nn.GELU(), nn.Conv1d(128, 2 * len(PHONES), 1))
 
     def forward(self, semantic: Tensor, labels: Tensor) -> Tensor:
         """semantic [B, D, F], labels [B, 2 F] -> cross entropy."""
@@ -64,104 +53,71 @@ class PhonemeHead(nn.Module):
         return F.cross_entropy(logits.permute(0, 3, 1, 2).flatten(0, 2), labels.flatten().long())
 
 
-class Clips:
-    """Random aligned clips of the corpus."""
+@dataclass
+class Speech:
+    """What the codec hears: `users`, Moshi's `own` voice, the `readers` of text-to-speech."""
 
-    def __init__(self, folder: Path, length: int):
-        self.audio = np.load(folder / "audio.npy", mmap_mode="r")
-        self.labels = np.load(folder / "labels.npy")
-        self.classes = len(json.loads((folder / "phonemes.json").read_text()))
-        self.length = length
+    users: Corpus
+    own: Corpus
+    readers: Corpus
 
-    def batch(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """wav [B, 1, 960 L] float32, labels [B, L]."""
-        at = rng.integers(0, len(self.labels) - self.length, count)
-        wav = np.stack([self.audio[i * STEP : (i + self.length) * STEP] for i in at])
-        labels = np.stack([self.labels[i : i + self.length] for i in at])
-        return torch.from_numpy(wav.astype(np.float32) / 32767)[:, None], torch.from_numpy(labels)
+    def batch(self, plan: CodecTraining) -> tuple[Tensor, Tensor]:
+        """wav [B, 1, 960 L], labels [B, L]."""
+        parts = [
+            corpus.clips(count, plan.clip_steps)
+            for corpus, count in ((self.users, plan.users), (self.own, plan.own), (self.readers, plan.readers))
+        ]
+        wavs = [channel(parts[0][0]), parts[1][0], parts[2][0]]
+        return torch.cat(wavs)[:, None], torch.cat([labels for _, labels in parts])
 
 
 def train_codec(
-    corpus: Path, out: Path, cfg: CodecConfig, plan: CodecTraining, seed: int, start: Codec | None = None
+    speech: Speech,
+    out: Path,
+    plan: CodecTraining,
+    seed: int,
+    device: torch.device,
+    start: Codec | None,
+    graph: bool = True,
 ) -> Codec:
-    """Train or resume, from `start` where it is given; the result is `out/state.pt`, the history `out/log.jsonl`."""
+    """Train or resume, from `start` where it is given; histories are `out/*/log.jsonl`."""
     torch.manual_seed(seed)
-    random.seed(seed)
-    clips = Clips(corpus, plan.clip_steps)
-    codec, spectral, envelope = Codec(cfg) if start is None else start.train(), SpectralLoss(), EnvelopeLoss()
-    if start is not None:
-        plan = plan.going_on()
-    head = PhonemeHead(cfg.dimension, clips.classes)
-    parameters = [*codec.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, plan.learning_rate, (0.8, 0.99), weight_decay=0.01, fused=True)
-    state = TrainState(out, dict(codec=codec, head=head, optimiser=optimiser))
-    rng = np.random.default_rng(seed)
-    step = state.resume(rng)
-    tests = held_out_utterances(24)
-    with Progress("codec", plan.steps, "steps", step) as progress:
-        while step < plan.steps:
-            part = step / plan.steps
-            for group in optimiser.param_groups:
-                group["lr"] = plan.learning_rate * cosine(step, plan.steps, plan.warmup)
-            if step == int(plan.quantise_from * plan.steps):
-                _seed_codebooks(codec, clips, rng)
-            wav, labels = clips.batch(rng, plan.batch)
-            losses = _losses(codec, head, spectral, envelope, wav, labels, plan, part, rng)
-            optimiser.zero_grad(set_to_none=True)
-            losses["total"].backward()
-            norm = nn.utils.clip_grad_norm_(parameters, 20.0)
-            optimiser.step()
-            step += 1
-            progress.advance(1, f"loss {losses['total'].item():.2f}")
-            if step % 50 == 0:
-                state.log(step, norm=norm.item(), **{k: v.item() for k, v in losses.items()})
-            if step % plan.eval_every == 0 or step == plan.steps:
-                state.log(step, **evaluate_codec(codec, tests, part >= plan.quantise_from))
-            state.save_sometimes(step, rng, force=step == plan.steps)
+    codec = (Codec(CodecConfig()) if start is None else start).to(device).train()
+    head, spectral, envelope = (
+        PhonemeHead(codec.cfg.dimension).to(device),
+        SpectralLoss().to(device),
+        EnvelopeLoss().to(device),
+    )
+    modules = dict(codec=codec, head=head)
+
+    def losses(quantise: bool) -> dict[str, Tensor]:
+        wav, labels = speech.batch(plan)
+        levels = _levels(len(wav), codec.cfg.n_q - 1, plan.fewer_levels, device) if quantise else None
+        quantised, semantic, commitment = codec.quantizer(codec.latent(wav), quantise, levels)
+        output = codec.synthesize(quantised)
+        mel, wave = spectral(output[:, 0], wav[:, 0]), (output - wav).abs().mean()
+        phonemes, shape = head(semantic, labels), envelope(output[:, 0], wav[:, 0])
+        total = (
+            mel + wave + plan.envelope_weight * shape + plan.phoneme_weight * phonemes
+            + plan.commitment_weight * commitment
+        )  # fmt: skip
+        return dict(total=total, mel=mel, wave=wave, envelope=shape, phonemes=phonemes, commitment=commitment)
+
+    pace = plan.pace
+    if start is None:
+        share = plan.bare_share
+        bare = replace(pace, steps=int(share * pace.steps), seconds=pace.seconds and share * pace.seconds)
+        pace = replace(pace, steps=pace.steps - bare.steps, seconds=pace.seconds and (1 - share) * pace.seconds)
+        if not (out / "quantised" / "state.pt").exists():
+            train("codec, bare", out / "bare", modules, lambda: losses(False), bare, graph)
+            with torch.no_grad():
+                latents = [codec.latent(speech.batch(plan)[0]) for _ in range(12)]
+                codec.quantizer.init_kmeans(torch.cat(latents))
+    train("codec", out / "quantised", modules, lambda: losses(True), pace, graph)
     return codec
 
 
-def _losses(codec, head, spectral, envelope, wav, labels, plan, part, rng) -> dict[str, Tensor]:
-    quantise, levels = part >= plan.quantise_from, None
-    if quantise and part < plan.always_quantise_from:
-        quantise = rng.random() >= plan.skip_quantiser
-    if quantise and rng.random() < plan.fewer_levels:
-        levels = int(rng.integers(1, codec.cfg.n_q - 1))
-    quantised, semantic, commitment = codec.quantizer(codec.latent(wav), quantise, levels)
-    output = codec.synthesize(quantised)
-    mel = spectral(output[:, 0], wav[:, 0])
-    wave = (output - wav).abs().mean()
-    phonemes = head(semantic, labels)
-    shape = envelope(output[:, 0], wav[:, 0]) if part >= plan.envelope_from else mel.new_ones(())
-    total = (
-        mel + wave + plan.envelope_weight * shape + plan.phoneme_weight * phonemes
-        + plan.commitment_weight * commitment
-    )  # fmt: skip
-    return dict(total=total, mel=mel, wave=wave, envelope=shape, phonemes=phonemes, commitment=commitment)
-
-
-@torch.no_grad()
-def _seed_codebooks(codec: Codec, clips: Clips, rng: np.random.Generator) -> None:
-    codec.eval()
-    latents = [codec.latent(clips.batch(rng, 16)[0]) for _ in range(40)]
-    codec.quantizer.init_kmeans(torch.cat(latents))
-    codec.train()
-
-
-@torch.no_grad()
-def evaluate_codec(codec: Codec, tests: list[tuple[str, np.ndarray]], quantise: bool) -> dict:
-    """Mean STOI over (text, wav [T]) utterances, and how many entries the codebooks use."""
-    codec.eval()
-    scores, used = [], [set() for _ in range(codec.cfg.n_q)]
-    for _, wav in tests:
-        x = F.pad(torch.from_numpy(wav), (0, -len(wav) % (2 * STEP)))[None, None]
-        if quantise:
-            codes = codec.encode(x)
-            for entries, row in zip(used, codes[0], strict=True):
-                entries.update(row.tolist())
-            y = codec.decode(codes)
-        else:
-            y = codec.synthesize(codec.quantizer(codec.latent(x), False)[0])
-        scores.append(intelligibility(wav, y[0, 0].numpy(), SAMPLE_RATE))
-    codec.train()
-    return dict(stoi=float(np.mean(scores)), stoi_min=min(scores), used=[len(u) for u in used])
+def _levels(rows: int, most: int, share: float, device: torch.device) -> Tensor:
+    """How many levels of the acoustic stack each row uses: all, or for a `share` of the rows a random number."""
+    fewer = torch.randint(1, most, (rows,), device=device)
+    return torch.where(torch.rand(rows, device=device) < share, fewer, most)

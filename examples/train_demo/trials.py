@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import domain
-from .augment import at_level, coloured_noise, user_channel
-from .espeak import Espeak
+from .augment import channel_of_test, coloured_noise
 from .metrics import wilson_interval
 from .rates import FRAME_SIZE, SAMPLE_RATE
 from .recogniser import Recogniser, heard_speech, speech_spans
-from .voices import sample_voice
+from .speakers import HELD_OUT, Synthesisers, sample_speaker
 
 TEST_FRAMES = 125
 DELAY_RANGE_S = (0.16, 0.6)
@@ -37,20 +36,21 @@ class Reply:
     sound: np.ndarray
 
 
-def make_trials(count: int, seed: int) -> list[Trial]:
-    """`count` trials of every kind, all by held-out voices."""
-    rng, np_rng, espeak = random.Random(seed), np.random.default_rng(seed), Espeak()
+TRIAL_KINDS = (*domain.KINDS, "sum-heard", "hesitant", "silence", "backchannel")
+
+
+def make_trials(count: int, seed: int, side: str = HELD_OUT) -> list[Trial]:
+    """`count` trials of every kind, all by speakers of one side that is not heard in training."""
+    rng, np_rng, synthesisers = random.Random(seed), np.random.default_rng(seed), Synthesisers()
     trials = []
-    for kind in (*domain.KINDS, "sum-heard", "silence", "backchannel"):
+    for kind in TRIAL_KINDS:
         for _ in range(count):
             prompt, spelling, answer = _pick(kind, rng)
             wav = np.zeros(TEST_FRAMES * FRAME_SIZE, np.float32)
             start = int(rng.uniform(0.3, 2.0) * SAMPLE_RATE)
             end = start
             if prompt:
-                voice = sample_voice(rng, held_out=True)
-                speech = espeak.say(prompt, voice, spelling).wav
-                speech = user_channel(np_rng, speech) if rng.random() < 0.3 else at_level(speech, rng.uniform(-30, -18))
+                speech = channel_of_test(np_rng, synthesisers.say(prompt, sample_speaker(rng, side), spelling).wav)
                 end = start + len(speech)
                 wav[start:end] = speech
             if rng.random() < 0.4:
@@ -60,14 +60,15 @@ def make_trials(count: int, seed: int) -> list[Trial]:
 
 
 def _pick(kind: str, rng: random.Random) -> tuple[str, str | None, str]:
-    """(prompt, spelling for the synthesiser, answer) of a trial."""
+    """(prompt, spelling for espeak-ng, answer) of a trial."""
     if kind == "silence":
         return "", None, ""
     if kind == "backchannel":
         return *rng.choice(list(domain.BACKCHANNELS.items())), ""
-    held_out = kind in ("sum", "repeat")
-    exchange = rng.choice(domain.exchanges("sum" if kind == "sum-heard" else kind, held_out))
-    return exchange.prompt, None, exchange.answer
+    asked = {"sum-heard": "sum", "hesitant": rng.choice(("sum", "sum3", "count", "next"))}.get(kind, kind)
+    exchange = rng.choice(domain.exchanges(asked, asked == "repeat" or kind == "sum"))
+    prompt = domain.hesitant(exchange.prompt, rng) if kind == "hesitant" else exchange.prompt
+    return prompt, None, exchange.answer
 
 
 def score(trials: list[Trial], replies: list[Reply]) -> dict:

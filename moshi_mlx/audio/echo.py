@@ -13,11 +13,11 @@ from typing import Protocol
 
 import numpy as np
 
+from ..defaults import ECHO_MODES
 from ..errors import InputError
 from .playback import Playback
 from .resample import Resampler
 
-MODES = ("off", "aec", "mute")
 # The gate: what counts as playing, and how long an echo of it may last (devices' delay and the room).
 GATE_LEVEL, GATE_SECONDS = 0.003, 0.4
 FADE_SECONDS = 0.005
@@ -39,8 +39,8 @@ def make(
     """The canceller of a mode, None for `off`. Mode None: `aec` where its library is installed."""
     if mode is None:
         mode = "aec" if available() else "off"
-    if mode not in MODES:
-        raise InputError(f"{mode!r} is no way to handle echo; expected {', '.join(MODES)}.")
+    if mode not in ECHO_MODES:
+        raise InputError(f"{mode!r} is no way to handle echo; expected {', '.join(ECHO_MODES)}.")
     if (mode == "aec" or noise_suppression or auto_gain) and not available():
         what = "echo cancellation" if mode == "aec" else "noise suppression and automatic gain"
         raise InputError(

@@ -11,8 +11,6 @@ import numpy as np
 
 from ..errors import AudioError
 
-# Samples of headerless sound, mono, as numpy calls them.
-RAW_FORMATS = {"s16le": "<i2", "f32le": "<f4"}
 # Bytes per sample of what is understood in a wav stream, by format code and bits.
 _WAV_TYPES = {(1, 8): "u1", (1, 16): "<i2", (1, 24): "<i3", (1, 32): "<i4", (3, 32): "<f4", (3, 64): "<f8"}
 _EXTENSIBLE = 0xFFFE
@@ -24,7 +22,7 @@ _MOST_HEADER = 1 << 20
 
 @dataclass(frozen=True)
 class Raw:
-    """Sound without a header: mono samples, `rate` of them a second, `form` one of `RAW_FORMATS`."""
+    """Sound without a header: mono samples, `rate` of them a second, `form` one of `moshi_mlx.defaults.RAW_FORMATS`."""
 
     rate: int
     form: str = "s16le"

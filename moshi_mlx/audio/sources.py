@@ -14,11 +14,12 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
+from ..defaults import RAW_FORMATS
 from ..errors import AudioError
 from ..output import OutputFile, ScratchFolder
 from . import converters
 from .kinds import HEAD_BYTES, LIBSNDFILE, SEEKING, kind_of
-from .pcm import RAW_FORMATS, Cut, Decoder, PcmDecoder, Raw, wav_decoder
+from .pcm import Cut, Decoder, PcmDecoder, Raw, wav_decoder
 from .quiet import without_decoder_messages
 from .whole import Walk
 

@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 import soundfile
 
+from ..defaults import RAW_FORMATS
 from ..errors import AudioError, OutputError
 from ..output import OutputFile, ScratchFolder, is_standard_output
-from .pcm import RAW_FORMATS
 from .wav import stream_header, to_int16
 
 _FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".mp3": "MP3"}

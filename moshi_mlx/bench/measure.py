@@ -1,4 +1,4 @@
-"""`python -m moshi_mlx.bench`: how fast a checkpoint runs on this machine, by part, with memory, bandwidth and missed deadlines."""
+"""What `python -m moshi_mlx.bench` measures and how it is shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import gc
 import io
 import json
 import platform
-import sys
 import time
 from datetime import date
 from importlib.metadata import version
@@ -17,11 +16,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .. import commands
-from ..commands import console, say
+from ..commands.flags import TALKERS, refuse_overwriting
+from ..commands.loading import check_checkpoint, load, samplers
+from ..commands.telling import console, say
 from ..errors import InputError
 from ..machine import chips, device, footprint
 from ..machine.memory import gigabytes, total_bytes
@@ -40,48 +41,16 @@ COLD_STEPS = 25
 BEST_FRACTION = "77-79 %"
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m moshi_mlx.bench", description=__doc__)
-    p.add_argument(
-        "--steps",
-        type=int,
-        default=200,
-        help="frames to run after the warm-up; 7500 are 10 minutes of talk (default: %(default)s)",
-    )
-    p.add_argument("--warmup", type=int, default=10, help="frames to run first (default: %(default)s)")
-    p.add_argument("--batch", type=int, default=1, help="conversations at once (default: %(default)s)")
-    p.add_argument(
-        "--real-time", action="store_true", help="start a frame every 80 ms, as in a conversation, instead of at once"
-    )
-    p.add_argument(
-        "--compare", metavar="PYTHON", help="interpreter with moshi_mlx 0.3.0 installed, to run on the same checkpoint"
-    )
-    output = p.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
-    output.add_argument("--row", action="store_true", help="print a row for the table of benchmarks/README.md instead")
-    p.add_argument("--plot", metavar="PNG", help="draw the time of every frame (needs matplotlib)")
-    p.add_argument("--no-compile", dest="compile", action="store_false", help="measure the uncompiled reference")
-    p.add_argument(
-        "--tune",
-        action="store_true",
-        help="try settings of MLX and of this package on this machine, each in a process of its own, and print the line to use",
-    )
-    p.add_argument("--trial", action="store_true", help=argparse.SUPPRESS)
-    commands.add_checkpoint_arguments(p, demo=True)
-    commands.add_sampling_arguments(p)
-    return p
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+def run(args: argparse.Namespace, typed: list[str]) -> int:
+    """The command; `typed` are its arguments as they were."""
     check(args)
-    commands.check_checkpoint(args, commands.TALKERS)
+    check_checkpoint(args, TALKERS)
     if args.tune:
-        return tune.tune(args, sys.argv[1:] if argv is None else argv)
+        return tune.tune(args, typed)
     begin = time.perf_counter()
-    loaded = commands.load(args, batch=args.batch)
+    loaded = load(args, batch=args.batch)
     load_s = time.perf_counter() - begin
-    text_sampler, audio_sampler = commands.samplers(args, loaded.config.generation)
+    text_sampler, audio_sampler = samplers(args, loaded.config.generation)
     session = Session(
         loaded, batch=args.batch, seed=args.seed, text_sampler=text_sampler, audio_sampler=audio_sampler, cfg_coef=args.cfg_coef,
         compile=args.compile, kv_bits=args.kv_bits,
@@ -89,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     sound = np.random.default_rng(args.seed).uniform(-0.1, 0.1, (64, args.batch, session.frame_size)).astype(np.float32)
     session.step(sound[0])
     first_s = time.perf_counter() - begin
-    times = run(session, sound, args)
+    times = timed(session, sound, args)
     figures = {
         **about(args, session),
         "load_s": round(load_s, 2),
@@ -128,11 +97,11 @@ def check(args: argparse.Namespace) -> None:
         raise InputError("--steps, --warmup and --batch should be at least 1.")
     if args.plot:
         check_writable(args.plot)
-        commands.refuse_overwriting(args, [args.plot])
+        refuse_overwriting(args, [args.plot])
         _matplotlib()
 
 
-def run(session: Session, sound: np.ndarray, args: argparse.Namespace) -> dict[str, list[float]]:
+def timed(session: Session, sound: np.ndarray, args: argparse.Namespace) -> dict[str, list[float]]:
     """Wall and thread time of every frame after the warm-up, in ms."""
     for i in range(args.warmup):
         session.step(sound[i % len(sound)])
@@ -237,7 +206,7 @@ def parts(session: Session, sound: np.ndarray, steps: int) -> dict[str, float]:
     decode = mx.compile(mimi.decode_chunk)
     samples: dict[str, list[float]] = {"encode": [], "temporal": [], "depth": [], "decode": []}
 
-    def timed(name: str, call):
+    def alone(name: str, call):
         start = time.perf_counter()
         out = call()
         mx.eval(out)
@@ -249,11 +218,11 @@ def parts(session: Session, sound: np.ndarray, steps: int) -> dict[str, float]:
         return new["trunk"]["position"], hidden, step.sample_text(lm_state, logits)
 
     for _ in range(steps):
-        codes, _ = timed("encode", lambda: encode(pcm, state["encoder"]))
-        _, hidden, text = timed("temporal", lambda: temporal(codes))  # noqa: B023
+        codes, _ = alone("encode", lambda: encode(pcm, state["encoder"]))
+        _, hidden, text = alone("temporal", lambda: temporal(codes))  # noqa: B023
         if step.generated:
-            audio = timed("depth", lambda: step.depth(lm_state, hidden, text))  # noqa: B023
-            timed("decode", lambda: decode(audio[..., None], state["decoder"]))  # noqa: B023
+            audio = alone("depth", lambda: step.depth(lm_state, hidden, text))  # noqa: B023
+            alone("decode", lambda: decode(audio[..., None], state["decoder"]))  # noqa: B023
     return {name: round(float(np.median(values)), 2) for name, values in samples.items() if values}
 
 
@@ -284,7 +253,7 @@ def show(figures: dict[str, Any]) -> None:
         ))  # fmt: skip
     for cells in rows:
         table.add_row(*cells)
-    commands.Console().print(table)
+    Console().print(table)
     say("add your machine to benchmarks/README.md: --row prints its row")
 
 

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from ..checkpoint import registry
+from ..checkpoint.published import DEMO_FOLDER
 from ..commands import say
 from ..engine.generate import LmGen
 from ..errors import InputError
@@ -66,7 +66,7 @@ def checkpoint_flags(args: argparse.Namespace) -> list[str]:
         "--mimi-weights": args.mimi_weights, "--tokenizer": args.tokenizer, "--lm-config": args.lm_config, "--lora": args.lora,
         "--dtype": args.dtype, "--kv-bits": args.kv_bits, "--context": args.context,
     }  # fmt: skip
-    if args.model == str(registry.DEMO_FOLDER):
+    if args.model == str(DEMO_FOLDER):
         named = {"--demo": "", **named, "--model": None}
     return [part for flag, value in named.items() if value is not None for part in (flag, _shown(value)) if part]
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from .. import defaults
 from ..arguments import kind, one_of, whole
 from ..config.description import CheckpointConfig, as_personaplex
 from ..config.json_text import read_json
@@ -27,7 +28,7 @@ from ..machine import memory, streams
 from ..machine.capacity import capacity, default_dtype
 from ..models.lm_model import LmModel
 from ..models.mimi_model import MimiModel
-from . import fill, recipes, registry, tokenizer_json, transformers_files
+from . import fill, recipe_table, recipes, registry, tokenizer_json, transformers_files
 from .files import Files, Overrides, locate, require_tokenizer
 from .fill import Progress
 from .fingerprint import fingerprint, without_names
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 
-DTYPES = {"bf16": mx.bfloat16, "f16": mx.float16, "f32": mx.float32}
+DTYPES: dict[str, mx.Dtype] = {short: getattr(mx, name) for short, name in defaults.DTYPES.items()}
 
 
 @dataclass
@@ -159,10 +160,12 @@ class Loader:
                 "Leave out -q, or name the checkpoint it was made from."
             )
         recipe = recipes.default_recipe(self.files.config)
-        packing = recipes.by_rules(recipes.layers_of(self.lm.cfg), recipes.RECIPES[recipe], recipes.base(quantized))
+        packing = recipes.by_rules(
+            recipes.layers_of(self.lm.cfg), recipe_table.RECIPES[recipe], recipes.base(quantized)
+        )
         self.quantizations = packing.layers
         self.notes.append(
-            f"packed to {quantized} bits while loading (recipe {recipe}: {recipes.WORDS[recipe]}); to keep it: "
+            f"packed to {quantized} bits while loading (recipe {recipe}: {recipe_table.WORDS[recipe]}); to keep it: "
             f"python -m moshi_mlx.quantize {self.files.source} FOLDER -q {quantized}"
         )
         return packing.layers

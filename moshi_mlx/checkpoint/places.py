@@ -9,6 +9,7 @@ from pathlib import Path
 from ..config.input_files import check_name, file_size
 from ..errors import CheckpointError, ConfigError, InputError, clean, quoted
 from . import hub, registry
+from .published import DEFAULT_NAME, DEMOS
 from .weights_file import shard_names
 
 _HEADER_BYTES = 16_000
@@ -83,7 +84,7 @@ def fetch_shards(place: Place, name: str, index: Path) -> None:
 
 
 def open_place(model: str | Path | None = None, hf_repo: str | None = None, quantized: int | None = None) -> Place:
-    """A folder or short name `model` (`demo`: the one in the package), or a repository `hf_repo`; moshiko without either.
+    """A folder or short name `model` (`demo`, `demo-stt`: those in the package), or a repository `hf_repo`; moshiko without either.
 
     `quantized` (4 or 8) chooses among the precisions of a short name.
     """
@@ -94,9 +95,9 @@ def open_place(model: str | Path | None = None, hf_repo: str | None = None, quan
             raise InputError(f"{hf_repo} is a folder; give it with --model.")
         return Repo(hf_repo)
     if model is None:
-        model = registry.DEFAULT_NAME
-    elif str(model) == registry.DEMO_NAME and not Path(model).exists():
-        return Folder(registry.DEMO_FOLDER)
+        model = DEFAULT_NAME
+    elif str(model) in DEMOS and not Path(model).exists():
+        return Folder(DEMOS[str(model)])
     elif hub.is_hub_name(str(model)):
         raise InputError(f"{model} is a file or repository of the Hub; give a repository with --hf-repo OWNER/NAME.")
     elif Path(model).exists() or not registry.is_name(str(model)):

@@ -7,7 +7,16 @@ the temporal transformer, from which the memory of a full conversation follows.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+DEFAULT_NAME = "moshiko"
+# The small models inside the package, wherever a checkpoint is named.
+DEMO_NAME, DEMO_STT_NAME = "demo", "demo-stt"
+DEMO_FOLDER = Path(__file__).parents[1] / "demo"
+DEMOS = {DEMO_NAME: DEMO_FOLDER, DEMO_STT_NAME: DEMO_FOLDER.with_name("demo_stt")}
+# Which of them takes the place of a published checkpoint of a kind.
+DEMO_OF = {"moshi": DEMO_NAME, "stt": DEMO_STT_NAME}
 
 MIMI_BYTES = 384_644_900
 _MIMI_PYTORCH = "mimi-pytorch-e351c8d8@125.safetensors"

@@ -12,12 +12,9 @@ from ..errors import InputError
 from ..machine.capacity import Capacity
 from ..machine.memory import OVERHEAD_BYTES, gigabytes
 from ..machine.serving import Cost
-from .published import MIMI_BYTES, PUBLISHED
+from .published import DEFAULT_NAME, DEMO_OF, DEMOS, MIMI_BYTES, PUBLISHED
+from .published import DEMO_FOLDER as DEMO_FOLDER
 
-DEFAULT_NAME, DEFAULT_STT, DEFAULT_TTS = "moshiko", "stt-1b", "tts-1.6b"
-# The small model inside the package, wherever a checkpoint is named.
-DEMO_NAME = "demo"
-DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 # With the scales of each group, in bfloat16 as all others.
 BITS_PER_WEIGHT = {4: 5.0, 8: 8.5}
 # The command for each kind of model, and what it is given first.
@@ -39,6 +36,12 @@ _KINDS_IN_WORDS = {
     "moshi": "dialogue and translation models", "personaplex": "PersonaPlex models", "stt": "speech-to-text models",
     "tts": "text-to-speech models", "helium": "text models",
 }  # fmt: skip
+
+
+def demo_usage(demo: str) -> str:
+    """The command that runs a demo."""
+    module, arguments = _COMMANDS[next(kind for kind, name in DEMO_OF.items() if name == demo)]
+    return f"python -m moshi_mlx.{module} --demo{arguments}"
 
 
 def usage(kind: str, model: str) -> str:
@@ -204,7 +207,7 @@ def wrong_kind(name: str, kind: str, kinds: Sequence[str], command: str) -> str:
 
 def unknown_name(name: str) -> str:
     """What to say of a name that is neither a folder nor a checkpoint."""
-    close = difflib.get_close_matches(name, [*_NAMES, DEMO_NAME], n=1)
+    close = difflib.get_close_matches(name, [*_NAMES, *DEMOS], n=1)
     hint = f" Did you mean {close[0]}?" if close else " `python -m moshi_mlx.models` lists them."
     return f"{name} is neither a folder nor the name of a published checkpoint.{hint}"
 

@@ -122,7 +122,7 @@ class Lm(LmModel):
         step = Step(self, compile=False)
         state = self._stream
         if state is None:
-            state = step.init_state([0] * x.shape[0], step.capacities()[0])["trunk"]
+            state = step.init_state([0] * x.shape[0], step.capacities(x.shape[0])[0])["trunk"]
         state = step.with_room(state, self._position + x.shape[1] - 1)
         cross = None if source is None else cross_keys_values(self, add_cross_positions(self.cfg.fuser, source))
         hidden, self._stream = self.trunk(x, state, cross)

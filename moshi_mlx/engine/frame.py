@@ -43,8 +43,8 @@ class FrameStep:
 
     def init_state(self, seeds: Sequence[int], capacity: int | None = None) -> dict:
         """State before the first frame of `len(seeds)` conversations, rings of the first size unless `capacity` says more."""
-        capacity = capacity or self.step.capacities()[0]
         batch = len(seeds)
+        capacity = capacity or self.step.capacities(batch)[0]
         return {
             "lm": self.step.init_state(seeds, capacity),
             "encoder": self.mimi.init_encoder(batch),
@@ -138,7 +138,7 @@ class FrameStep:
                 state["encoder"] = self.mimi.init_encoder(batch)
 
         run(0)
-        for position in self.step.growths():
+        for position in self.step.growths(batch):
             run(max(position, delay))
         state = {}
         mx.clear_cache()

@@ -13,6 +13,7 @@ from ..machine.owner import Owner
 from ..models.lm_model import LmModel
 from ..modules import transformer
 from ..modules.conditioner import ConditionTensor, add_cross_positions
+from ..modules.repetition import RepetitionPenalty
 from ..modules.sampling import Sampler
 from . import row_state
 from .row_state import Manner
@@ -65,6 +66,7 @@ class LmGen:
         kv_bits: int | None = None,
         seed: int | Sequence[int] | None = None,
         manners: Sequence[Manner] | None = None,
+        repetition_penalty: RepetitionPenalty | None = None,
     ):
         self.model, self._owner = model, Owner("this generator")
         self.batch_size = 1 if batch_size is None else arguments.whole("batch_size", batch_size, 1)
@@ -82,6 +84,7 @@ class LmGen:
             generated_codebooks,
             compile,
             kv_bits,
+            repetition_penalty,
         )
         if masked is not None and len(masked) != self.batch_size:
             raise InputError(f"cfg_is_masked_until should have {self.batch_size} entries, found {len(masked)}.")
@@ -145,7 +148,7 @@ class LmGen:
 
     def _begin(self, seeds: Sequence[int]) -> dict:
         """The state before the first step of all conversations."""
-        capacity = self._step.capacities()[0]
+        capacity = self._step.capacities(len(seeds))[0]
         if self._lockstep:
             return self._step.init_state(seeds, capacity)
         return row_state.init_state(self._step, seeds, capacity, self.manners)
@@ -185,7 +188,7 @@ class LmGen:
         """Step through every size of the rings on a state of its own, without hooks: what steps need is compiled then."""
         given = mx.zeros((self.batch_size, self._step.clock.given), mx.int32)
         state = self._begin([0] * self.batch_size)
-        for position in self._step.growths():
+        for position in self._step.growths(self.batch_size):
             state = self._with_room(state, position)
             new, out = self._step.run(state, given, self.conditions)
             let_go(state)

@@ -66,10 +66,18 @@ def run(step: Step, forced: Forced, seeds: Sequence[int]) -> dict:
 
 
 def in_pieces(
-    step: Step, forced: Forced, seeds: Sequence[int], size: int = CHUNK, own: dict | None = None
+    step: Step,
+    forced: Forced,
+    seeds: Sequence[int],
+    size: int = CHUNK,
+    own: dict | None = None,
+    rows: int | None = None,
 ) -> Generator[None, None, dict]:
-    """The same in passes of `size` positions, between which something else may be done; `own` as in a state (see `row_state`)."""
-    state = yield from _read_in_pieces(step, forced, seeds, size)
+    """The same in passes of `size` positions, between which something else may be done; `own` as in a state (see `row_state`).
+
+    `rows`: of the batch that the state is for, unless it is itself the batch. Its rings then go through the sizes of those.
+    """
+    state = yield from _read_in_pieces(step, forced, seeds, size, rows or len(seeds))
     state = state if own is None else {**state, "own": own}
     state = last_step(step, forced, state)
     mx.eval(state)
@@ -78,16 +86,18 @@ def in_pieces(
 
 def read(step: Step, forced: Forced, seeds: Sequence[int]) -> dict:
     """The state before the last step of the prompt, which is the first to draw anything: it is the same for all seeds but for them."""
-    return _result(_read_in_pieces(step, forced, seeds, CHUNK))
+    return _result(_read_in_pieces(step, forced, seeds, CHUNK, len(seeds)))
 
 
-def _read_in_pieces(step: Step, forced: Forced, seeds: Sequence[int], size: int) -> Generator[None, None, dict]:
+def _read_in_pieces(
+    step: Step, forced: Forced, seeds: Sequence[int], size: int, rows: int
+) -> Generator[None, None, dict]:
     clock, last = step.clock, forced.length - 1
     if clock.max_delay > 1 or step.guidance.active:
         raise InputError("prompts are read at once by models with delays of at most one frame, without guidance.")
     if last < forced.embedded:
         raise InputError("a prompt given as embeddings has to be followed by at least one frame of tokens.")
-    state = step.init_state(seeds, _capacity(step, forced.length))
+    state = step.init_state(seeds, _capacity(step, forced.length, rows))
     trunk = state["trunk"]
     for start in range(0, last, size):
         trunk = _read(step, forced, trunk, start, min(start + size, last), len(seeds))
@@ -105,9 +115,9 @@ def _result(pieces: Generator[None, None, dict]) -> dict:
             return end.value
 
 
-def _capacity(step: Step, length: int) -> int:
+def _capacity(step: Step, length: int, rows: int) -> int:
     """Slots for the prompt, by the sizes that rings go through while stepping."""
-    capacity = step.capacities()[0]
+    capacity = step.capacities(rows)[0]
     while (larger := step.larger_capacity(capacity, length - 1)) is not None:
         capacity = larger
     return capacity

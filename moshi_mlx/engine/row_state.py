@@ -14,7 +14,8 @@ import numpy as np
 from mlx.utils import tree_map
 
 from ..errors import InputError
-from ..modules import transformer
+from ..modules import repetition, transformer
+from ..modules.repetition import RepetitionPenalty
 from ..modules.sampling import Sampler, row_values
 from .state import put_rows
 from .step import Conditions, Step
@@ -28,7 +29,7 @@ class Manner:
     """How one row is sampled and guided; what is None is as the batch was made.
 
     `pad_bonus` is added to the logit of the padding token. Guidance (`coef` other than 1, `masked_until` as in `Guidance`) is
-    possible in a batch that was made with it.
+    possible in a batch that was made with it, and so is a repetition penalty.
     """
 
     text_sampler: Sampler | None = None
@@ -36,6 +37,7 @@ class Manner:
     coef: float | None = None
     masked_until: int | None = None
     pad_bonus: float = 0.0
+    repetition_penalty: RepetitionPenalty | None = None
 
 
 def init_state(step: Step, seeds: Sequence[int], capacity: int, manners: Sequence[Manner] | None) -> dict:
@@ -48,11 +50,18 @@ def _own(step: Step, manners: Sequence[Manner]) -> dict:
     g = step.guidance
     if not g.active and any(m.coef not in (None, 1.0) for m in manners):
         raise InputError("guidance of a row needs a batch that was made with it: cfg_coef other than 1.")
+    penalty = step.repetition_penalty
+    if penalty is None and any(m.repetition_penalty is not None for m in manners):
+        raise InputError(
+            "a repetition penalty of a row needs a batch that was made with one, such as RepetitionPenalty()."
+        )
     own: dict[str, Any] = {
         "text": row_values([m.text_sampler or step.text_sampler for m in manners]),
         "audio": row_values([m.audio_sampler or step.audio_sampler for m in manners]),
         "pad_bonus": mx.array(np.array([m.pad_bonus for m in manners], np.float32)),
     }
+    if penalty is not None:
+        own["repetition"] = repetition.row_values([m.repetition_penalty or penalty for m in manners])
     if g.active:
         until = [NEVER_MASKED if m.masked_until is None else m.masked_until for m in manners]
         own["coef"] = mx.array(np.array([g.coef if m.coef is None else m.coef for m in manners], np.float32))
@@ -74,6 +83,7 @@ def one_row(step: Step, capacity: int, seed: int, manner: Manner | None = None, 
         "trunk": {**begun["trunk"], "position": position},
         "tokens": begun["tokens"],
         "offset": mx.broadcast_to(begun["offset"], (1,)),
+        **({"said": begun["said"]} if "said" in blank and "said" in begun else {}),
     }
 
 

@@ -46,7 +46,7 @@ class Rows:
         self._owner = Owner("this batch of rows")
         self.frame_step, self.count, self.alike = frame_step, count, alike
         self._step, self._mimi = frame_step.step, frame_step.mimi
-        self._state = self._init_state(capacity or self._step.capacities()[0])
+        self._state = self._init_state(capacity or self._step.capacities(count)[0])
         conditions = frame_step.conditions
         self._conditions = None if conditions is None else row_state.for_rows(conditions)
         self._codec = self._mimi.init_encoder(1, lockstep=False), self._mimi.init_decoder(1, lockstep=False)
@@ -176,7 +176,7 @@ class Rows:
     def warm_up(self) -> None:
         """Step nobody through every size that the rings will have: what steps need is compiled then."""
         pcm, nobody = mx.zeros((self.count, self._mimi.frame_size)), mx.zeros((self.count,), mx.bool_)
-        for capacity in self._step.capacities():
+        for capacity in self._step.capacities(self.count):
             if capacity >= self.capacity:
                 old = self._init_state(capacity)
                 new = self.frame_step.masked(old, pcm, 0, nobody, nobody, nobody, self._conditions)

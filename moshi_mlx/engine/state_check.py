@@ -61,7 +61,7 @@ def check_step_state(
     `decoded`: the model's own codes go to a codec, which knows no special tokens. `manners`: those of rows that have some. Raises
     `InputError` for what it cannot be.
     """
-    capacity = step.capacities()[0]
+    capacity = step.capacities(batch)[0]
     expected = step.init_state([0] * batch, capacity) if lockstep else init_state(step, [0] * batch, capacity, manners)
     parts = _parts(state, expected, "lm")
     capacity = _check_rings(expected["trunk"], parts["trunk"])
@@ -85,7 +85,7 @@ def check_step_state(
             f"{'any length' if limit is None else f'{limit} frames'}; was it saved with another context?"
         )
     _check_tokens(step, np.array(parts["tokens"]), offset, decoded)
-    return {**copy_containers(parts), "trunk": _usual_size(step, copy_containers(parts["trunk"]))}
+    return {**copy_containers(parts), "trunk": _usual_size(step, copy_containers(parts["trunk"]), batch)}
 
 
 # Form ---------------------------------------------------------------------------------------------------------------
@@ -200,9 +200,9 @@ def _check_finite(tree: Any, name: str) -> None:
             raise InputError(f"{name}.{path} holds NaN or infinity.")
 
 
-def _usual_size(step: Step, trunk: dict) -> dict:
+def _usual_size(step: Step, trunk: dict, batch: int) -> dict:
     """Rings as large as those that have been compiled for."""
-    capacity, sizes = transformer.capacity_of(trunk), step.capacities()
+    capacity, sizes = transformer.capacity_of(trunk), step.capacities(batch)
     usual = next((s for s in sizes if s >= capacity), capacity)
     return trunk if usual == capacity else transformer.grow(trunk, usual)
 

@@ -5,6 +5,7 @@
 `state` is a plain tree of arrays: `{"trunk": transformer state, "tokens", "offset", "seed"}`. It is a value: keep it to come
 back to a moment or to fork a conversation. There is no step limit. Rows that come and go have a clock each (`offset [B]`) and
 may have an `"own"` part: how each of them is sampled and guided, as arrays, so that a change is no new trace (see `row_state`).
+With a repetition penalty there is also `"said"`: which text tokens were said when (see `modules.repetition`).
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from .. import arguments
 from ..errors import InputError
 from ..machine import device, memory
 from ..models.lm_model import LmModel
-from ..modules import transformer
+from ..modules import repetition, transformer
 from ..modules.conditioner import ConditionAttributes, fuse
+from ..modules.repetition import RepetitionPenalty
 from ..modules.sampling import Sampler, choose_by_row, gumbel
 from .state import copy_containers
 from .token_clock import UNGENERATED, ZERO, TokenClock
 
 # Where rings grow, they start this large and double up to the model's window: attention then reads little more than was said.
 FIRST_CAPACITY = 256
-# Share of the GPU's memory that the rings of one conversation may take at once.
+# Share of the GPU's memory that rings may take at once.
 MOST_OF_MEMORY = 0.25
 
 DEFAULT_TEXT_SAMPLER = Sampler(temp=0.7, top_k=25)
@@ -130,8 +132,10 @@ class Step:
         generated: int | None = None,
         compile: bool = True,
         kv_bits: int | None = None,
+        repetition_penalty: RepetitionPenalty | None = None,
     ):
         self.lm, self.kv_bits = lm, arguments.one_of("kv_bits", kv_bits, (4, 8, None))
+        self.repetition_penalty = repetition_penalty
         if compile:
             lm.prepare()
             self._whole = mx.compile(self._whole)  # type: ignore[method-assign]
@@ -149,8 +153,8 @@ class Step:
 
     # State ------------------------------------------------------------------------------------------------------
 
-    def capacities(self) -> list[int]:
-        """Sizes the rings go through: doubling from the first to the model's window (a window without bound goes on doubling).
+    def capacities(self, batch: int) -> list[int]:
+        """Sizes the rings of `batch` conversations go through: doubling from the first to the model's window (without bound, for ever).
 
         On a GPU they are as large as the window from the start, where memory allows: to grow means to move all of them within one frame
         (3.7 GB for Moshi 7B), which would be late, while a slot that is masked is not read there (attention of one query in MLX's Metal
@@ -160,15 +164,18 @@ class Step:
         if limit is None:
             return [FIRST_CAPACITY]
         if device.on_gpu():
-            rings = memory.ring_bytes(self.lm.cfg.transformer, 1, self.lm.dtype)
+            rings = memory.ring_bytes(self.lm.cfg.transformer, self._trunk_rows(batch), self.lm.dtype)
             if rings <= MOST_OF_MEMORY * memory.device_bytes():
                 return [limit]
         sizes = [FIRST_CAPACITY << i for i in range(limit.bit_length()) if FIRST_CAPACITY << i < limit]
         return [*sizes, limit]
 
-    def growths(self) -> list[int]:
+    def growths(self, batch: int) -> list[int]:
         """Positions at which rings come to each of their sizes: whoever steps at all of them in turn has met every size."""
-        return [0, *self.capacities()[:-1]]
+        return [0, *self.capacities(batch)[:-1]]
+
+    def _trunk_rows(self, batch: int) -> int:
+        return 2 * batch if self.guidance.active else batch
 
     def larger_capacity(self, capacity: int, position: int) -> int | None:
         """The size that rings of `capacity` need for `position`, None if they have room or are as large as the window."""
@@ -187,13 +194,17 @@ class Step:
     def init_state(self, seeds: Sequence[int], capacity: int, lockstep: bool = True) -> dict:
         """State before the first step of `len(seeds)` conversations. `lockstep`: they always step together."""
         batch = len(seeds)
-        rows = 2 * batch if self.guidance.active else batch
-        return {
-            "trunk": self.lm.transformer.init_state(rows, capacity, self.lm.dtype, lockstep, self.kv_bits),
+        state = {
+            "trunk": self.lm.transformer.init_state(
+                self._trunk_rows(batch), capacity, self.lm.dtype, lockstep, self.kv_bits
+            ),
             "tokens": self.clock.init(batch),
             "offset": mx.zeros([] if lockstep else [batch], mx.int32),
             "seed": mx.array(np.array([s % 2**32 for s in seeds], np.uint32)),
         }
+        if self.repetition_penalty is not None:
+            state["said"] = repetition.init(batch, self.lm.cfg.text_out_vocab_size)
+        return state
 
     # The step ---------------------------------------------------------------------------------------------------
 
@@ -265,8 +276,11 @@ class Step:
 
     def sample_text(self, state: dict, logits: mx.array) -> mx.array:
         """Text tokens `[B]` from `logits [B, V]`."""
-        if "own" in state:
-            own = state["own"]
+        own, penalty = state.get("own"), self.repetition_penalty
+        if penalty is not None:
+            values = repetition.row_values([penalty]) if own is None else own["repetition"]
+            logits = repetition.apply(logits, state["said"], values)
+        if own is not None:
             drawn = gumbel(state["seed"], 2 * state["offset"], logits.shape[-1])
             is_pad = mx.arange(logits.shape[-1]) == self.lm.cfg.padding_token
             logits = logits + mx.where(is_pad, own["pad_bonus"][:, None], 0).astype(logits.dtype)
@@ -315,8 +329,14 @@ class Step:
             advanced = mx.where(execute, advanced, offset)
             valid = (advanced > clock.max_delay) & execute
         frame = mx.where(valid[:, None], clock.returned(tokens), UNGENERATED)
+        state = copy_containers(state)
+        if self.repetition_penalty is not None:
+            silent = self.lm.cfg.padding_token, self.lm.cfg.end_padding_token
+            is_piece = (text != silent[0]) & (text != silent[1])
+            is_piece = is_piece if execute is None else is_piece & execute
+            state["said"] = repetition.after(state["said"], text, is_piece)
         # No container of the old state goes on in the new one: the caller may empty the old one.
-        return {**copy_containers(state), "tokens": tokens, "offset": advanced}, frame, valid
+        return {**state, "tokens": tokens, "offset": advanced}, frame, valid
 
     def _guided_rows(self, inputs: mx.array, is_initial: mx.array, state: dict) -> mx.array:
         """`[B, K]` -> `[B', K]`: with guidance the null rows follow, with what they must not see set to -1."""

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import mlx.core as mx
-
 from .. import commands
-from ..checkpoint.places import open_place
-from ..errors import InputError
-from ..machine.memory import gigabytes
-from ..session.voices import CODEBOOKS, load_codec
-from .folder import check_destination, write
-from .function import MLX_VERSION
-from .plans import of_codec, of_model
+from ..checkpoint.published import DEMO_NAME
+from ..defaults import CODEBOOKS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="a condition of the model (default for Hibiki: description=very_good)",
     )
-    commands.add_checkpoint_arguments(p, demo=True)
+    commands.add_checkpoint_arguments(p, demo=DEMO_NAME)
     group = p.add_argument_group("PersonaPlex")
     group.add_argument(
         "--voice", action="append", default=[], metavar="NAME|FILE", help="a voice to begin with; several may be given"
@@ -80,31 +72,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    conditions = _conditions(args.condition)
-    check_destination(args.directory)
-    command = ["python", "-m", "moshi_mlx.export", *(sys.argv[1:] if argv is None else argv)]
-    if args.codec:
-        place = open_place(args.model, args.hf_repo)
-        plan = of_codec(load_codec(place, args.codebooks), str(place), place.licence(), command)
-    else:
-        loaded = commands.load(args, kinds=(*commands.TALKERS, "stt"))
-        plan = of_model(
-            loaded, command, kv_bits=args.kv_bits, conditions=conditions, capacities=args.capacities, voices=args.voice,
-            text_prompt=args.text_prompt,
-        )  # fmt: skip
-    write(plan, args.directory)
-    size = sum(f.stat().st_size for f in args.directory.iterdir())
-    device = mx.default_device().type.name
-    commands.say(f"wrote {args.directory}, {gigabytes(size)}, for the {device} by MLX {MLX_VERSION}")
-    return 0
+    from . import command
 
-
-def _conditions(given: Sequence[str]) -> dict[str, str]:
-    pairs = [condition.partition("=") for condition in given]
-    for name, equals, value in pairs:
-        if not (name and equals and value):
-            raise InputError(f"a condition is given as NAME=VALUE, found {name + equals + value!r}.")
-    return {name: value for name, _, value in pairs}
+    return command.run(args, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..checkpoint.loader import Checkpoint
+from ..defaults import TRANSLATION_SECONDS
 from ..engine import prefill
 from ..engine.prefill import Forced
 from ..engine.step import Conditions
@@ -64,7 +65,7 @@ class TalkFunctions:
         if window is None:
             raise InputError("this model's attention window has no bound, and a graph needs one: give --context.")
         if asked is None:
-            return self.step.capacities()
+            return self.step.capacities(1)
         lowest = self.step.clock.columns
         if any(not lowest <= c <= window for c in asked):
             raise InputError(f"sizes of the rings should be {lowest} to {window} (the window), found {sorted(asked)}.")
@@ -212,7 +213,7 @@ class TalkFunctions:
         if hibiki.is_translation(loaded):
             zero = cfg.is_hibiki_zero
             facts["translation"] = {
-                "end": hibiki.EOS, "pad": hibiki.PAD, "lead_in": zero, "without_last": zero, "tail_seconds": hibiki.TAIL_SECONDS,
+                "end": hibiki.EOS, "pad": hibiki.PAD, "lead_in": zero, "without_last": zero, "tail_seconds": TRANSLATION_SECONDS,
             }  # fmt: skip
         if not self.step.generated:
             delays = delays_of(loaded.config)

@@ -219,7 +219,7 @@ class _State:
 
     def __init__(self, lm: LmModel):
         self._step = Step(lm, compile=False)
-        self.value = self._step.init_state([0], self._step.capacities()[0])["trunk"]
+        self.value = self._step.init_state([0], self._step.capacities(1)[0])["trunk"]
         self.offset = 0
 
     @property

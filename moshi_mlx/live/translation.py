@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..defaults import TRANSLATION_SECONDS
 from ..session import hibiki
 from ..session.hibiki import Ending
 from ..session.session import Frame, Session
@@ -21,7 +22,7 @@ class LiveTranslation(Session):
             self._first += left_out
             self._start_text()
 
-    def rest(self, tail: float = hibiki.TAIL_SECONDS) -> Iterator[Frame]:
+    def rest(self, tail: float = TRANSLATION_SECONDS) -> Iterator[Frame]:
         """Frames of the translation after the end of its source, until the model ends it or `tail` seconds have gone by."""
         without_last = self.lm.cfg.is_hibiki_zero
         ending = Ending(round(tail * self.mimi.frame_rate), without_last)

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from .. import version
-from . import guard, kyutai, metrics, pages
+from . import guard, kyutai, log, metrics, pages
 from .chat import Chat
 from .door import Door
 from .guard import Rules
@@ -87,6 +87,8 @@ async def build_info(_: web.Request) -> web.Response:
 
 
 DOOR = web.AppKey("door", Door)
+# A role of the longest, each of its characters twelve in an address.
+LONGEST_LINE = 1 << 16
 
 
 @web.middleware
@@ -111,7 +113,10 @@ async def serve(
     """Answer at the door's sockets until `stop` is set."""
     app[DOOR] = door
     # A connection has as long for a request's headers as it may be idle between two requests.
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=door.idle_seconds, shutdown_timeout=5.0)
+    runner = web.AppRunner(
+        app, access_log=None, keepalive_timeout=door.idle_seconds, shutdown_timeout=5.0, max_line_size=LONGEST_LINE,
+        logger=log.requests,
+    )  # fmt: skip
     await runner.setup()
     try:
         assert runner.server is not None

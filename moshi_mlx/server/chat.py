@@ -22,6 +22,7 @@ from ..engine.token_clock import UNGENERATED
 from ..errors import MoshiError
 from ..session.reply import Frame
 from . import kinds, log
+from .farewell import Farewell
 from .guard import SUB_PROTOCOL
 from .metrics import Counts
 from .opus import SoundReader, SoundWriter, coders
@@ -62,10 +63,10 @@ class Chat:
         socket = web.WebSocketResponse(
             protocols=(SUB_PROTOCOL,), heartbeat=PING_SECONDS, max_msg_size=LARGEST_MESSAGE, compress=False, timeout=2.0
         )
-        if not socket.can_prepare(request):
-            return self._refuse(426, "talks are held over a WebSocket.", {"Upgrade": "websocket"})
         if self.scheduler.waiting >= LONGEST_QUEUE:
             return self._refuse(503, f"{LONGEST_QUEUE} others wait already.", {"Retry-After": RETRY_SECONDS})
+        if not socket.can_prepare(request):
+            return self._refuse(426, "talks are held over a WebSocket.", {"Upgrade": "websocket"})
         loop, news = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
@@ -113,7 +114,7 @@ class _Talk:
     ):
         self.number, self._chat, self._request = number, chat, request
         self._socket, self._stream = socket, stream
-        self._news, self._wishes = news, wishes
+        self._news, self._wishes, self._farewell = news, wishes, Farewell(socket)
         self._reader: SoundReader
         self._writer: SoundWriter
         self._reader, self._writer = coders(wishes.audio)
@@ -128,11 +129,14 @@ class _Talk:
         log.event("talk.connected", talk=self.number, audio=self._wishes.audio, place=self._stream.place)
         listening = asyncio.create_task(self._listen())
         speaking = asyncio.create_task(self._speak())
+        self._farewell.listening = listening
         try:
             done, _ = await asyncio.wait({listening, speaking}, return_when=asyncio.FIRST_COMPLETED)
+            closed = await self._farewell.done()
             for task in done:
-                task.result()
-            reason = "server" if speaking in done else "client"
+                if not task.cancelled():
+                    task.result()
+            reason = "server" if closed or speaking in done else "client"
         except Gone as e:
             reason = str(e)
         finally:
@@ -155,7 +159,7 @@ class _Talk:
 
     async def _close(self, code: int, sentence: str) -> None:
         await self._socket.send_bytes(kinds.error(sentence))
-        await self._socket.close(code=code, message=sentence.encode()[:120])
+        await self._farewell.close(code, sentence)
 
     def _cut(self) -> None:
         if self._request.transport is not None:
@@ -222,7 +226,7 @@ class _Talk:
     async def _end(self) -> None:
         error = self._stream.error
         if error is None:
-            await self._socket.close()
+            await self._farewell.close(WSCloseCode.OK)
             return
         cause = error.__cause__ if isinstance(error, ModelStopped) else error
         if isinstance(cause, MoshiError):

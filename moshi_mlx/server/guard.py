@@ -86,6 +86,9 @@ class Rules:
             return _refuse(
                 403, "pages of other sites may not use this server; start it with --allow-origin ORIGIN if one should."
             )
+        # aiohttp's handshake would fail over it, as if it were ours.
+        if not request.headers.get(hdrs.SEC_WEBSOCKET_KEY, "").isascii():
+            return _refuse(400, "the key of a WebSocket should be base64.")
         if self.token is not None and needs_token(request.path) and not self._has_token(request):
             return _refuse(401, "this server wants the token that it printed when it was started.")
         return None

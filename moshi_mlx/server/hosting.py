@@ -15,36 +15,10 @@ from aiohttp import web
 from ..errors import InputError
 from . import app, door, guard, pages
 
-PORT = 8998
 TOKEN = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
 # 128 bits in the 64 letters of a token.
 SHORT_TOKEN = 22
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
-
-
-def add_arguments(server: argparse._ArgumentGroup) -> None:
-    """Where to listen, and who may ask."""
-    server.add_argument(
-        "--host", metavar="ADDRESS", help="where to listen (default: this machine only; 0.0.0.0: everywhere)"
-    )
-    server.add_argument("--port", type=int, default=PORT, help="0 for any that is free (default: %(default)s)")
-    server.add_argument(
-        "--ssl", metavar="DIR", help="folder with cert.pem and key.pem: https, which other machines need"
-    )
-    server.add_argument("--static", metavar="DIR", help="another page than the package's; none for no page")
-    server.add_argument(
-        "--token", metavar="TEXT", help="ask for this token (off this machine one is made where none is given)"
-    )
-    server.add_argument(
-        "--allow-origin",
-        action="append",
-        default=[],
-        metavar="ORIGIN",
-        help="let the pages of https://example.org in; repeatable",
-    )
-    server.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="another name of this server; repeatable"
-    )
 
 
 def page_folder(name: str | None) -> Path | None:

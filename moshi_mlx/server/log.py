@@ -6,6 +6,8 @@ import logging
 import sys
 from datetime import datetime, timezone
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 logger = logging.getLogger("moshi_mlx.server")
 
 
@@ -17,6 +19,22 @@ def event(name: str, **fields: object) -> None:
 def _value(value: object) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     return text if text and all(c.isprintable() and c not in ' "=' for c in text) else repr(text)
+
+
+class _Unreadable(logging.Filter):
+    """What was no request is told in a line: quoted, it could hold a token or what somebody wrote."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        event("request.unreadable", status=error.code, reason=type(error).__name__)
+        return False
+
+
+# For aiohttp's own words.
+requests = logger.getChild("requests")
+requests.addFilter(_Unreadable())
 
 
 class _Lines(logging.Formatter):

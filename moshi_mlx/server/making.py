@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import registry
 from ..checkpoint.files import Files
 from ..checkpoint.loader import Checkpoint
+from ..checkpoint.published import DEFAULT_NAME
+from ..defaults import TTS_GUIDANCE, VOICE, VOICE_REPO
 from ..engine.kind import Kind
 from ..engine.model_thread import ModelThread
 from ..engine.scheduler import Scheduler
@@ -25,8 +26,7 @@ from ..speech_to_text.delays import delays_of
 from ..speech_to_text.rows import Hear, Transcriptions
 from ..text_to_speech import voices as voice_files
 from ..text_to_speech.rows import Speak, Utterances
-from ..text_to_speech.setup import CFG_COEF
-from ..text_to_speech.tts_model import DEFAULT_DSM_TTS_VOICE_REPO, TTSModel
+from ..text_to_speech.tts_model import TTSModel
 from . import recorded
 from .query import Wishes
 from .services import Hearing, Speaking, Talking
@@ -68,7 +68,7 @@ def cost_of(loaded: Checkpoint, kv_bits: int | None = None) -> Cost:
 def shown_name(name: str | None) -> str:
     """A model as clients know it: without folders of this machine."""
     if name is None:
-        return registry.DEFAULT_NAME
+        return DEFAULT_NAME
     return Path(name).resolve().name if Path(name).exists() else name.removeprefix("hf://")
 
 
@@ -135,11 +135,11 @@ def voices_of(files: Files, voice: str | None, repo: str | None, say: Callable[[
     of voices, else the published repository). Raises `InputError` where it is not to be had; `say` hears of licences.
     """
     own = files.moshi.parent / OWN_VOICES
-    repo = repo or (str(own) if own.is_dir() else DEFAULT_DSM_TTS_VOICE_REPO)
+    repo = repo or (str(own) if own.is_dir() else VOICE_REPO)
     embeddings = voice_files.TENSOR in files.config.lm.conditioners
     suffix = voice_files.suffix_of(files.config.model_id) if embeddings else ""
     known = voice_files.known_voices(repo, suffix)
-    default = voice or (next(iter(known)) if Path(repo).is_dir() and known else voice_files.DEFAULT_VOICE)
+    default = voice or (next(iter(known)) if Path(repo).is_dir() and known else VOICE)
     found = voice_files.find_voice(default, repo, suffix, say)
     # A file of this machine has a name for clients, not a path.
     default = default if default in known else _voice_name(default)
@@ -155,9 +155,9 @@ def speaking(name: str, loaded: Checkpoint, rows: int, running: Running, voices:
     """Text to speech with the guidance that the published models are used with."""
     made: list[StepTimes] = []
     tts = TTSModel.from_checkpoint(loaded, n_q=loaded.lm.dep_q, voice_repo=voices.repo)
-    guidance = CFG_COEF if tts.valid_cfg_conditionings else None
+    guidance = TTS_GUIDANCE if tts.valid_cfg_conditionings else None
     if not tts.valid_cfg_conditionings:
-        tts.cfg_coef = CFG_COEF
+        tts.cfg_coef = TTS_GUIDANCE
     usual = Speak(voices=(voices.known[voices.default],), cfg_coef=guidance)
 
     def make() -> Utterances:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..errors import InputError
+from ..modules.repetition import LONGEST_CONTEXT
+from ..modules.sampling import MOST_KEPT
 from .opus import PCM_TYPES
 
 T = TypeVar("T")
@@ -18,7 +20,8 @@ NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re
 WHOLE = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
 VOICE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]{0,63})(\.pt|\.safetensors|\.wav)?", re.ASCII)
 LONGEST_ROLE = 4000
-HIGHEST_TEMPERATURE, LARGEST_BIAS, LARGEST_PENALTY = 10.0, 100.0, 10.0
+HIGHEST_TEMPERATURE, LARGEST_BIAS = 10.0, 100.0
+LEAST_PENALTY, LARGEST_PENALTY = 0.1, 10.0
 
 
 class BadQuery(InputError):
@@ -61,8 +64,8 @@ def parse(query: Mapping[str, str]) -> Wishes:
     text_seed, audio_seed = get("text_seed", _whole(0, 2**64 - 1)), get("audio_seed", _whole(0, 2**64 - 1))
     # Of programs that cut their talks short; ours have no end.
     get("max_steps", _whole(0, 2**64 - 1))
-    penalty = get("repetition_penalty", _number(0.0, LARGEST_PENALTY))
-    context = get("repetition_penalty_context", _whole(0, 2**31 - 1))
+    penalty = get("repetition_penalty", _number(LEAST_PENALTY, LARGEST_PENALTY))
+    context = get("repetition_penalty_context", _whole(0, LONGEST_CONTEXT))
     wait, figures = get("wait", _flag), get("figures", _flag)
     return Wishes(
         audio=get("audio", _audio) or "opus",
@@ -70,8 +73,8 @@ def parse(query: Mapping[str, str]) -> Wishes:
         figures=bool(figures),
         text_temperature=get("text_temperature", _number(0.0, HIGHEST_TEMPERATURE)),
         audio_temperature=get("audio_temperature", _number(0.0, HIGHEST_TEMPERATURE)),
-        text_topk=get("text_topk", _whole(0, 2**31 - 1)),
-        audio_topk=get("audio_topk", _whole(0, 2**31 - 1)),
+        text_topk=get("text_topk", _whole(0, MOST_KEPT)),
+        audio_topk=get("audio_topk", _whole(0, MOST_KEPT)),
         text_seed=shared if text_seed is None else text_seed,
         audio_seed=shared if audio_seed is None else audio_seed,
         pad_bias=get("pad_mult", _number(-LARGEST_BIAS, LARGEST_BIAS)),

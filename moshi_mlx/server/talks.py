@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..checkpoint.loader import Checkpoint
 from ..errors import MoshiError
+from ..modules.repetition import RepetitionPenalty
 from ..modules.sampling import Sampler
 from ..session import hibiki
 from ..session.conversations import Talk
@@ -42,11 +43,14 @@ class Talks:
     def make(self, wishes: Wishes) -> Talk:
         """Raises `BadQuery` for a voice that nobody has."""
         d = self.defaults
+        text_sampler = _sampler(d.text_sampler, wishes.text_temperature, wishes.text_topk)
         return Talk(
             seed=self._seed(wishes),
-            text_sampler=_sampler(d.text_sampler, wishes.text_temperature, wishes.text_topk),
+            text_sampler=text_sampler,
             audio_sampler=_sampler(d.audio_sampler, wishes.audio_temperature, wishes.audio_topk),
-            pad_bonus=wishes.pad_bias or 0.0,
+            # Of the probability, not of the logit: nothing where the likeliest token is taken.
+            pad_bonus=(wishes.pad_bias or 0.0) * text_sampler.temp,
+            repetition_penalty=_penalty(wishes),
             voice=self._voice(wishes) if self.persona else None,
             text_prompt=(d.role if wishes.role is None else wishes.role) if self.persona else None,
         )
@@ -94,6 +98,12 @@ def _sampler(base: Sampler, temperature: float | None, top_k: int | None) -> Sam
         temp=base.temp if temperature is None else temperature,
         top_k=base.top_k if top_k is None else top_k,
     )
+
+
+def _penalty(wishes: Wishes) -> RepetitionPenalty | None:
+    if wishes.repetition_penalty is None or wishes.repetition_context is None:
+        return None
+    return RepetitionPenalty(wishes.repetition_penalty, wishes.repetition_context)
 
 
 def _voices(loaded: Checkpoint) -> list[str]:

@@ -8,11 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from ..audio.loudness import decibels
+from ..defaults import MOST_SECONDS, QUIET_SECONDS
 from .session import Frame
 
-# A pause within an answer is shorter.
-QUIET_SECONDS = 2.0
-MOST_SECONDS = 10.0
 FRAME_RATE, FRAME_SIZE = 12.5, 1920
 # Below this is what a codec makes of silence, not speech.
 QUIET_DECIBELS = -45.0

@@ -23,6 +23,7 @@ from ..engine.step import Guidance, Step, make_conditions
 from ..engine.streams import Bounds, Inbox, WhenFull
 from ..errors import InputError
 from ..modules.conditioner import ConditionAttributes
+from ..modules.repetition import RepetitionPenalty
 from ..modules.sampling import Sampler
 from ..text import Detokenizer
 from . import hibiki, personaplex
@@ -55,6 +56,7 @@ class Talk:
     text_prompt: str | None = None
     cfg_coef: float | None = None
     pad_bonus: float = 0.0
+    repetition_penalty: RepetitionPenalty | None = None
     tail: int = 375
 
 
@@ -85,9 +87,15 @@ class Conversations:
         self.checkpoint, self.rows, self.cfg_coef = loaded, rows, cfg_coef
         text_sampler = text_sampler or Sampler(temp=defaults.temp_text, top_p=0, top_k=defaults.top_k_text)
         audio_sampler = audio_sampler or Sampler(temp=defaults.temp, top_p=0, top_k=defaults.top_k)
-        self._step = Step(loaded.lm, text_sampler, audio_sampler, Guidance(cfg_coef), compile=compile, kv_bits=kv_bits)
+        # Talks that set one are the same graph as talks that do not.
+        penalty = None if alike else RepetitionPenalty()
         # Prompts have lengths of their own: read without traces.
-        self._plain = Step(loaded.lm, text_sampler, audio_sampler, Guidance(cfg_coef), compile=False, kv_bits=kv_bits)
+        self._step, self._plain = (
+            Step(
+                loaded.lm, text_sampler, audio_sampler, Guidance(cfg_coef), compile=traced, kv_bits=kv_bits, repetition_penalty=penalty
+            )
+            for traced in (compile, False)
+        )  # fmt: skip
         attributes = default_attributes(loaded, rows, cfg_coef)
         conditions = make_conditions(loaded.lm, attributes) if attributes else None
         pause_at_end = not loaded.lm.cfg.is_hibiki_zero
@@ -114,7 +122,9 @@ class Conversations:
         talk = options or Talk()
         loaded = self.checkpoint
         prompt = self._prompt(talk)
-        manner: Manner | None = Manner(talk.text_sampler, talk.audio_sampler, talk.cfg_coef, pad_bonus=talk.pad_bonus)
+        manner: Manner | None = Manner(
+            talk.text_sampler, talk.audio_sampler, talk.cfg_coef, None, talk.pad_bonus, talk.repetition_penalty
+        )
         if self._rows.alike:
             manner = None if manner == Manner() else manner
         attributes = talk.attributes
@@ -124,7 +134,7 @@ class Conversations:
         begun = None
         if prompt is not None:
             own = row_state.init_state(self._plain, [talk.seed], 1, None if manner is None else [manner]).get("own")
-            begun = yield from prefill.in_pieces(self._plain, prompt, [talk.seed], PROMPT_PIECE, own)
+            begun = yield from prefill.in_pieces(self._plain, prompt, [talk.seed], PROMPT_PIECE, own, self._rows.count)
             yield
         self._rows.join(row, talk.seed, manner, conditions, begun, 0 if prompt is None else prompt.length)
         if loaded.lm.cfg.is_hibiki_zero:

@@ -14,8 +14,6 @@ from ..checkpoint.loader import Checkpoint
 from .session import Session
 
 EOS, PAD = 2, 3
-# How long to wait for the end; translations lag behind their source by a few seconds.
-TAIL_SECONDS = 30.0
 
 
 def is_translation(loaded: Checkpoint) -> bool:

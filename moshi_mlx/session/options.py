@@ -11,6 +11,7 @@ from ..checkpoint.loader import Checkpoint
 from ..config.reader import MOST
 from ..errors import InputError
 from ..modules.conditioner import ConditionAttributes
+from ..modules.repetition import RepetitionPenalty
 from ..modules.sampling import Sampler
 from .voices import Voice
 
@@ -27,6 +28,7 @@ def check_options(
     text_prompt: Any = None,
     compile: Any = True,
     kv_bits: Any = None,
+    repetition_penalty: Any = None,
 ) -> None:
     """The options of a `Session`, as far as they can be judged without its model."""
     batch = whole("batch", batch, 1, MOST)
@@ -37,6 +39,8 @@ def check_options(
     guided = number("cfg_coef", cfg_coef) != 1.0
     kind("compile", compile, bool, "True or False")
     one_of("kv_bits", kv_bits, (4, 8, None))
+    if repetition_penalty is not None:
+        kind("repetition_penalty", repetition_penalty, RepetitionPenalty, "a RepetitionPenalty")
     if attributes is not None:
         _check_attributes(attributes, 2 * batch if guided else batch)
     if voice is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..audio.files import AudioReader, AudioWriter
+from ..defaults import TRANSLATION_SECONDS
 from ..engine.kind import Outcome
 from ..errors import AudioError
 from ..text import Word, WordTimer
@@ -141,7 +142,7 @@ class Recordings:
         """How the conversation ends."""
         checkpoint = self._talks.checkpoint
         if hibiki.is_translation(checkpoint):
-            seconds = hibiki.TAIL_SECONDS if self._tail is None else self._tail
+            seconds = TRANSLATION_SECONDS if self._tail is None else self._tail
             job.ending = Ending(round(seconds * self._frame_rate), without_last=checkpoint.lm.cfg.is_hibiki_zero)
         elif self._tail is None:
             job.answer = Answer(self._frame_rate)

@@ -28,6 +28,7 @@ from ..engine.step import Guidance, Step, make_conditions
 from ..errors import InputError
 from ..machine.owner import Owner
 from ..modules.conditioner import ConditionAttributes
+from ..modules.repetition import RepetitionPenalty
 from ..modules.sampling import Sampler
 from ..text import Detokenizer, check_pending, pack_pending
 from . import options, personaplex
@@ -53,11 +54,13 @@ class Session:
         text_prompt: str | None = None,
         compile: bool = True,
         kv_bits: int | None = None,
+        repetition_penalty: RepetitionPenalty | None = None,
     ):
         """Everything that stepping needs is compiled here (a second or so), so that no frame of a conversation waits for it.
 
         `voice` (a name such as NATF2, a file, or a `Voice`) and `text_prompt` are for PersonaPlex: who speaks, and as what.
         `kv_bits` (8 or 4) stores keys and values packed: less memory and traffic in long conversations, at a small loss.
+        `repetition_penalty` makes words less likely that were said lately.
         """
         options.check_options(
             batch=batch,
@@ -70,6 +73,7 @@ class Session:
             text_prompt=text_prompt,
             compile=compile,
             kv_bits=kv_bits,
+            repetition_penalty=repetition_penalty,
         )
         options.check_loaded(loaded)
         if loaded.mimi is None:
@@ -81,7 +85,10 @@ class Session:
         defaults = loaded.config.generation
         text_sampler = text_sampler or Sampler(temp=defaults.temp_text, top_p=0, top_k=defaults.top_k_text)
         audio_sampler = audio_sampler or Sampler(temp=defaults.temp, top_p=0, top_k=defaults.top_k)
-        self._step = Step(self.lm, text_sampler, audio_sampler, Guidance(cfg_coef), compile=compile, kv_bits=kv_bits)
+        self._step = Step(
+            self.lm, text_sampler, audio_sampler, Guidance(cfg_coef), compile=compile, kv_bits=kv_bits,
+            repetition_penalty=repetition_penalty,
+        )  # fmt: skip
         if attributes is None:
             attributes = default_attributes(loaded, batch, cfg_coef)
         conditions = make_conditions(self.lm, attributes) if attributes else None

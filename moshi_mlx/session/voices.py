@@ -22,11 +22,11 @@ from ..config.input_files import file_size
 from ..config.json_text import read_json
 from ..config.parts import MimiConfig
 from ..config.presets import MIMI_V0_1
+from ..defaults import CODEBOOKS
 from ..errors import CheckpointError, InputError
 from ..models.mimi_model import MimiModel
 
 ARCHIVE = "voices.tgz"
-CODEBOOKS = 8
 # Loudness the model was trained with.
 TARGET_LUFS = -24.0
 STORED = (".safetensors", ".pt")

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..defaults import PAUSE_HEAD, PAUSE_THRESHOLD
 from ..errors import InputError
 
-# The head for a pause of 2 s; lower heads (0.5 and 1 s) are more eager, the next one (3 s) less.
-HEAD = 2
-THRESHOLD = 0.5
 # The first second says nothing about the speaker.
 IGNORED_STEPS = 12
 
@@ -20,8 +18,8 @@ class TurnDetector:
     """Reports the end of a turn once: when head `head` is surer than `threshold`, and words were said since the last one."""
 
     heads: int
-    head: int = HEAD
-    threshold: float = THRESHOLD
+    head: int = PAUSE_HEAD
+    threshold: float = PAUSE_THRESHOLD
 
     def __post_init__(self) -> None:
         if not self.heads:

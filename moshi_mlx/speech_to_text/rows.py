@@ -11,6 +11,7 @@ import numpy as np
 
 from ..checkpoint.loader import Checkpoint
 from ..config.description import SttConfig
+from ..defaults import PAUSE_HEAD, PAUSE_THRESHOLD
 from ..engine.kind import Outcome
 from ..engine.streams import Bounds, Flush, Inbox, Mark, WhenFull
 from ..errors import InputError
@@ -18,7 +19,7 @@ from ..modules.sampling import Sampler
 from .delays import delays_of
 from .listener import Listener
 from .live import Event, LiveText
-from .pauses import HEAD, THRESHOLD, TurnDetector
+from .pauses import TurnDetector
 
 # A minute of backlog and the silence that ends it have room; results are many and small.
 INPUT_SECONDS, OUTPUT_ITEMS = 120.0, 1024
@@ -31,8 +32,8 @@ class Hear:
     seed: int = 0
     turns: bool = False
     flush: bool = True
-    pause_head: int = HEAD
-    pause_threshold: float = THRESHOLD
+    pause_head: int = PAUSE_HEAD
+    pause_threshold: float = PAUSE_THRESHOLD
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..audio.files import AudioReader
+from ..defaults import TIMINGS
 from ..errors import AudioError, InputError
 from ..text import Word
 from .listener import Listener
@@ -22,7 +23,6 @@ from .words import PAD, WordEnd, WordStart, WordStream, offline_words, plain_tex
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-TIMINGS = ("offline", "streaming")
 # Frames encoded at once.
 CHUNK = 16
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ..defaults import TRANSCRIPTS
 from ..errors import InputError
 from ..text import Word
 from .transcribe import Transcript
@@ -97,7 +98,9 @@ def _clock(seconds: float, point: str) -> str:
     return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}{point}{milliseconds:03d}"
 
 
-FORMATS: dict[str, Callable[[Transcript], str]] = {"txt": as_text, "json": as_json, "srt": as_srt, "vtt": as_vtt}
+FORMATS: dict[str, Callable[[Transcript], str]] = dict(
+    zip(TRANSCRIPTS, (as_text, as_json, as_srt, as_vtt), strict=True)
+)
 
 
 def format_of(path: str | Path) -> str:

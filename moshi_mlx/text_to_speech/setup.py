@@ -19,8 +19,6 @@ from .tts_model import TTSModel
 
 # Voices of one utterance, the main speaker's first.
 Voices = Sequence[str]
-# Guidance that the published models are used with.
-CFG_COEF = 2.0
 
 
 def configure(args: argparse.Namespace, loaded: Checkpoint) -> TTSModel:

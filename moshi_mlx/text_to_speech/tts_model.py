@@ -16,6 +16,7 @@ import numpy as np
 
 from ..compat.mimi import Mimi
 from ..config.description import CheckpointConfig
+from ..defaults import VOICE_REPO
 from ..engine.row_state import Manner
 from ..engine.step import Conditions, make_conditions
 from ..errors import ConfigError, InputError
@@ -47,7 +48,7 @@ __all__ = [
 ]
 
 DEFAULT_DSM_TTS_REPO = "kyutai/tts-1.6b-en_fr"
-DEFAULT_DSM_TTS_VOICE_REPO = "kyutai/tts-voices"
+DEFAULT_DSM_TTS_VOICE_REPO = VOICE_REPO
 # Conditions of recent requests are kept: projecting a voice takes longer than a step.
 _CONDITIONS_KEPT = 8
 

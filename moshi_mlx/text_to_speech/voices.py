@@ -23,8 +23,6 @@ from ..models.mimi_model import MimiModel
 from ..modules.conditioner import TensorCondition
 
 TENSOR = "speaker_wavs"
-# Of the published repository of voices.
-DEFAULT_VOICE = "expresso/ex03-ex01_happy_001_channel1_334s.wav"
 # The end of an encoded clip hears the silence that follows it.
 DROPPED_FRAMES = 2
 RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus")

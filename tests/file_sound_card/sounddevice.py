@@ -11,7 +11,8 @@ import soundfile
 
 
 class _Stream:
-    def __init__(self, samplerate: float, channels: int, blocksize: int, callback):
+    def __init__(self, samplerate: float, channels: int, blocksize: int, callback, dtype: str = "float32"):
+        assert dtype == "float32"
         self._rate, self._shape, self._callback = samplerate, (blocksize, channels), callback
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -19,6 +19,7 @@ from ...engine.streams import ModelStopped, NoFreeRow, SlowReader, Stream
 from ...errors import MoshiError
 from .. import log
 from ..chat import Gone, without_folders
+from ..farewell import Farewell
 from ..metrics import Counts
 from .messages import LARGEST_MESSAGE, BadMessage, error
 
@@ -139,7 +140,7 @@ class Line:
     def __init__(self, request: web.Request, socket: web.WebSocketResponse, tells: bool = True):
         """`tells`: the client understands messages, not only sound."""
         self.request, self.socket, self.tells = request, socket, tells
-        self.news = asyncio.Event()
+        self.news, self._farewell = asyncio.Event(), Farewell(socket)
         self.number = self.frames = 0
         self.by = "client"
         self.begun = self.heard = self.sent = self.data = time.monotonic()
@@ -159,10 +160,13 @@ class Line:
     async def run(self) -> None:
         """Until the client goes, the stream ends or the server stops."""
         tasks = [asyncio.create_task(job()) for job in (self._listen, self._speak, self._watch)]
+        self._farewell.listening = tasks[0]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await self._farewell.done()
             for task in done:
-                task.result()
+                if not task.cancelled():
+                    task.result()
         except MoshiError as e:
             self.by = "message"
             code = WSCloseCode.UNSUPPORTED_DATA if isinstance(e, BadMessage) else WSCloseCode.POLICY_VIOLATION
@@ -222,7 +226,7 @@ class Line:
                 await self.give(item)
         self.by = "server" if self.stream.error is None else "failure"
         if self.stream.error is None:
-            await self.socket.close()
+            await self._farewell.close(WSCloseCode.OK)
         elif isinstance(self.stream.error, SlowReader):
             await self.end(WSCloseCode.TRY_AGAIN_LATER, str(self.stream.error))
         else:
@@ -268,14 +272,14 @@ class Line:
     async def end(self, code: int, sentence: str) -> None:
         """A last word, then the close; a client that does not take it is cut off."""
         try:
-            await asyncio.wait_for(self._close(code, sentence), 5.0)
+            await asyncio.wait_for(self._tell_and_close(code, sentence), 5.0)
         except (asyncio.TimeoutError, ConnectionError, RuntimeError):
             self.cut()
 
-    async def _close(self, code: int, sentence: str) -> None:
+    async def _tell_and_close(self, code: int, sentence: str) -> None:
         if self.tells:
             await self.socket.send_bytes(error(sentence))
-        await self.socket.close(code=code, message=sentence.encode()[:120])
+        await self._farewell.close(code, sentence)
 
     def cut(self) -> None:
         if self.request.transport is not None:

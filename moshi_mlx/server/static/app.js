@@ -7,8 +7,10 @@ import { Talk } from "./talk.js";
 import { Words } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const SAMPLING = ["text_temperature", "audio_temperature", "text_topk", "audio_topk", "pad_mult"];
+const PENALTY = ["repetition_penalty", "repetition_penalty_context"];
+const SAMPLING = ["text_temperature", "audio_temperature", "text_topk", "audio_topk", "pad_mult", ...PENALTY];
 const KEPT = ["microphone", "loudspeaker", "echo", "noise", "gain", "voice", "role", ...SAMPLING, "seed"];
+const PREPARING = ["Moshi is getting ready…", "Moshi takes in its voice and its role…"];
 const TALKING = "You are connected. Just talk.";
 
 const strip = new Strip($("strip"));
@@ -112,7 +114,7 @@ async function begin() {
 function connect() {
   recording = new Recording();
   words.begin();
-  talk = new Talk(address(), token ? ["moshi", `token.${token}`] : [], {
+  talk = new Talk(address(), token, {
     state: changed,
     sound: said,
     text: (piece) => {
@@ -130,9 +132,10 @@ function changed(state, sentence) {
   if (state === "ended" || state === "failed") return end(state === "failed" ? sentence : null, sentence);
   if (state === "lost") {
     sound.clear();
-    words.begin();
+    words.paragraph();
   }
   if (state === "talking") wakeLock();
+  if (state === "preparing") sentence = PREPARING[Number(about.persona)];
   show(state, sentence || (state === "talking" ? TALKING : ""));
 }
 
@@ -239,6 +242,8 @@ function address() {
   url.search = url.hash = "";
   const query = { audio: "pcm_s16le", figures: 1 };
   for (const name of SAMPLING) if ($(name).value) query[name] = $(name).value;
+  // One of them alone would say nothing.
+  if (PENALTY.some((name) => query[name])) for (const name of PENALTY) query[name] ??= $(name).placeholder;
   if ($("seed").value) query.text_seed = query.audio_seed = $("seed").value;
   if (about.persona) {
     if ($("voice").value) query.voice_prompt = $("voice").value;

@@ -16,28 +16,32 @@ export class Recording {
 
   heard(frame) {
     this.left.add(frame);
-    if (this.left.length - this.samples > 2 * PIECE) this.cut(PIECE);
+    if (this.left.length - this.samples > 2 * PIECE) {
+      this.pieces.push(this.piece(PIECE));
+      this.samples += PIECE;
+      for (const side of [this.left, this.right]) side.forget(PIECE);
+    }
   }
 
   said(samples) {
-    // What was lost on the way is silence here too.
+    // It lies where it was heard, and what was lost on the way is silence here too.
     const behind = this.left.length - this.right.length - samples.length;
-    if (behind > RATE) this.right.add(new Float32Array(behind));
+    if (behind > (this.right.length ? RATE : 0)) this.right.add(new Float32Array(behind));
     this.right.add(samples);
   }
 
-  cut(count) {
+  // The next `count` samples of both sides; one that is shorter ends in silence.
+  piece(count) {
     const both = new Int16Array(2 * count);
-    this.left.take(count, both, 0);
-    this.right.take(count, both, 1);
-    this.pieces.push(new Blob([both]));
-    this.samples += count;
+    this.left.copy(count, both, 0);
+    this.right.copy(count, both, 1);
+    return new Blob([both]);
   }
 
+  // It may be asked for amid a talk, which goes on as if it had not been.
   wav() {
     const rest = Math.max(this.left.length, this.right.length) - this.samples;
-    if (rest > 0) this.cut(rest);
-    const size = this.samples * 4;
+    const size = (this.samples + rest) * 4;
     const header = new DataView(new ArrayBuffer(44));
     const text = (at, word) => [...word].forEach((c, i) => header.setUint8(at + i, c.charCodeAt(0)));
     text(0, "RIFF");
@@ -47,15 +51,14 @@ export class Recording {
     [[20, 1], [22, 2], [32, 4], [34, 16]].forEach(([at, value]) => header.setUint16(at, value, true));
     text(36, "data");
     header.setUint32(40, size, true);
-    return new Blob([header, ...this.pieces], { type: "audio/wav" });
+    return new Blob([header, ...this.pieces, this.piece(rest)], { type: "audio/wav" });
   }
 }
 
 class Side {
   constructor() {
     this.length = 0;
-    this.taken = 0;
-    this.chunks = [];
+    this.chunks = []; // what has not been forgotten
   }
 
   add(samples) {
@@ -63,17 +66,21 @@ class Side {
     this.length += samples.length;
   }
 
-  take(count, both, channel) {
-    for (let at = 0; at < count && this.chunks.length; ) {
-      const chunk = this.chunks[0], n = Math.min(chunk.length, count - at);
-      for (let i = 0; i < n; i++) both[2 * (at + i) + channel] = Math.max(-1, Math.min(1, chunk[i])) * 32767;
-      at += n;
-      if (n === chunk.length) this.chunks.shift();
-      else this.chunks[0] = chunk.subarray(n);
+  copy(count, both, channel) {
+    let at = 0;
+    for (const chunk of this.chunks) {
+      for (let i = 0; i < chunk.length && at < count; i++, at++) both[2 * at + channel] = Math.max(-1, Math.min(1, chunk[i])) * 32767;
     }
-    // A side that is shorter ends in silence.
-    this.taken += count;
-    this.length = Math.max(this.length, this.taken);
+  }
+
+  forget(count) {
+    const kept = this.chunks.reduce((sum, chunk) => sum + chunk.length, 0);
+    if (kept < count) this.add(new Float32Array(count - kept));
+    while (count > 0) {
+      const chunk = this.chunks.shift();
+      if (chunk.length > count) this.chunks.unshift(chunk.subarray(count));
+      count -= chunk.length;
+    }
   }
 }
 

@@ -7,9 +7,9 @@ const decoder = new TextDecoder();
 
 export class Talk {
   // on.state(name, sentence), on.sound(Float32Array), on.text(piece), on.figures(object), on.latency(seconds)
-  constructor(url, protocols, on) {
+  constructor(url, token, on) {
     this.url = url;
-    this.protocols = protocols;
+    this.token = token;
     this.on = on;
     this.over = false;
     this.tries = 0;
@@ -22,12 +22,13 @@ export class Talk {
     this.said = null;
     this.waiting = [];
     this.sent = []; // when each frame left
-    this.frames = this.answered = this.dropped = 0;
+    this.frames = this.answered = this.unheard = this.unread = this.unsent = 0;
     this.heard = performance.now();
-    this.socket = new WebSocket(this.url, this.protocols);
+    this.socket = new WebSocket(this.url, this.token ? ["moshi", `token.${this.token}`] : []);
     this.socket.binaryType = "arraybuffer";
     this.socket.onmessage = ({ data }) => typeof data !== "string" && this.receive(new Uint8Array(data));
     this.socket.onclose = (event) => this.closed(event);
+    this.socket.onopen = () => this.resumed || this.on.state("preparing");
     if (!this.resumed) this.on.state("connecting", "Connecting…");
     clearInterval(this.watch);
     this.watch = setInterval(() => this.look(), 1000);
@@ -61,7 +62,8 @@ export class Talk {
     // Until the model's delays have passed, what is heard is not answered.
     if ("first" in fields) this.answered = fields.first;
     if (fields.figures) {
-      this.dropped = fields.figures.dropped;
+      this.unheard = fields.figures.dropped;
+      this.unread = fields.figures.unread;
       this.on.figures(fields.figures);
     }
   }
@@ -75,7 +77,7 @@ export class Talk {
     const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
     const samples = new Float32Array(payload.byteLength >> 1);
     for (let i = 0; i < samples.length; i++) samples[i] = view.getInt16(2 * i, true) / 32768;
-    const asked = this.sent[Math.min(this.answered++ + this.dropped, this.frames - 1) % 256];
+    const asked = this.sent[Math.min(this.answered++ + this.unheard + this.unread, this.frames - 1) % 256];
     if (asked) this.on.latency((performance.now() - asked) / 1000);
     this.on.sound(samples);
   }
@@ -87,8 +89,9 @@ export class Talk {
   }
 
   transmit(frame) {
+    if (this.socket.readyState !== WebSocket.OPEN) return;
     // A network that does not take it: what is old is worth nothing.
-    if (this.socket.readyState !== WebSocket.OPEN || this.socket.bufferedAmount > 96000) return;
+    if (this.socket.bufferedAmount > 96000) return void this.unsent++;
     const message = new DataView(new ArrayBuffer(1 + 2 * frame.length));
     message.setUint8(0, AUDIO);
     for (let i = 0; i < frame.length; i++) {
@@ -96,6 +99,11 @@ export class Talk {
     }
     this.socket.send(message.buffer);
     this.sent[this.frames++ % 256] = performance.now();
+  }
+
+  // Frames lost on the way to the model and back.
+  get dropped() {
+    return this.unheard + this.unread + this.unsent;
   }
 
   // A network that is gone closes nothing.
@@ -114,12 +122,26 @@ export class Talk {
     this.open = false;
     if (code === 1000) return this.finish("ended", this.said ?? "The server has ended the talk.");
     if (code === 1001 || code === 1011) return this.fail(this.said ? `${capital(this.said)}.` : "The server has stopped.");
-    if (!wasOpen) return this.fail(this.said ?? UNREACHABLE);
+    if (!wasOpen) return this.ask();
     this.lost ||= performance.now();
     if (performance.now() - this.lost > GIVE_UP) return this.fail("The connection was lost and could not be made again.");
     this.resumed = true;
     this.on.state("lost", "Connection lost. Trying again…");
     this.retry = setTimeout(() => this.connect(), Math.min(4000, 400 * 2 ** this.tries++));
+  }
+
+  // Why a socket was refused is told to an ordinary request alone.
+  async ask() {
+    const url = new URL(this.url), headers = this.token ? { authorization: `Bearer ${this.token}` } : {};
+    url.protocol = url.protocol.replace("ws", "http");
+    let reason = this.said;
+    try {
+      const answer = await fetch(url, { headers });
+      if ([400, 401, 403, 503].includes(answer.status)) reason = capital((await answer.text()).trim());
+    } catch {
+      // It is gone.
+    }
+    if (!this.over) this.fail(reason ?? UNREACHABLE);
   }
 
   fail(sentence) {

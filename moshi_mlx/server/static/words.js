@@ -11,8 +11,12 @@ export class Words {
   }
 
   begin() {
-    this.flush();
+    this.paragraph();
     this.spoken = [];
+  }
+
+  paragraph() {
+    this.flush();
     const last = this.element.lastElementChild;
     if (!last || last.textContent) this.element.append(document.createElement("p"));
   }

@@ -1,0 +1,40 @@
+"""How intelligible the small text-to-speech model is: a recogniser's word error rate beside that of the synthesiser it learnt from.
+
+    pip install -e . 'pocketsphinx>=5' scipy soxr rich && apt install libespeak-ng1 espeak-ng-data
+    python benchmarks/demo_tts.py --model DIR [--sentences 100] [--json FILE]
+
+Sentences kept from training, of a published list of common words; the listener is pocketsphinx with any of those words in any
+order. Also: whether text that comes word by word sounds like text given at once, and the step of the first sound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from machine import describe_machine
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from examples.train_demo.tts_trials import tts_report  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, type=Path, help="checkpoint folder, with its voices")
+    parser.add_argument("--sentences", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
+    args = parser.parse_args()
+    print(describe_machine())
+    report = tts_report(args.model, args.model / "voices", args.sentences, args.seed)
+    print(json.dumps(report, indent=1))
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

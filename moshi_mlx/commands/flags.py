@@ -1,0 +1,204 @@
+"""Arguments that commands share, and what cannot be among them. Nothing that takes long is imported here: `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..checkpoint.published import DEFAULT_NAME, DEMOS
+from ..defaults import DTYPES, RAW_FORMATS
+from ..output import refuse_inputs
+
+# Kinds of models that hold a dialogue, or translate one side of it.
+TALKERS = ("moshi", "personaplex", "hibiki")
+# Where a server listens.
+PORT = 8998
+# `-q` of those who want the weights as they are published.
+AS_PUBLISHED = 16
+_CHECKPOINT_FILES = (".safetensors", ".json", ".model", ".gguf", ".pt", ".bin", ".npz")
+
+
+def add_checkpoint_arguments(
+    parser: argparse.ArgumentParser, demo: str | None = None, default: str = DEFAULT_NAME
+) -> None:
+    """`demo`: the demo model that the command can run, and has a flag for. `default`: the short name of what it runs else."""
+    parser.set_defaults(command=parser.prog.rpartition(".")[2])
+    group = parser.add_argument_group("checkpoint")
+    if demo:
+        group.add_argument(
+            "--demo",
+            dest="model",
+            action="store_const",
+            const=str(DEMOS[demo]),
+            help=f"the small model inside the package, as --model {demo}: no download, see docs/demo-model.md",
+        )
+    group.add_argument(
+        "--model", metavar="DIR|NAME", help="local checkpoint folder, or a short name: see python -m moshi_mlx.models"
+    )
+    group.add_argument("--hf-repo", metavar="REPO", help=f"Hub repository (default: {default}, as --model {default})")
+    group.add_argument("--moshi-weights", "--moshi-weight", metavar="FILE", help="language model weights")
+    group.add_argument("--mimi-weights", "--mimi-weight", metavar="FILE", help="codec weights")
+    group.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model, or a tokenizer.json")
+    group.add_argument("--lm-config", "--config", dest="lm_config", metavar="FILE", help="config.json to use instead")
+    group.add_argument("--lora", metavar="FILE", help="low-rank adapter to apply: its file, or the folder it came in")
+    group.add_argument(
+        "--lora-scale", type=float, metavar="X", help="strength of the adapter (default: what its folder says, else 2)"
+    )
+    add_precision_arguments(group)
+
+
+def add_precision_arguments(group: argparse._ActionsContainer) -> None:
+    """How a checkpoint is kept in memory."""
+    group.add_argument(
+        "-q",
+        "--quantized",
+        type=int,
+        choices=[4, 8, AS_PUBLISHED],
+        help="bits per weight: chooses among those published, or packs dense weights while they load; 16 takes them as they are "
+        "(default: for a short name what suits this machine, else what the files hold)",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=sorted(DTYPES),
+        help="type of activations and dense weights (default: bf16 on a GPU, f32 on a CPU)",
+    )
+    group.add_argument(
+        "--kv-bits",
+        type=int,
+        choices=[4, 8],
+        help="store keys and values packed, for long conversations on small machines",
+    )
+    group.add_argument(
+        "--context", type=_seconds, metavar="SECONDS", help="bound the attention window to save memory and time"
+    )
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--temp",
+        type=temperature,
+        help="temperature of audio, and of text unless --text-temp is given (default: the checkpoint's)",
+    )
+    group.add_argument("--text-temp", type=temperature, help="temperature of text")
+    group.add_argument("--top-k", type=_count, help="audio tokens to choose from, 0 for all")
+    group.add_argument("--text-top-k", type=_count, help="text tokens to choose from, 0 for all")
+    group.add_argument("--greedy", action="store_true", help="always take the most probable token")
+    group.add_argument("--seed", type=int, default=299792458, help="seed of the random draws (default: %(default)s)")
+    group.add_argument(
+        "--cfg-coef", type=_number, default=1.0, help="guidance coefficient, for models trained with conditions"
+    )
+
+
+def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
+    """Voice and role of PersonaPlex; `Session` takes both as `voice` and `text_prompt`."""
+    group = parser.add_argument_group("PersonaPlex")
+    group.add_argument(
+        "--voice",
+        metavar="NAME|FILE",
+        help="voice of the reply: a published one (NATF2), a .safetensors or .pt file, a recording",
+    )
+    group.add_argument(
+        "--text-prompt", metavar="TEXT", help='role of the model; "" for none (default: a friendly teacher)'
+    )
+
+
+def add_server_arguments(server: argparse._ActionsContainer) -> None:
+    """Where to listen, and who may ask."""
+    server.add_argument(
+        "--host", metavar="ADDRESS", help="where to listen (default: this machine only; 0.0.0.0: everywhere)"
+    )
+    server.add_argument("--port", type=int, default=PORT, help="0 for any that is free (default: %(default)s)")
+    server.add_argument(
+        "--ssl", metavar="DIR", help="folder with cert.pem and key.pem: https, which other machines need"
+    )
+    server.add_argument("--static", metavar="DIR", help="another page than the package's; none for no page")
+    server.add_argument(
+        "--token", metavar="TEXT", help="ask for this token (off this machine one is made where none is given)"
+    )
+    server.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let the pages of https://example.org in; repeatable",
+    )
+    server.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="another name of this server; repeatable"
+    )
+
+
+def _number(text: str) -> float:
+    """A finite number, as argparse wants it told."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+def temperature(text: str) -> float:
+    value = _number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a temperature; expected 0 or more")
+    return value
+
+
+def _count(text: str) -> int:
+    value = _number(text)
+    if value < 0 or value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
+    return int(value)
+
+
+def sample_rate(text: str) -> int:
+    """Samples a second, of `--raw RATE`."""
+    value = _count(text)
+    if not 1000 <= value <= 768_000:
+        raise argparse.ArgumentTypeError(f"{text} is not a rate of 1000 to 768000 samples a second")
+    return value
+
+
+def add_raw_format(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--raw-format",
+        choices=sorted(RAW_FORMATS),
+        default="s16le",
+        help="samples of sound without a header: 16-bit integers or 32-bit floats (default: %(default)s)",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = _number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return value
+
+
+def refuse_overwriting(
+    args: argparse.Namespace, outputs: Iterable[str | Path | None] = (), made: Iterable[Path] = ()
+) -> None:
+    """Refuse an output that is also another one, or a file that any other argument names: a recording, a voice, part of a checkpoint.
+
+    `outputs` are named by arguments; names in `made` are made up, for a folder.
+    """
+    wanted = [str(path) for path in outputs if path is not None]
+    named = [str(v) for value in vars(args).values() for v in (value if isinstance(value, list) else [value])]
+    for path in wanted:
+        # Once each: whoever names it again means an input.
+        if path in named:
+            named.remove(path)
+    inputs = [name for name in named if os.path.isfile(name)]
+    for folder in filter(os.path.isdir, named):
+        inputs += [entry.path for entry in os.scandir(folder) if entry.name.endswith(_CHECKPOINT_FILES)]
+    refuse_inputs([*wanted, *made], inputs)
+
+
+def first(*values):
+    """The first value that is not None."""
+    return next((v for v in values if v is not None), None)

@@ -1,0 +1,96 @@
+"""What the demo models are tested with is not in the data they were trained on: prompts, pairs, sentences, voices."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))
+
+from examples.train_demo import domain, flite, takes  # noqa: E402
+from examples.train_demo.sentences import Chains, heard_words, words  # noqa: E402
+from examples.train_demo.speakers import (  # noqa: E402
+    HELD_OUT,
+    HELD_OUT_ACCENT,
+    HELD_OUT_FLITE_VOICES,
+    HELD_OUT_VARIANTS,
+    LEFT_OUT,
+    Speaker,
+    sample_speaker,
+)
+
+SEED = 1
+SPEAKERS, LEFT_OUT_SPEAKERS, SENTENCES = 640, 96, 6000
+
+
+@pytest.fixture(scope="module")
+def lines() -> dict[str, list[takes.Line]]:
+    """Everything that was ever said in the training of the shipped models, by set."""
+    sets = takes.all_sets(SPEAKERS, LEFT_OUT_SPEAKERS, SENTENCES)
+    return {s.name: list(itertools.chain(*(s.lines(SEED, shard) for shard in range(s.shards)))) for s in sets}
+
+
+def said(lines: dict[str, list[takes.Line]]) -> set[str]:
+    """Texts without hesitations and commas."""
+    plain = (line.text.replace(",", "").split() for line in itertools.chain(*lines.values()))
+    return {" ".join(w for w in text if w not in domain.HESITATIONS) for text in plain}
+
+
+def test_no_prompt_that_is_kept_for_the_tests_is_said(lines):
+    spoken = said(lines)
+    for kind in ("sum", "repeat"):
+        kept = {e.prompt for e in domain.exchanges(kind, held_out=True)}
+        assert kept
+        assert not kept & spoken
+
+
+def test_no_sum_of_a_pair_that_is_kept_is_said_by_anyone(lines):
+    """Nor is one part of a sum of three, or an answer."""
+    assert domain.names_held_out_sum(
+        "please tell me the sum of " + " and ".join(domain.NUMBERS[n] for n in min(domain.HELD_OUT_SUMS))
+    )
+    assert not [text for text in said(lines) if domain.names_held_out_sum(text)]
+
+
+def test_no_sentence_that_is_kept_is_said(lines):
+    others = [line.text for name in lines for line in lines[name] if line.role == takes.OTHER and name != takes.OWN_SET]
+    assert len(others) > 10_000
+    assert not [t for t in others if domain.is_held_out(t)]
+    kept = itertools.islice(Chains(heard_words()).stream(5, held_out=True), 200)
+    assert not {*kept} & {*others}
+
+
+def voice_of(speaker: Speaker) -> tuple[str, str, str]:
+    """Synthesiser, accent and variant; of others than espeak-ng, the voice."""
+    if speaker.synthesiser != "espeak":
+        return speaker.synthesiser, "", str(speaker.voice)
+    accent, _, variant = speaker.voice.name.partition("+")
+    return "espeak", accent, variant
+
+
+def test_no_voice_that_is_kept_speaks(lines):
+    heard = {voice_of(line.speaker) for line in lines[takes.HEARD_SET]}
+    assert {name for name, _, _ in heard} == {"espeak", "flite"}
+    assert not {variant for _, _, variant in heard} & {*HELD_OUT_VARIANTS, *HELD_OUT_FLITE_VOICES}
+    assert HELD_OUT_ACCENT not in {accent for _, accent, _ in heard}
+    assert {variant for name, _, variant in heard if name == "flite"} == {*flite.VOICES} - {*HELD_OUT_FLITE_VOICES}
+    rng = random.Random(0)
+    tested = [sample_speaker(rng, HELD_OUT) for _ in range(300)]
+    assert not {voice_of(s)[2] for s in tested} & {v for _, _, v in heard}
+    assert {sample_speaker(rng, LEFT_OUT).synthesiser for _ in range(50)} == {"festival"}
+
+
+def test_every_word_is_read_aloud_by_both_voices(lines):
+    """2,000 common words, each often enough to be learnt."""
+    for number in (0, 1):
+        counts = dict.fromkeys(words(), 0)
+        for line in lines[takes.READERS_SET]:
+            if line.number == number:
+                for word in line.text.split():
+                    counts[word] += 1
+        assert min(counts.values()) >= 3
