@@ -505,8 +505,9 @@ def test_clients_of_text_to_speech():
 
 def test_the_page_about_it_runs(tiny_checkpoint, capsys):
     page = (Path(__file__).resolve().parent.parent / "docs" / "many-streams.md").read_text()
+    names: dict = {}
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(compile(code.replace("path/to/checkpoint", str(tiny_checkpoint)), "many-streams.md", "exec"), {})
+        exec(compile(code.replace("path/to/checkpoint", str(tiny_checkpoint)), "many-streams.md", "exec"), names)
     # Two frames, and the third filled with silence.
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:1].isdigit()] == ["0", "1", "2"]
     for line in re.findall(r"^    (python -m moshi_mlx\..*)$", page, re.MULTILINE):

@@ -1,4 +1,4 @@
-"""The speech sockets of Kyutai's Rust server, for Unmute and every other client of it (docs/spec/protocol.md)."""
+"""The speech sockets of Kyutai's Rust server, for Unmute and every other client of it (docs/spec/speech-sockets.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/api/asr-streaming`: speech in, words with times and pauses out, as the Rust server has it (docs/spec/protocol.md).
+"""`/api/asr-streaming`: speech in, words with times and pauses out, as the Rust server has it (docs/spec/speech-sockets.md).
 
 Beyond it: pauses of models without pause heads, words of models whose text lags far behind when a client flushes, markers on the
 client's own clock.

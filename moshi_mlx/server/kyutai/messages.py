@@ -1,4 +1,4 @@
-"""Messages of the Rust server: MessagePack maps with string keys and the variant's name under `type` (docs/spec/protocol.md)."""
+"""Messages of the Rust server: MessagePack maps with string keys and the variant's name under `type` (docs/spec/speech-sockets.md)."""
 
 from __future__ import annotations
 
