@@ -481,9 +481,74 @@ def test_a_recording_posted_is_answered_with_its_words(late):
     assert status == 200 and json.loads(body)[0]["text"] == "the"
 
 
+def test_a_client_that_goes_away_leaves_its_upload_behind(late):
+    """Its row is free long before its hour of sound would have been heard."""
+
+    async def go():
+        body = recording(np.zeros(3600 * 4000, np.int16), subtype="PCM_16")
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(1.0)) as session:
+            with pytest.raises(asyncio.TimeoutError):
+                await session.post(late.asr.replace("ws", "http", 1), data=body)
+
+    scheduler = late.schedulers[0]
+    step = scheduler.call(lambda kind: kind.step).result()
+
+    def slow(given):
+        time.sleep(0.01)
+        return step(given)
+
+    scheduler.call(lambda kind: setattr(kind, "step", slow)).result()
+    asyncio.run(go())
+    late.wait_free(10.0)
+    scheduler.call(lambda kind: setattr(kind, "step", step)).result()
+
+
 def test_what_cannot_be_posted(server):
     assert post(server, b"no recording at all" * 100)[0] == 400
     assert post(server, b"")[0] == 400
     assert post(server, recording(said(2)), **{"kyutai-api-key": "mine"})[0] == 401
     assert post(server, recording(said(2)), Origin="http://evil.example")[0] == 403
     assert b"/tmp" not in post(server, b"no recording at all" * 100)[1]
+
+
+# Kyutai's library ------------------------------------------------------------------------------------------------------
+
+
+def test_the_flow_of_kyutais_scripts_with_their_library(server):
+    """`websockets`, which all published clients use: its own pings, queues and closing, in the order of stt_from_file_rust_server.py."""
+    websockets = pytest.importorskip("websockets", minversion="14")
+    pcm = said("the", 2, "you", 3)
+
+    async def send(socket):
+        async def audio(samples):
+            message = {"type": "Audio", "pcm": [float(x) for x in samples]}
+            await socket.send(msgpack.packb(message, use_single_float=True))
+
+        await audio(np.zeros(2 * RATE))
+        for at in range(0, len(pcm), FRAME):
+            await audio(pcm[at : at + FRAME])
+            await asyncio.sleep(0.001)
+        for _ in range(5):
+            await audio(np.zeros(RATE))
+        await socket.send(msgpack.packb({"type": "Marker", "id": 0}))
+        for _ in range(35):
+            await audio(np.zeros(RATE))
+
+    async def receive(socket):
+        words = []
+        async for message in socket:
+            data = msgpack.unpackb(message, raw=False)
+            if data["type"] == "Word":
+                words.append(data["text"])
+            if data["type"] == "Marker":
+                break
+        return words
+
+    async def go():
+        headers = {"kyutai-api-key": "public_token"}
+        # A client of theirs that has stopped reading waits for the close behind what it has not read.
+        async with websockets.connect(server.asr, additional_headers=headers, close_timeout=0.5) as socket:
+            return (await asyncio.gather(send(socket), receive(socket)))[1]
+
+    assert asyncio.run(asyncio.wait_for(go(), PATIENCE)) == ["the", "you"]
+    server.wait_free()

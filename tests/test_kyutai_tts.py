@@ -354,6 +354,13 @@ def test_what_cannot_be_posted(server, body):
     assert post(server, "/api/tts_streaming", data=b"{")[0] == 400
 
 
+def test_a_text_that_cannot_be_said_is_told_to_who_posts_it(server):
+    status, body = post(server, "/api/tts_streaming", json={"text": "x" * 5000})
+    assert status == 400 and b"cannot be spoken" in body
+    status, body = post(server, "/api/tts_streaming", json={"text": '<break time="1s"/>'})
+    assert status == 200 and len(body) == 44
+
+
 def test_keys_and_sites_of_who_posts(server):
     said = {"json": {"text": "hello"}}
     assert post(server, "/api/tts_streaming", headers={"kyutai-api-key": "mine"}, **said)[0] == 401

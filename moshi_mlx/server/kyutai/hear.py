@@ -84,6 +84,10 @@ class HearLine(Line):
         self._opus: OpusReader | None = None
         self._markers = 0
 
+    @property
+    def skipped(self) -> int:
+        return 0 if self._opus is None else self._opus.skipped
+
     async def opened(self) -> None:
         await self.send(messages.pack(messages.READY))
 
@@ -139,7 +143,7 @@ class HearLine(Line):
             if told is not None:
                 await self.send(messages.pack(told))
         if item.index is not None:
-            self.frames += 1
+            self.counts.frames += 1
             step = {"step_idx": item.index, "prs": self._pauses.of(item), "buffered_pcm": self.stream.buffered}
             await self.send(messages.pack({"type": "Step", **step}, single=True))
         return None

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
@@ -84,7 +84,7 @@ class Lines:
             return self.refuse(web.Response(status=426, text="this is a WebSocket.\n", headers=headers))
         await socket.prepare(request)
         line = self.line(request, socket, how)
-        line.number = next(self._numbers)
+        line.number, line.counts = next(self._numbers), self.counts
         self._open.add(line)
         try:
             await self._serve(line, options)
@@ -109,14 +109,14 @@ class Lines:
         except MoshiError as e:
             return await line.end(WSCloseCode.INTERNAL_ERROR, str(e))
         try:
-            if not await line.has_row(stream):
+            if not await line.has_row(stream, lambda: self.scheduler.rows - self.scheduler.live):
                 return await self._full(line)
             self.counts.streams += 1
             log.event(f"{self.name}.begins", stream=line.number)
             await line.run()
         finally:
             stream.close()
-            self.counts.frames += line.frames
+            self.counts.bytes_skipped += line.skipped
 
     async def _full(self, line: Line) -> None:
         self.counts.refused += 1
@@ -136,24 +136,25 @@ class Line:
 
     silent, idle = 20.0, 120.0
     stream: Stream
+    counts: Counts
 
     def __init__(self, request: web.Request, socket: web.WebSocketResponse, tells: bool = True):
         """`tells`: the client understands messages, not only sound."""
         self.request, self.socket, self.tells = request, socket, tells
         self.news, self._farewell = asyncio.Event(), Farewell(socket)
-        self.number = self.frames = 0
+        self.number = 0
         self.by = "client"
         self.begun = self.heard = self.sent = self.data = time.monotonic()
         # While its backlog is worked off a client is not listened to.
         self.holding = False
 
-    async def has_row(self, stream: Stream) -> bool:
-        """Wait a moment for a row; false if there is none."""
+    async def has_row(self, stream: Stream, free: Callable[[], int]) -> bool:
+        """Wait a moment for a row; false if there is none. One of those that are `free` comes at the model's next turn, however long that is."""
         self.stream = stream
         deadline = time.monotonic() + ROW_SECONDS
-        while stream.place and not stream.ended and time.monotonic() < deadline:
+        while stream.place and not stream.ended and (time.monotonic() < deadline or stream.place <= free()):
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.news.wait(), max(0.001, deadline - time.monotonic()))
+                await asyncio.wait_for(self.news.wait(), 0.02)
             self.news.clear()
         return not stream.place or stream.ended
 
@@ -266,6 +267,11 @@ class Line:
             if now - max(self.sent, pinged) > PING_SECONDS:
                 pinged = now
                 await self._pass(self.socket.ping())
+
+    @property
+    def skipped(self) -> int:
+        """Bytes of the client that were no page of Ogg."""
+        return 0
 
     # The end --------------------------------------------------------------------------------------------------------
 

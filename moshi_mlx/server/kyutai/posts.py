@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from .line import refused_key, unauthorised
 from .messages import pack
 
 LARGEST_UPLOAD, LARGEST_CLIP, LONGEST_TEXT = 512 << 20, 16 << 20, 1 << 16
-# How long a request waits for a row, and how often it is looked whether anything happens to it.
+# How long a request waits for a row, and how often it is looked whether anybody still waits for the answer.
 ROW_SECONDS, LOOK_SECONDS = 100.0, 0.5
 RETRY = {"Retry-After": "10"}
 
@@ -50,7 +50,8 @@ class Posts:
         assert self._stt is not None
         try:
             self._check_key(request)
-            async with _kept(request, LARGEST_UPLOAD) as path, self._row(self._stt, self._stt.make()) as reading:
+            options = self._stt.make()
+            async with _kept(request, LARGEST_UPLOAD) as path, self._row(request, self._stt, options) as reading:
                 feeding = asyncio.create_task(_feed(reading.stream, path))
                 try:
                     events = [e async for item in reading.items() for e in getattr(item, "events", ())]
@@ -67,22 +68,30 @@ class Posts:
     async def speak(self, request: web.Request) -> web.StreamResponse:
         """JSON with `text` and `voice` -> a wav while it is spoken."""
         assert self._tts is not None
+        response: web.StreamResponse | None = None
         try:
             self._check_key(request)
             text, voice = await _said(request)
-            async with self._row(self._tts, self._tts.make(voice)) as reading:
+            async with self._row(request, self._tts, self._tts.make(voice)) as reading:
                 reading.stream.say(text + " ")
                 reading.stream.finish()
+                items = reading.items()
+                # What cannot be said is told before there is an answer.
+                first = await anext(items, None)
                 response = web.StreamResponse(headers={"Content-Type": "audio/wav"})
                 await response.prepare(request)
-                await response.write(stream_header(1, RATE))
-                async for item in reading.items():
-                    if len(item.pcm):
-                        await response.write(to_int16(item.pcm).tobytes())
+                await response.write(stream_header(1, RATE) + _wav_of(first))
+                async for item in items:
+                    await response.write(_wav_of(item))
                 await response.write_eof()
                 return response
         except Refused as e:
             return e.answer
+        except MoshiError as e:
+            if response is not None and request.transport is not None:
+                # Too late for words: a wav without an end.
+                request.transport.abort()
+            return Refused(400, str(e)).answer
 
     async def voice(self, request: web.Request) -> web.StreamResponse:
         """A clip -> the message that makes `/api/tts_streaming` speak in its voice."""
@@ -108,11 +117,11 @@ class Posts:
         if refused_key(request, self._token):
             raise Refused(401, unauthorised().text or "")
 
-    @asynccontextmanager
-    async def _row(self, service: Hearing | Speaking, options: Any) -> AsyncIterator[_Reading]:
+    @contextlib.asynccontextmanager
+    async def _row(self, request: web.Request, service: Hearing | Speaking, options: Any) -> AsyncIterator[_Reading]:
         counts = self._counts[service.kind]
         try:
-            reading = _Reading(service.scheduler, options)
+            reading = _Reading(request, service.scheduler, options)
             await reading.opened()
         except (NoFreeRow, asyncio.TimeoutError):
             counts.refused += 1
@@ -129,7 +138,8 @@ class Posts:
 class _Reading:
     """An upload's stream, read by an event loop."""
 
-    def __init__(self, scheduler: Scheduler, options: Any):
+    def __init__(self, request: web.Request, scheduler: Scheduler, options: Any):
+        self._request = request
         loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self.stream = scheduler.open(options, live=False, notify=lambda: loop.call_soon_threadsafe(self._news.set))
@@ -158,11 +168,18 @@ class _Reading:
             raise self.stream.error
 
     async def _wait(self) -> None:
-        await self._news.wait()
+        if self._request.transport is None or self._request.transport.is_closing():
+            raise ConnectionResetError("nobody waits for the answer")
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._news.wait(), LOOK_SECONDS)
         self._news.clear()
 
 
-@asynccontextmanager
+def _wav_of(item: Any) -> bytes:
+    return b"" if item is None else to_int16(item.pcm).tobytes()
+
+
+@contextlib.asynccontextmanager
 async def _kept(request: web.Request, most: int) -> AsyncIterator[Path]:
     """The body in a temporary file."""
     folder = ScratchFolder()

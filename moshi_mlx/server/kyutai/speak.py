@@ -82,7 +82,7 @@ class SpeakLine(Line):
 
     async def give(self, item: Spoken) -> None:
         if len(item.pcm):
-            self.frames += 1
+            self.counts.frames += 1
             await self._sound(item.pcm)
         if self.tells:
             for word in item.words:
