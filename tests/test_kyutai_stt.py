@@ -481,6 +481,36 @@ def test_a_recording_posted_is_answered_with_its_words(late):
     assert status == 200 and json.loads(body)[0]["text"] == "the"
 
 
+def test_uploads_leave_a_row_to_live_clients(late):
+    """Two at once have one of two rows; somebody who speaks gets the other at once, and both are answered in the end."""
+    body = recording(said(*[part for word in WORDS * 8 for part in (word, 4)]))
+
+    async def go():
+        url = late.asr.replace("ws", "http", 1)
+        async with aiohttp.ClientSession() as session:
+            uploads = [asyncio.create_task(session.post(url, data=body)) for _ in range(2)]
+            while not late.schedulers[0].waiting:
+                await asyncio.sleep(0.002)
+            async with wire(late.asr) as live:
+                await live.audio(noise(1))
+                await live.until("Step")
+                waited = late.schedulers[0].waiting
+            answers = [await (await upload).json() for upload in uploads]
+            return waited, [sum(e["type"] == "Word" for e in events) for events in answers]
+
+    scheduler = late.schedulers[0]
+    step = scheduler.call(lambda kind: kind.step).result()
+
+    def slow(given):
+        time.sleep(0.001)
+        return step(given)
+
+    scheduler.call(lambda kind: setattr(kind, "step", slow)).result()
+    assert asyncio.run(asyncio.wait_for(go(), PATIENCE)) == (1, [8 * len(WORDS)] * 2)
+    scheduler.call(lambda kind: setattr(kind, "step", step)).result()
+    late.wait_free()
+
+
 def test_a_client_that_goes_away_leaves_its_upload_behind(late):
     """Its row is free long before its hour of sound would have been heard."""
 

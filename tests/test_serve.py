@@ -90,6 +90,7 @@ BAD = {
     "kind of a folder": (["--tts", "STT"], "is a speech-to-text model"),
     "name": (["--stt", "stt-1c"], "Did you mean stt-1b"),
     "folder": (["--talk", "HERE/none"], "does not exist"),
+    "repository of another kind": (["--tts", "hf://kyutai/stt-1b-en_fr-mlx"], "is a speech-to-text model"),
     "voice": (["--tts", "TTS", "--voice", "none.wav"], "there is no voice 'none.wav'"),
     "voices": (["--tts", "TTS", "--voice-repo", "HERE", "--voice", "a.wav"], "there is no voice 'a.wav'"),
 }
@@ -110,6 +111,18 @@ def test_without_names_it_serves_the_usual_models():
     assert (args.talk, args.stt, args.tts) == ("moshiko", "stt-1b", "tts-1.6b")
     own = work.arguments_of(args, "stt")
     assert (own.model, own.quantized, own.context, own.hf_repo) == ("stt-1b", 4, 60, None)
+
+
+@pytest.mark.parametrize("name", ["hf://kyutai/stt-1b-en_fr-mlx", "kyutai/stt-1b-en_fr-mlx"])
+def test_repositories_go_by_their_names(name, tmp_path, monkeypatch):
+    args = serve.parser().parse_args(["--stt", name])
+    own = work.arguments_of(args, "stt")
+    assert (own.model, own.hf_repo) == (None, "kyutai/stt-1b-en_fr-mlx")
+    # A folder of that name is a folder.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kyutai" / "stt-1b-en_fr-mlx").mkdir(parents=True)
+    own = work.arguments_of(args, "stt")
+    assert (own.hf_repo is None) == (not name.startswith("hf:"))
 
 
 def test_its_flags_are_those_of_the_page_beside_those_of_models():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..checkpoint.files import Files
 from ..checkpoint.loader import Checkpoint
+from ..checkpoint.places import repository_of
 from ..checkpoint.published import DEFAULT_NAME, DEMO_NAME
 from ..defaults import STT_MODEL, TTS_MODEL
 from ..engine.model_thread import ModelThread
@@ -76,7 +77,10 @@ def run(args: argparse.Namespace) -> int:
 def arguments_of(args: argparse.Namespace, kind: str) -> argparse.Namespace:
     """The arguments with which the model of a kind is loaded."""
     own = _checkpoint_parser(KINDS[kind][0]).parse_args([])
-    own.model, own.compile, own.seed = getattr(args, kind), args.compile, args.seed
+    name = getattr(args, kind)
+    own.hf_repo = repository_of(name)
+    own.model = None if own.hf_repo else name
+    own.compile, own.seed = args.compile, args.seed
     for name in PRECISION:
         setattr(own, name, getattr(args, name))
     return own
