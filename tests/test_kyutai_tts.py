@@ -224,7 +224,7 @@ def test_a_voice_of_numbers_is_that_of_its_file(server):
     np.testing.assert_array_equal(client.pcm, spoken(server, query=f"{PCM}&voice=b.wav").pcm)
 
 
-@pytest.mark.parametrize("case", ["late", "shape", "dimension", "nan"])
+@pytest.mark.parametrize("case", ["late", "shape", "dimension", "nan", "long"])
 def test_a_voice_that_cannot_be_had_is_told(server, case):
     values = embedding("b")
 
@@ -237,6 +237,8 @@ def test_a_voice_that_cannot_be_had_is_told(server, case):
             shape = [1, 2, 3]
         elif case == "dimension":
             sent, shape = np.zeros(20), [1, 2, 10]
+        elif case == "long":
+            sent, shape = np.tile(values, 2).ravel(), [*values.shape[:2], 2 * values.shape[2]]
         elif case == "nan":
             sent = sent * np.nan
         await client.send("Voice", embeddings=sent.tolist(), shape=shape)

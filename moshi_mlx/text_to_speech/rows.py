@@ -19,10 +19,13 @@ from ..modules.sampling import Sampler
 from ..text import Word
 from .checks import Speakable
 from .tts_model import TTSModel
+from .voices import TENSOR
 
 # Frames that a client has not read, characters that it sent ahead, and words taken apart ahead of what is spoken.
 OUTPUT_FRAMES, CHARACTERS, WORDS_AHEAD = 256, 1 << 20, 256
 _PREFIXES_KEPT = 8
+# Frames of a voice that comes as an embedding, where the usual voice does not say how many there are.
+LONGEST_CLONE = 1000
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,11 @@ class Utterances:
         self.tts, self.rows = tts, rows
         self._usual = usual or Speak()
         self._prefixes: dict[str, mx.array] = {}
+        # Embeddings that clients bring are as long as the usual ones at most: longer ones would need a trace of their own.
+        self._longest_clone = LONGEST_CLONE
         attributes = self._attributes(self._usual)
+        if self._usual.voices and TENSOR in attributes.tensor:
+            self._longest_clone = attributes.tensor[TENSOR].tensor.shape[1] // tts.max_speakers
         self.speech = tts.speech([attributes] * rows, seed=0, compile=compile, own_clocks=True, kv_bits=kv_bits)
         self._utterances: list[_Client | None] = [None] * rows
         self.frame_size, self.sample_rate = tts.mimi.frame_size, tts.mimi.sample_rate
@@ -93,6 +100,10 @@ class Utterances:
             return tts.make_condition_attributes()
         coef = speak.cfg_coef if tts.valid_cfg_conditionings else None
         if speak.cloned is not None:
+            if np.shape(speak.cloned)[-1] > self._longest_clone:
+                raise InputError(
+                    f"a voice may last {self._longest_clone} frames here, found {np.shape(speak.cloned)[-1]}."
+                )
             return tts.make_condition_attributes([speak.cloned], coef)
         return tts.make_condition_attributes([tts.get_voice_path(str(name)) for name in speak.voices], coef)
 
