@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import subprocess
@@ -188,6 +189,26 @@ def test_rows_that_fit():
     assert rows_that_fit([cost] * 3, Capacity(64 * GB, 68, False)) == 0
     assert rows_that_fit([cost], Capacity(2 * GB, 400, False)) == 0
     assert rows_that_fit([cost], Capacity(64 * GB, None, False)) == MOST_ROWS
+
+
+@pytest.mark.parametrize(
+    ("machine", "rows", "told"),
+    [
+        (Capacity(64 * GB, 400, False), MOST_ROWS, "by this machine's memory and bandwidth"),
+        (Capacity(1000, 400, False), 1, "by this machine's memory and bandwidth"),
+        (Capacity(64 * GB, None, True), None, "by a step of one row"),
+    ],
+)
+def test_rows_are_chosen_where_nobody_says_how_many(machine, rows, told, monkeypatch, capsys):
+    monkeypatch.setattr(work, "capacity", lambda: machine)
+    args = serve.parser().parse_args(["--stt", str(speech_toys.checkpoint("tiny-stt")), "--no-compile"])
+    with contextlib.ExitStack() as stack:
+        offer = work.make_services(args, ["stt"], stack)
+        found = offer.services.stt.scheduler.rows
+        assert 1 <= found <= MOST_ROWS if rows is None else found == rows
+        assert offer.services.running
+    assert f"rows: {found} of each kind, {told}" in capsys.readouterr().err.replace("\n", " ")
+    assert not offer.services.running
 
 
 def test_rows_by_a_measured_step():
