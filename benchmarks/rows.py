@@ -24,7 +24,8 @@ from random_checkpoint import write
 from moshi_mlx import checkpoint
 from moshi_mlx.audio.files import AudioReader
 from moshi_mlx.checkpoint.registry import DEMO_FOLDER
-from moshi_mlx.engine.scheduler import Outcome, Scheduler
+from moshi_mlx.engine.kind import Outcome
+from moshi_mlx.engine.scheduler import Scheduler
 from moshi_mlx.engine.streams import Bounds, Stream, WhenFull
 from moshi_mlx.session import Session
 from moshi_mlx.session.conversations import Conversations, Talk

@@ -12,6 +12,7 @@ from .errors import quit_at_once
 COMMANDS = {
     "local": "talk with Moshi live, through microphone and loudspeaker",
     "local_web": "talk with Moshi in the browser, and serve its protocol",
+    "serve": "talk, speech to text and text to speech for other programs",
     "run_inference": "answer or translate recordings",
     "stt": "transcribe recordings or the microphone",
     "run_tts": "speak text, to a file or the loudspeaker",

@@ -10,38 +10,14 @@ from . import commands
 from .checkpoint.published import DEMO_NAME
 
 if TYPE_CHECKING:
-    from .engine.scheduler import Kind
-
-PORT = 8998
+    from .engine.kind import Kind
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m moshi_mlx.local_web", description=__doc__)
     server = p.add_argument_group("server")
-    server.add_argument(
-        "--host", metavar="ADDRESS", help="address to listen on (default: this machine only; 0.0.0.0: all networks)"
-    )
-    server.add_argument("--port", type=int, default=PORT, help="port, 0 for any free one (default: %(default)s)")
-    server.add_argument(
-        "--ssl", metavar="DIR", help="folder with cert.pem and key.pem, for https, which other machines need"
-    )
-    server.add_argument("--static", metavar="DIR", help="another page instead of the package's; none for no page")
+    commands.add_server_arguments(server)
     server.add_argument("--no-browser", action="store_true", help="do not open the page")
-    server.add_argument(
-        "--token",
-        metavar="TEXT",
-        help="require this token (by default one is made when the server is open to other machines)",
-    )
-    server.add_argument(
-        "--allow-origin",
-        action="append",
-        default=[],
-        metavar="ORIGIN",
-        help="allow pages of this origin, such as https://example.org; repeatable",
-    )
-    server.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="another name of this server; repeatable"
-    )
     server.add_argument(
         "--rows", type=int, default=1, metavar="N", help="conversations at the same time (default: %(default)s)"
     )

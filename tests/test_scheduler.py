@@ -12,7 +12,8 @@ from row_drivers import in_pieces, noise
 from speech_toys import _tidy, loaded  # noqa: F401
 
 from moshi_mlx import checkpoint as checkpoints
-from moshi_mlx.engine.scheduler import Outcome, Scheduler
+from moshi_mlx.engine.kind import Outcome
+from moshi_mlx.engine.scheduler import Scheduler
 from moshi_mlx.engine.streams import Bounds, ModelStopped, NoFreeRow, SlowReader, WhenFull
 from moshi_mlx.errors import InputError
 from moshi_mlx.session import Session

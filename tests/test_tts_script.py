@@ -95,7 +95,7 @@ def test_what_is_no_tag_is_text(text):
 def test_pauses(tag, steps):
     r = reader(multi_speaker=False)
     entries = [*r.feed(f"one {tag} two"), *r.end_turn()]
-    assert [(e.text, e.padding) for e in entries] == [("one", 0), ("", steps), ("two", 0)]
+    assert [(e.text, e.padding) for e in entries] == [("one", 0), (tag, steps), ("two", 0)]
     assert not r.left_out
 
 

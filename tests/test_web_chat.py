@@ -582,10 +582,10 @@ def test_metrics_count_what_happened():
 
     with Server() as s:
         text = asyncio.run(act(s))
-    assert "moshi_frames_total 9\n" in text
-    assert "moshi_talks_total 1\n" in text
-    assert "moshi_refused_total 1\n" in text
-    assert "moshi_steps_total 9\n" in text
+    assert 'moshi_frames_total{kind="talk"} 9\n' in text
+    assert 'moshi_streams_total{kind="talk"} 1\n' in text
+    assert 'moshi_refused_total{kind="talk"} 1\n' in text
+    assert 'moshi_steps_total{kind="talk"} 9\n' in text
 
 
 def test_wishes_are_for_one_talk_alone(server):

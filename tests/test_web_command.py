@@ -21,7 +21,9 @@ from web_server import PATIENCE, Client, tone
 pytest.importorskip("sphn")
 from moshi_mlx import local_web
 from moshi_mlx.commands import local_web as web_work
+from moshi_mlx.commands.telling import say as say_aloud
 from moshi_mlx.errors import InputError, MoshiError
+from moshi_mlx.server import hosting
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,9 +31,9 @@ ROOT = Path(__file__).resolve().parent.parent
 class Program:
     """The command; `lines` are what it has said, until it invites."""
 
-    def __init__(self, *args, **env):
+    def __init__(self, *args, command="local_web", **env):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "moshi_mlx.local_web", "--port", "0", *map(str, args)],
+            [sys.executable, "-m", f"moshi_mlx.{command}", "--port", "0", *map(str, args)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **env},
         )  # fmt: skip
         self.lines: list[str] = []
@@ -150,19 +152,19 @@ def test_off_this_machine_it_wants_a_token_that_it_prints_once(program, tiny_che
 
 def test_off_this_machine_without_https_it_says_what_is_missing(capsys):
     args = local_web.parser().parse_args(["--host", "0.0.0.0", "--token", "short"])
-    rules = web_work._rules(args)
+    rules = hosting.rules_of(args, say_aloud)
     assert any("--ssl DIR" in line and "mkcert" in line for line in web_work.invitation(args, rules))
     assert "a token of 5 characters can be guessed" in capsys.readouterr().err
     here = local_web.parser().parse_args(["--host", "localhost"])
-    assert web_work._rules(here).token is None
-    assert not any("mkcert" in line for line in web_work.invitation(here, web_work._rules(here)))
+    assert hosting.rules_of(here, say_aloud).token is None
+    assert not any("mkcert" in line for line in web_work.invitation(here, hosting.rules_of(here, say_aloud)))
 
 
 def test_another_page_and_none(tmp_path):
     (tmp_path / "index.html").write_text("mine")
-    assert web_work._static(str(tmp_path)) == tmp_path
-    assert web_work._static("none") is None
-    assert (web_work._static(None) / "index.html").exists()
+    assert hosting.page_folder(str(tmp_path)) == tmp_path
+    assert hosting.page_folder("none") is None
+    assert (hosting.page_folder(None) / "index.html").exists()
 
 
 BAD = {

@@ -511,14 +511,14 @@ def test_health_metrics_and_build_info(server):
     assert headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = [line for line in body.decode().splitlines() if not line.startswith("#")]
     values = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines}
-    assert values["moshi_rows"] == 2
+    assert values['moshi_rows{kind="talk"}'] == 2
     assert {
-        "moshi_frames_total",
-        "moshi_late_frames_total",
-        "moshi_dropped_input_samples_total",
-        "moshi_rows_in_use",
+        'moshi_frames_total{kind="talk"}',
+        'moshi_late_frames_total{kind="talk"}',
+        'moshi_dropped_input_samples_total{kind="talk"}',
+        'moshi_rows_in_use{kind="talk"}',
+        'moshi_step_seconds{kind="talk",quantile="0.5"}',
     } <= set(values)
-    assert {'moshi_step_seconds{quantile="0.5"}'} <= set(values)
     assert json.loads(ask(server.port, "GET /health HTTP/1.1\nHost: localhost\n\n")[2])["status"] == "ok"
     info = json.loads(ask(server.port, "GET /api/build_info HTTP/1.1\nHost: localhost\n\n")[2])
     assert {"build_timestamp", "git_hash", "version"} <= set(info)

@@ -12,11 +12,13 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from moshi_mlx.engine.scheduler import Kind, Outcome, Scheduler
+from moshi_mlx.engine.kind import Kind, Outcome
+from moshi_mlx.engine.scheduler import Scheduler
 from moshi_mlx.engine.streams import Bounds, Inbox, WhenFull
 from moshi_mlx.server import app, door, guard, pages
 from moshi_mlx.server.app import About
 from moshi_mlx.server.query import Wishes
+from moshi_mlx.server.services import Services, Talking
 from moshi_mlx.session.reply import Frame
 
 PATIENCE = 120.0
@@ -85,7 +87,7 @@ class Server:
             setattr(self.door, name, value)
         self.rules = guard.Rules(port=self.door.port, scheme="https" if tls else "http", **rules)
         about = about or About(model="echo", rows=self.scheduler.rows)
-        self._app = app.make_app(self.scheduler, options, about, self.rules, static)
+        self._app = app.make_app(Services(Talking("echo", self.scheduler, options)), self.rules, about, static)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 

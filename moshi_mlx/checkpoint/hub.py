@@ -61,6 +61,17 @@ def download(repo: str, filename: str, *, optional: bool = False) -> Path | None
         raise CheckpointError(f"{filename} of {repo} could not be downloaded: {_first_line(e)}") from None
 
 
+def cached_folder(repo: str) -> Path | None:
+    """The folder of a repository's files that are on this machine, None if there are none."""
+    from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, local_files_only=True))
+    except (hub.LocalEntryNotFoundError, hub.HFValidationError, OSError, ValueError):
+        return None
+
+
 @functools.cache
 def is_reachable() -> bool:
     """Whether the Hub, or the proxy on the way to it, answers. One short try, once in a process."""

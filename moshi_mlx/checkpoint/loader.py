@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 
 DTYPES: dict[str, mx.Dtype] = {short: getattr(mx, name) for short, name in defaults.DTYPES.items()}
-# Slack for activations, kernels and Python itself.
-OVERHEAD_BYTES = 250_000_000
 
 
 @dataclass
@@ -93,7 +91,7 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        return self.weights + self.rings + self.codec + self.passing + OVERHEAD_BYTES
+        return self.weights + self.rings + self.codec + self.passing + memory.OVERHEAD_BYTES
 
 
 class Loader:

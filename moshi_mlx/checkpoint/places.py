@@ -77,6 +77,16 @@ class Repo(Place):
         return self.repo
 
 
+def repository_of(name: str) -> str | None:
+    """The repository of the Hub that is meant where one name stands for folders too: `hf://owner/name`, or `owner/name` where there is no
+    such folder.
+    """
+    plain = name.removeprefix("hf://")
+    if re.fullmatch(_REPOSITORY, plain) and (plain != name or not Path(name).exists()):
+        return plain
+    return None
+
+
 def fetch_shards(place: Place, name: str, index: Path) -> None:
     """Bring the files that `index`, which is called `name` at its place, speaks of beside it."""
     for shard in sorted(set(shard_names(index).values())):

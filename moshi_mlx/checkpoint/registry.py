@@ -10,12 +10,11 @@ from typing import Any
 
 from ..errors import InputError
 from ..machine.capacity import Capacity
-from ..machine.memory import gigabytes
+from ..machine.memory import OVERHEAD_BYTES, gigabytes
+from ..machine.serving import Cost
 from .published import DEFAULT_NAME, DEMO_OF, DEMOS, MIMI_BYTES, PUBLISHED
 from .published import DEMO_FOLDER as DEMO_FOLDER
 
-# Slack for activations, kernels and Python itself; `checkpoint` adds the same to its estimate.
-OVERHEAD_BYTES = 250_000_000
 # With the scales of each group, in bfloat16 as all others.
 BITS_PER_WEIGHT = {4: 5.0, 8: 8.5}
 # The command for each kind of model, and what it is given first.
@@ -97,6 +96,12 @@ class Published:
         weights = self.loaded_bytes * (2 if wide and self.bits is None else 1)
         codec = MIMI_BYTES if self.codec else 0
         return weights + codec + self.ring_bytes * (2 if wide else 1) + OVERHEAD_BYTES
+
+    @property
+    def cost(self) -> Cost:
+        """What serving it costs, in bfloat16: of the weights all is read, but for a few rows of tables."""
+        codec = MIMI_BYTES if self.codec else 0
+        return Cost(self.loaded_bytes + codec, self.loaded_bytes + codec, self.ring_bytes)
 
     @property
     def command(self) -> str:

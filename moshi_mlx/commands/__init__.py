@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from .flags import AS_PUBLISHED as AS_PUBLISHED
     from .flags import TALKERS as TALKERS
     from .flags import add_checkpoint_arguments as add_checkpoint_arguments
+    from .flags import add_precision_arguments as add_precision_arguments
     from .flags import add_prompt_arguments as add_prompt_arguments
     from .flags import add_raw_format as add_raw_format
     from .flags import add_sampling_arguments as add_sampling_arguments
+    from .flags import add_server_arguments as add_server_arguments
     from .flags import first as first
     from .flags import refuse_overwriting as refuse_overwriting
     from .flags import sample_rate as sample_rate
@@ -34,9 +36,11 @@ _HOMES = {
     "AS_PUBLISHED": ".flags",
     "TALKERS": ".flags",
     "add_checkpoint_arguments": ".flags",
+    "add_precision_arguments": ".flags",
     "add_prompt_arguments": ".flags",
     "add_raw_format": ".flags",
     "add_sampling_arguments": ".flags",
+    "add_server_arguments": ".flags",
     "announce": ".loading",
     "check_checkpoint": ".loading",
     "check_kind": ".loading",

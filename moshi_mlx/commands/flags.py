@@ -14,6 +14,8 @@ from ..output import refuse_inputs
 
 # Kinds of models that hold a dialogue, or translate one side of it.
 TALKERS = ("moshi", "personaplex", "hibiki")
+# Where a server listens.
+PORT = 8998
 # `-q` of those who want the weights as they are published.
 AS_PUBLISHED = 16
 _CHECKPOINT_FILES = (".safetensors", ".json", ".model", ".gguf", ".pt", ".bin", ".npz")
@@ -37,14 +39,6 @@ def add_checkpoint_arguments(
         "--model", metavar="DIR|NAME", help="checkpoint folder, or a short name (python -m moshi_mlx.models lists them)"
     )
     group.add_argument("--hf-repo", metavar="REPO", help=f"Hub repository (default: that of --model {default})")
-    group.add_argument(
-        "-q",
-        "--quantized",
-        type=int,
-        choices=[4, 8, AS_PUBLISHED],
-        help="bits per weight: chooses a published precision, or packs dense weights while they load; 16 takes the published weights as they are "
-        "(default: for a short name what suits this machine, otherwise as stored)",
-    )
     group.add_argument("--moshi-weights", "--moshi-weight", metavar="FILE", help="language model weights")
     group.add_argument("--mimi-weights", "--mimi-weight", metavar="FILE", help="codec weights")
     group.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model, or a tokenizer.json")
@@ -55,6 +49,19 @@ def add_checkpoint_arguments(
         type=float,
         metavar="X",
         help="strength of the adapter (default: from its config.json, otherwise 2)",
+    )
+    add_precision_arguments(group)
+
+
+def add_precision_arguments(group: argparse._ActionsContainer) -> None:
+    """How a checkpoint is kept in memory."""
+    group.add_argument(
+        "-q",
+        "--quantized",
+        type=int,
+        choices=[4, 8, AS_PUBLISHED],
+        help="bits per weight: chooses a published precision, or packs dense weights while they load; 16 takes the published weights as they are "
+        "(default: for a short name what suits this machine, otherwise as stored)",
     )
     group.add_argument(
         "--dtype",
@@ -110,6 +117,33 @@ def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--text-prompt", metavar="TEXT", help='role of the model, "" for none (default: a friendly teacher)'
+    )
+
+
+def add_server_arguments(server: argparse._ActionsContainer) -> None:
+    """Where to listen, and who may ask."""
+    server.add_argument(
+        "--host", metavar="ADDRESS", help="address to listen on (default: this machine only; 0.0.0.0: all networks)"
+    )
+    server.add_argument("--port", type=int, default=PORT, help="port, 0 for any free one (default: %(default)s)")
+    server.add_argument(
+        "--ssl", metavar="DIR", help="folder with cert.pem and key.pem, for https, which other machines need"
+    )
+    server.add_argument("--static", metavar="DIR", help="another page instead of the package's; none for no page")
+    server.add_argument(
+        "--token",
+        metavar="TEXT",
+        help="require this token (by default one is made when the server is open to other machines)",
+    )
+    server.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="allow pages of this origin, such as https://example.org; repeatable",
+    )
+    server.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="another name of this server; repeatable"
     )
 
 

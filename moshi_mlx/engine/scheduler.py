@@ -1,4 +1,4 @@
-"""Many clients on one model: a thread that steps the rows of a batch for whoever has something to be stepped.
+"""Many clients on one model: what steps the rows of a batch for whoever has something to be stepped.
 
     scheduler = Scheduler(make)             # make() loads the model, on the scheduler's thread
     stream = scheduler.open(options)        # any thread
@@ -11,6 +11,7 @@ the tick under way, `Scheduler.patience` for others that are about due, and a bo
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import threading
@@ -18,57 +19,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from ..errors import InputError, MoshiError
-from ..machine import streams
-from ..machine.owner import PATIENCE, Closer
-from .streams import Bell, Bounds, Inbox, ModelStopped, NoFreeRow, Stream
+from .kind import Kind
+from .model_thread import ModelThread
+from .streams import ModelStopped, NoFreeRow, Stream
 
 T = TypeVar("T")
 CALLS_WAITING = 64
 # Clients that may wait for a row.
 STREAMS_WAITING = 256
-# Without news the scheduler looks round so often.
-IDLE_SECONDS = 0.5
-
-
-@dataclass
-class Outcome:
-    """What a step gave a row: items for its client, and whether that was all."""
-
-    items: list[Any] = field(default_factory=list)
-    done: bool = False
-
-
-class Kind(Protocol):
-    """A batch of rows of one kind of model. All of it is called on the scheduler's thread."""
-
-    rows: int
-    bounds: Bounds
-
-    def join(self, row: int, options: Any) -> Iterator[None]:
-        """Begin a stream in `row`, in pieces of at most about one step each, between which other rows go on."""
-        ...
-
-    def leave(self, row: int) -> None:
-        """The stream in `row` has ended."""
-        ...
-
-    def ready(self, row: int, inbox: Inbox) -> bool:
-        """Whether the row has something for a step."""
-        ...
-
-    def collect(self, row: int, inbox: Inbox) -> Any:
-        """Take it."""
-        ...
-
-    def step(self, given: dict[int, Any]) -> dict[int, Outcome]:
-        """One step of the rows of `given`, each with what was collected for it."""
-        ...
 
 
 K = TypeVar("K", bound=Kind)
@@ -91,28 +55,43 @@ class Figures:
 
 
 class Scheduler(Generic[K]):
-    """Owns the model's thread. `patience` in seconds is how long a step waits for rows whose frame is about due."""
+    """Who is served by the rows of a model. `patience` in seconds is how long a step waits for rows whose frame is about due.
 
-    def __init__(self, make: Callable[[], K], name: str = "model", patience: float | None = None):
+    It has a thread called `name` of its own, or turns on a `thread` that several share: those made first come first.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], K],
+        name: str = "model",
+        patience: float | None = None,
+        thread: ModelThread | None = None,
+    ):
         self._make, self._process = make, os.getpid()
         self._patience = patience
-        self._changed = Bell()
+        self._owns, self._thread = thread is None, thread or ModelThread(name)
+        self._changed = self._thread.changed
         self._waiting: deque[Stream] = deque()
         self._rows: list[Stream | None] = []
         self._joins: dict[int, Iterator[None]] = {}
         self._calls: queue.Queue[tuple[Callable[[K], Any], Future]] = queue.Queue(CALLS_WAITING)
-        self._closing = False
+        self._ready_since: float | None = None
         self._loaded: Future[None] = Future()
+        self._left = threading.Event()
         self._seconds: deque[float] = deque(maxlen=1000)
         self._steps = self._streams = self._dropped_in = self._dropped_out = 0
         self._worst_wait = 0.0
         self._last: dict[int, float] = {}
+        self.closing = False
         self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-        self._closer = Closer(self._stop)
-        # What making it raised is raised here.
-        self._loaded.result()
+        try:
+            self._thread.receive(self)
+            # What making it raised is raised here.
+            self._loaded.result()
+        except BaseException:
+            if self._owns:
+                self._thread.close()
+            raise
 
     # Any thread -----------------------------------------------------------------------------------------------------
 
@@ -132,7 +111,7 @@ class Scheduler(Generic[K]):
 
     @property
     def running(self) -> bool:
-        return self._thread.is_alive() and not self._closing
+        return self._thread.running and not self.closing
 
     def open(
         self, options: Any = None, *, wait: bool = True, live: bool = True, notify: Callable[[], object] | None = None
@@ -193,18 +172,15 @@ class Scheduler(Generic[K]):
             )
 
     def close(self) -> None:
-        """End the thread after the step under way, and every stream with it."""
-        self._stop(None)
-
-    def _stop(self, timeout: float | None = PATIENCE) -> None:
-        if os.getpid() != self._process:
-            # There is no such thread here.
-            return
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(timeout)
+        """Stop after the step under way, and end every stream."""
+        if self._owns:
+            self._thread.close()
+        elif self.running:
+            with self._changed:
+                self.closing = True
+                self._changed.notify_all()
+            if not self._thread.here:
+                self._left.wait()
 
     def __enter__(self) -> Scheduler[K]:
         return self
@@ -214,67 +190,67 @@ class Scheduler(Generic[K]):
 
     # The model's thread ---------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        streams.use()
+    def enter(self) -> None:
         try:
-            kind = self._make()
+            self._kind = kind = self._make()
             self._bounds, self._rows = kind.bounds, [None] * kind.rows
             if self._patience is None:
                 # A tenth of a frame.
                 self._patience = 0.1 * kind.bounds.frame_size / kind.bounds.sample_rate
         except BaseException as e:
             self._loaded.set_exception(e)
-            return
+            raise
         self._loaded.set_result(None)
-        try:
-            while not self._closing:
-                self._tick(kind)
-        except BaseException as e:
-            self.error = e
-        finally:
-            self._end_all()
 
-    def _tick(self, kind: K) -> None:
-        seen = self._changed.rung
-        self._answer_calls(kind)
-        self._let_go(kind)
-        self._admit(kind)
-        self._join_a_bit(kind)
-        ready = self._ready(kind)
+    def attend(self) -> None:
+        self._answer_calls()
+        self._let_go()
+        self._admit()
+
+    def due(self, now: float) -> float:
+        """Now where a row joins or has something for a step, but a moment later while others are about due."""
+        if self._joins:
+            return 0.0
+        ready = self._ready()
         if not ready:
-            if not self._joins:
-                self._changed.wait_since(seen, IDLE_SECONDS)
-            return
-        self._step(kind, ready)
+            self._ready_since = None
+            return math.inf
+        if self._ready_since is None:
+            self._ready_since = now
+        present = {row: s for row, s in enumerate(self._rows) if s is not None and s.opened}
+        backlog = any(present[row].buffered > 2 * self._bounds.frame_size for row in ready)
+        awaited = any(row not in ready and now - self._last.get(row, 0.0) < self._frame_seconds for row in present)
+        assert self._patience is not None
+        return max(0.0, self._ready_since + self._patience - now) if awaited and not backlog else 0.0
 
-    def _ready(self, kind: K) -> list[int]:
-        """Rows for the next step, after a moment for those that are about due."""
-        deadline = time.monotonic() + (self._patience or 0.0)
-        while True:
-            seen = self._changed.rung
-            present = {row: s for row, s in enumerate(self._rows) if s is not None and s.opened}
-            ready = [row for row, s in present.items() if not s.closed and not s.stalled and kind.ready(row, s.inbox)]
-            now = time.monotonic()
-            backlog = any(present[row].buffered > 2 * self._bounds.frame_size for row in ready)
-            due = any(row not in ready and now - self._last.get(row, 0.0) < self._frame_seconds for row in present)
-            if not ready or backlog or not due or now >= deadline or self._joins:
-                return ready
-            self._changed.wait_since(seen, deadline - now)
+    def turn(self) -> None:
+        self._join_a_bit()
+        self._ready_since = None
+        if ready := self._ready():
+            self._step(ready)
+
+    def _ready(self) -> list[int]:
+        """Rows that have something for a step."""
+        return [
+            row
+            for row, s in enumerate(self._rows)
+            if s is not None and s.opened and not s.closed and not s.stalled and self._kind.ready(row, s.inbox)
+        ]
 
     @property
     def _frame_seconds(self) -> float:
         """A frame, and as much again for what a network is late."""
         return 2 * self._bounds.frame_size / self._bounds.sample_rate
 
-    def _step(self, kind: K, ready: list[int]) -> None:
-        given = {}
+    def _step(self, ready: list[int]) -> None:
+        kind, given = self._kind, {}
         for row in ready:
             stream = self._rows[row]
             assert stream is not None
             try:
                 given[row] = kind.collect(row, stream.inbox)
             except MoshiError as e:
-                self._end(kind, row, e)
+                self._end(row, e)
         begin = time.monotonic()
         for row in given:
             stream = self._rows[row]
@@ -291,10 +267,10 @@ class Scheduler(Generic[K]):
             try:
                 stream.put(outcome.items)
             except MoshiError as e:
-                self._end(kind, row, e)
+                self._end(row, e)
                 continue
             if outcome.done:
-                self._end(kind, row)
+                self._end(row)
             elif outcome.items:
                 stream.tell()
 
@@ -307,7 +283,7 @@ class Scheduler(Generic[K]):
         for i, stream in enumerate(self._waiting, 1):
             stream.place = i
 
-    def _admit(self, kind: K) -> None:
+    def _admit(self) -> None:
         """Give free rows to those who wait."""
         told = []
         with self._changed:
@@ -319,7 +295,7 @@ class Scheduler(Generic[K]):
                 stream = self._waiting.popleft()
                 row = self._rows.index(None)
                 self._rows[row], stream.place = stream, 0
-                self._joins[row] = kind.join(row, stream.options)
+                self._joins[row] = self._kind.join(row, stream.options)
                 self._last.pop(row, None)
                 told.append(stream)
             if told:
@@ -328,7 +304,7 @@ class Scheduler(Generic[K]):
         for stream in told:
             stream.tell()
 
-    def _join_a_bit(self, kind: K) -> None:
+    def _join_a_bit(self) -> None:
         """One piece of the joining of the row that has waited longest for its turn."""
         if not self._joins:
             return
@@ -345,21 +321,21 @@ class Scheduler(Generic[K]):
             return
         except Exception as e:
             # Whatever a client asked for that cannot be had is no trouble of the others.
-            self._end(kind, row, e)
+            self._end(row, e)
             return
         self._joins[row] = bits
 
-    def _let_go(self, kind: K) -> None:
+    def _let_go(self) -> None:
         """Free the rows of clients that have closed."""
         for row, stream in enumerate(self._rows):
             if stream is not None and stream.closed:
-                self._end(kind, row)
+                self._end(row)
 
-    def _end(self, kind: K, row: int, error: BaseException | None = None) -> None:
+    def _end(self, row: int, error: BaseException | None = None) -> None:
         stream = self._rows[row]
         assert stream is not None
         self._joins.pop(row, None)
-        kind.leave(row)
+        self._kind.leave(row)
         with self._changed:
             self._rows[row] = None
             self._dropped_in += stream.dropped_in
@@ -369,18 +345,19 @@ class Scheduler(Generic[K]):
         stream.end(error)
         stream.tell()
 
-    def _answer_calls(self, kind: K) -> None:
+    def _answer_calls(self) -> None:
         while not self._calls.empty():
             action, future = self._calls.get()
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(action(kind))
+                    future.set_result(action(self._kind))
                 except BaseException as e:
                     future.set_exception(e)
 
-    def _end_all(self) -> None:
+    def leave(self, error: BaseException | None) -> None:
+        """Every stream ends, with `error` as the cause."""
         with self._changed:
-            self._closing = True
+            self.error, self.closing = error, True
             left = [*self._waiting, *(s for s in self._rows if s is not None)]
             self._waiting.clear()
             self._rows = [None] * len(self._rows)
@@ -393,3 +370,8 @@ class Scheduler(Generic[K]):
             stream.tell()
         while not self._calls.empty():
             self._calls.get()[1].cancel()
+        if not self._loaded.done():
+            self._loaded.set_exception(ModelStopped("the models' thread has ended."))
+        self._left.set()
+        if self._owns:
+            self._thread.close()

@@ -233,6 +233,10 @@ class Stream:
         """Text to speech: what follows is said by the other speaker."""
         self.inbox.send(EndTurn())
 
+    def voice(self, values: np.ndarray) -> None:
+        """Text to speech: what follows is said in a voice given in numbers, `Speak.cloned`; before any text."""
+        self.inbox.send(Voice(values))
+
     def finish(self) -> None:
         """Nothing more will be sent. What is left is worked off, then the stream ends by itself."""
         self.inbox.finish()
@@ -348,3 +352,8 @@ class Say:
 @dataclass(frozen=True)
 class EndTurn:
     pass
+
+
+@dataclass(frozen=True)
+class Voice:
+    values: np.ndarray

@@ -16,6 +16,9 @@ from mlx.utils import tree_flatten
 from ..config.parts import TransformerConfig
 from ..errors import CheckpointError
 
+# Slack for activations, kernels and Python itself.
+OVERHEAD_BYTES = 250_000_000
+
 
 def total_bytes() -> int:
     """Physical memory."""

@@ -11,11 +11,12 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from .. import version
-from ..engine.scheduler import Scheduler
-from . import guard, log, metrics, pages
-from .chat import Chat, Make
+from . import guard, kyutai, log, metrics, pages
+from .chat import Chat
 from .door import Door
 from .guard import Rules
+from .metrics import Counts
+from .services import TALK, Services, Talking
 
 
 @dataclass(frozen=True)
@@ -35,38 +36,45 @@ class About:
 
 
 def make_app(
-    scheduler: Scheduler, make: Make, about: About, rules: Rules, static: Path | None = pages.PAGE_FOLDER
+    services: Services, rules: Rules, about: About | None = None, static: Path | None = pages.PAGE_FOLDER
 ) -> web.Application:
-    """`make(wishes)` gives the scheduler's options of a talk; `static` the page's folder, None for no page."""
+    """What `services` there are, on one port. `about` tells the page of its talk; `static` is the page's folder, None for no page."""
     app = web.Application(middlewares=[_busy, guard.middleware(rules)], client_max_size=16 << 20)
     app.on_response_prepare.append(guard.add_headers(rules))
-    chat = Chat(scheduler, make)
-
-    async def stop(_: web.Application) -> None:
-        await chat.close()
-
-    app.on_shutdown.append(stop)
+    counts: dict[str, Counts] = {}
 
     async def health(_: web.Request) -> web.Response:
-        if scheduler.running:
-            return web.json_response({"status": "ok", "rows": scheduler.rows, "rows_in_use": scheduler.live})
-        return web.json_response({"status": "the model has stopped"}, status=503)
-
-    async def told(_: web.Request) -> web.Response:
-        return web.json_response(asdict(about))
+        told = services.health()
+        return web.json_response(told, status=200 if services.running else 503)
 
     async def measured(_: web.Request) -> web.Response:
-        text = metrics.text(scheduler.figures(), scheduler.rows, chat.counts)
+        text = metrics.text(services, counts)
         return web.Response(body=text.encode(), headers={hdrs.CONTENT_TYPE: metrics.CONTENT_TYPE})
 
-    app.router.add_get("/api/chat", chat.handle)
+    if services.talk is not None:
+        counts[TALK] = _add_talk(app, services.talk, about or About(model=services.talk.name))
+    kyutai.add(app, services, counts, rules.token)
     app.router.add_get("/api/build_info", build_info)
-    app.router.add_get("/api/about", told)
     app.router.add_get("/health", health)
     app.router.add_get("/metrics", measured)
     if static is not None:
         app.router.add_get("/{path:.*}", pages.handler(static))
     return app
+
+
+def _add_talk(app: web.Application, talk: Talking, about: About) -> Counts:
+    chat = Chat(talk.scheduler, talk.make)
+
+    async def stop(_: web.Application) -> None:
+        await chat.close()
+
+    async def told(_: web.Request) -> web.Response:
+        return web.json_response(asdict(about))
+
+    app.on_shutdown.append(stop)
+    app.router.add_get("/api/chat", chat.handle)
+    app.router.add_get("/api/about", told)
+    return chat.counts
 
 
 async def build_info(_: web.Request) -> web.Response:

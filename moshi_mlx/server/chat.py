@@ -12,7 +12,6 @@ import itertools
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -25,6 +24,7 @@ from ..session.reply import Frame
 from . import kinds, log
 from .farewell import Farewell
 from .guard import SUB_PROTOCOL
+from .metrics import Counts
 from .opus import SoundReader, SoundWriter, coders
 from .query import BadQuery, Wishes, parse
 
@@ -47,17 +47,6 @@ class Gone(Exception):
 
 class Silence(Exception):
     """The client has long said nothing."""
-
-
-@dataclass
-class Counts:
-    """What all talks together have come to."""
-
-    talks: int = 0
-    frames: int = 0
-    late: int = 0
-    refused: int = 0
-    bytes_skipped: int = 0
 
 
 class Chat:
@@ -140,7 +129,7 @@ class _Talk:
 
     async def run(self) -> None:
         """Until the client goes, the stream ends or the server stops."""
-        self._chat.counts.talks += 1
+        self._chat.counts.streams += 1
         log.event("talk.connected", talk=self.number, audio=self._wishes.audio, place=self._stream.place)
         listening = asyncio.create_task(self._listen())
         speaking = asyncio.create_task(self._speak())

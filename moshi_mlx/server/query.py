@@ -86,6 +86,12 @@ def parse(query: Mapping[str, str]) -> Wishes:
     )
 
 
+def seed_of(query: Mapping[str, str]) -> int | None:
+    """The `seed` of a client that wants the same again; None, or -1, for another each time. Raises `BadQuery`."""
+    seed = _whole(-1, 2**64 - 1)("seed", query["seed"]) if "seed" in query else -1
+    return None if seed == -1 else seed
+
+
 def _number(least: float, most: float) -> Callable[[str, str], float]:
     def read(name: str, text: str) -> float:
         value = float(text) if NUMBER.fullmatch(text) else None

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..engine.scheduler import Kind, Outcome
+from ..engine.kind import Kind, Outcome
 from ..engine.streams import Inbox
 from ..errors import AudioError, InputError
 from ..live.recording import Recorder

@@ -38,6 +38,7 @@ class Talks:
         self.loaded, self.defaults = loaded, defaults
         self.persona = loaded.config.is_personaplex
         self.voices = _voices(loaded) if self.persona else []
+        self.translation = hibiki.is_translation(loaded)
 
     def make(self, wishes: Wishes) -> Talk:
         """Raises `BadQuery` for a voice that nobody has."""
@@ -64,7 +65,7 @@ class Talks:
             rows=rows,
             recording=recording,
             persona=self.persona,
-            translation=hibiki.is_translation(self.loaded),
+            translation=self.translation,
             voices=self.voices,
             sampling={
                 "text_temperature": d.text_sampler.temp,

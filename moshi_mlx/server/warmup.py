@@ -1,20 +1,24 @@
-"""Before the first talk: everything compiled, and the step measured with every row in a talk."""
+"""Before the first client: everything compiled, and the step measured with every row in use."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..engine.scheduler import Kind
+from ..engine.kind import Kind
 from ..engine.streams import Inbox
 from ..live.warmup import MEASURED, UNMEASURED, StepTimes
 
 
-def warm_up(kind: Kind, options: Any) -> StepTimes:
-    """Talk in all rows through faint noise and leave them; on the thread of `kind`. `options` are those of a usual talk."""
+def warm_up(kind: Kind, options: Any, feed: Callable[[Inbox], None] | None = None) -> StepTimes:
+    """Use all rows and leave them; on the thread of `kind`. `options` are those of a usual stream.
+
+    `feed` gives an inbox what makes its row step; by default a frame of faint noise.
+    """
     rows, bounds = range(kind.rows), kind.bounds
     for row in rows:
         for _ in kind.join(row, options):
@@ -24,7 +28,10 @@ def warm_up(kind: Kind, options: Any) -> StepTimes:
     times = []
     for _ in range(UNMEASURED + MEASURED):
         for inbox in inboxes.values():
-            inbox.feed(noise)
+            if feed is None:
+                inbox.feed(noise)
+            else:
+                feed(inbox)
         given = {row: kind.collect(row, inbox) for row, inbox in inboxes.items()}
         begun = time.perf_counter()
         kind.step(given)

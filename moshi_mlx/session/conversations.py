@@ -15,10 +15,10 @@ import numpy as np
 from ..checkpoint.loader import Checkpoint
 from ..engine import prefill, row_state
 from ..engine.frame import FrameStep
+from ..engine.kind import Outcome
 from ..engine.prefill import Forced
 from ..engine.row_state import Manner
 from ..engine.rows import RowFrame, Rows
-from ..engine.scheduler import Outcome
 from ..engine.step import Guidance, Step, make_conditions
 from ..engine.streams import Bounds, Inbox, WhenFull
 from ..errors import InputError

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..audio.files import AudioReader, AudioWriter
 from ..defaults import TRANSLATION_SECONDS
-from ..engine.scheduler import Outcome
+from ..engine.kind import Outcome
 from ..errors import AudioError
 from ..text import Word, WordTimer
 from . import hibiki

@@ -12,7 +12,7 @@ import numpy as np
 from ..checkpoint.loader import Checkpoint
 from ..config.description import SttConfig
 from ..defaults import PAUSE_HEAD, PAUSE_THRESHOLD
-from ..engine.scheduler import Outcome
+from ..engine.kind import Outcome
 from ..engine.streams import Bounds, Flush, Inbox, Mark, WhenFull
 from ..errors import InputError
 from ..modules.sampling import Sampler

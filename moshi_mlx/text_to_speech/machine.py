@@ -26,7 +26,7 @@ class TokenIds:
 
 @dataclass
 class Entry:
-    """A word, or without `tokens` a pause. No new entry begins for `padding` steps once this one did."""
+    """A word, or without `tokens` a pause, whose `text` is how it was written. No new entry begins for `padding` steps once this one did."""
 
     tokens: list[int]
     text: str
@@ -39,7 +39,7 @@ class State:
 
     `entries` wait to be spoken; `queued` and `lookahead_queued` are tokens on their way into the two text streams;
     `remaining_padding` PADs may still follow each other, `forced_padding` must. `consumption_times` has the step of every
-    entry, pauses included, and `transcript` word and step. `end_step` is the step at which the text was found finished.
+    entry, pauses included, `transcript` word and step, `pauses` the same of those that say how they were written. `end_step` is the step at which the text was found finished.
     """
 
     entries: deque[Entry]
@@ -50,6 +50,7 @@ class State:
     end_step: int | None = None
     consumption_times: list[int] = field(default_factory=list)
     transcript: list[tuple[str, int]] = field(default_factory=list)
+    pauses: list[tuple[str, int]] = field(default_factory=list)
 
     def get_tokens_ahead(self, lookahead: int) -> list[int]:
         """Tokens of the `lookahead`-th word still waiting, pauses not counted; none if there are fewer."""
@@ -118,6 +119,8 @@ class StateMachine:
             if self.second_stream_ahead:
                 state.lookahead_queued.extend(state.get_tokens_ahead(self.second_stream_ahead))
             state.remaining_padding = self.max_padding
+        elif entry.text:
+            state.pauses.append((entry.text, step))
         state.forced_padding = entry.padding
         return bool(entry.tokens)
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from ..engine.kind import Outcome
 from ..engine.row_state import Manner
-from ..engine.scheduler import Outcome
-from ..engine.streams import Bounds, EndTurn, Inbox, Say, WhenFull
+from ..engine.streams import Bounds, EndTurn, Inbox, Say, Voice, WhenFull
 from ..errors import InputError
 from ..modules.conditioner import ConditionAttributes
 from ..modules.sampling import Sampler
 from ..text import Word
 from .checks import Speakable
 from .tts_model import TTSModel
+from .voices import TENSOR
 
 # Frames that a client has not read, characters that it sent ahead, and words taken apart ahead of what is spoken.
 OUTPUT_FRAMES, CHARACTERS, WORDS_AHEAD = 256, 1 << 20, 256
 _PREFIXES_KEPT = 8
+# Frames of a voice that comes as an embedding, where the usual voice does not say how many there are.
+LONGEST_CLONE = 1000
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Speak:
     """How one utterance is spoken; what is None is as the model says.
 
     `voices`: names or files, main speaker first. `cfg_coef`: guidance, of the kind the model has. `attributes` stand for voices and
-    guidance of models with conditions. `pad_bonus` is added to the model's own: above 0 slows speech down.
+    guidance of models with conditions. `pad_bonus` is added to the model's own: above 0 slows speech down. `cloned` stands for voices:
+    an embedding `[1, dim, T]` for models that take those, the codes `[codebooks, T]` of a clip for those that go on from one.
+    `tell_pauses`: those that the text asks for are told like words, as they were written.
     """
 
     voices: Sequence[str | Path] = ()
@@ -41,6 +46,8 @@ class Speak:
     padding_between: int = 1
     pad_bonus: float = 0.0
     attributes: ConditionAttributes | None = None
+    cloned: np.ndarray | None = None
+    tell_pauses: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,11 @@ class Utterances:
         self.tts, self.rows = tts, rows
         self._usual = usual or Speak()
         self._prefixes: dict[str, mx.array] = {}
+        # Embeddings that clients bring are as long as the usual ones at most: longer ones would need a trace of their own.
+        self._longest_clone = LONGEST_CLONE
         attributes = self._attributes(self._usual)
+        if self._usual.voices and TENSOR in attributes.tensor:
+            self._longest_clone = attributes.tensor[TENSOR].tensor.shape[1] // tts.max_speakers
         self.speech = tts.speech([attributes] * rows, seed=0, compile=compile, own_clocks=True, kv_bits=kv_bits)
         self._utterances: list[_Client | None] = [None] * rows
         self.frame_size, self.sample_rate = tts.mimi.frame_size, tts.mimi.sample_rate
@@ -87,12 +98,22 @@ class Utterances:
         tts = self.tts
         if not tts.multi_speaker:
             return tts.make_condition_attributes()
-        paths = [tts.get_voice_path(str(name)) for name in speak.voices]
-        return tts.make_condition_attributes(paths, speak.cfg_coef if tts.valid_cfg_conditionings else None)
+        coef = speak.cfg_coef if tts.valid_cfg_conditionings else None
+        if speak.cloned is not None:
+            if np.shape(speak.cloned)[-1] > self._longest_clone:
+                raise InputError(
+                    f"a voice may last {self._longest_clone} frames here, found {np.shape(speak.cloned)[-1]}."
+                )
+            return tts.make_condition_attributes([speak.cloned], coef)
+        return tts.make_condition_attributes([tts.get_voice_path(str(name)) for name in speak.voices], coef)
 
     def _prefix(self, speak: Speak) -> mx.array | None:
         """The clip that a model without voice embeddings goes on from."""
-        if self.tts.multi_speaker or not speak.voices:
+        if self.tts.multi_speaker:
+            return None
+        if speak.cloned is not None:
+            return self.tts.read_prefix(speak.cloned)
+        if not speak.voices:
             return None
         if len(speak.voices) > 1:
             raise InputError(f"this model speaks with one voice, {len(speak.voices)} were given.")
@@ -121,7 +142,7 @@ class Utterances:
             seed=speak.seed,
             manner=manner,
         )
-        self._utterances[row] = _Client(Speakable(self.tts.tokenizer))
+        self._utterances[row] = _Client(speak, Speakable(self.tts.tokenizer))
 
     def leave(self, row: int) -> None:
         self._utterances[row] = None
@@ -142,10 +163,21 @@ class Utterances:
                 self.speech.say(client.speakable(message.text), row)
             elif isinstance(message, EndTurn):
                 self.speech.end_turn(row)
+            elif isinstance(message, Voice):
+                self._change_voice(row, message.values)
+                client = self._client(row)
         if inbox.at_end and not client.finished:
             client.finished = True
             self.speech.finish(row)
         return self._can_step(row)
+
+    def _change_voice(self, row: int, values: np.ndarray) -> None:
+        """Begin anew with a voice that came after the row was given."""
+        client = self._client(row)
+        if self.speech.words_said[row]:
+            raise InputError("a voice should come before the first word that it says.")
+        for _ in self.join(row, replace(client.speak, cloned=values, attributes=None)):
+            pass
 
     def step(self, given: dict[int, bool]) -> dict[int, Outcome]:
         """One step of the rows that can make one."""
@@ -174,12 +206,12 @@ class Utterances:
 
     def _new_words(self, row: int, done: bool) -> list[Word]:
         """Words that are complete and have not been told: the last one is when the next begins, or at the end."""
-        client = self._client(row)
-        begun = len(self.speech.generator.utterances[row].state.transcript)
+        client, state = self._client(row), self.speech.generator.utterances[row].state
+        begun = len(state.transcript) + (len(state.pauses) if client.speak.tell_pauses else 0)
         complete = begun if done else begun - 1
         if complete <= client.words_told:
             return []
-        words = self.speech.words(row)[client.words_told : complete]
+        words = self.speech.words(row, client.speak.tell_pauses)[client.words_told : complete]
         client.words_told = complete
         return words
 
@@ -194,6 +226,7 @@ class Utterances:
 class _Client:
     """What is known of an utterance beside the speech."""
 
+    speak: Speak
     speakable: Speakable
     finished: bool = False
     words_told: int = 0

@@ -65,7 +65,7 @@ class ScriptReader:
         padding_between: int = 0,
         markup: bool = True,
     ):
-        self._separator = _SEPARATOR if markup else _PUBLISHED_SEPARATOR
+        self._separator, self._markup = _SEPARATOR if markup else _PUBLISHED_SEPARATOR, markup
         self._tokenizer, self._frame_rate = tokenizer, frame_rate
         self._speaker_tokens = (token_ids.main, token_ids.other) if multi_speaker else None
         self._padding_between = padding_between
@@ -123,7 +123,7 @@ class ScriptReader:
             if match[1].lower() not in _SILENT_TAGS:
                 self.left_out.append(match[0])
             return []
-        return [Entry([], "", round(seconds * self._frame_rate))]
+        return [Entry([], match[0] if self._markup else "", round(seconds * self._frame_rate))]
 
     def _word(self, word: str) -> Entry:
         tokens = list(self._tokenizer.encode(word))

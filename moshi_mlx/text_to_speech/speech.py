@@ -149,12 +149,16 @@ class Speech:
         first = generator.delay_steps + utterance.prefix_length
         return index >= first and (end is None or index < generator.delay_steps + end + generator.final_padding)
 
-    def words(self, row: int = 0) -> list[Word]:
-        """Words begun so far, in seconds of this utterance's sound. A word lasts until the next word or pause begins."""
+    def words(self, row: int = 0, pauses: bool = False) -> list[Word]:
+        """Words begun so far, in seconds of this utterance's sound. A word lasts until the next word or pause begins.
+
+        With `pauses` those too, as they were written in the text.
+        """
         generator = self.generator
         utterance = generator.utterances[row]
         state, prefix = utterance.state, utterance.prefix_length
         now = utterance.offset if state.end_step is None else state.end_step
         seconds = {step: max(0, step - prefix) / self.mimi.frame_rate for step in (*state.consumption_times, now)}
         following = dict(zip(state.consumption_times, [*state.consumption_times[1:], now], strict=True))
-        return [Word(text, seconds[step], seconds[following[step]]) for text, step in state.transcript]
+        said = sorted([*state.transcript, *state.pauses], key=lambda each: each[1]) if pauses else state.transcript
+        return [Word(text, seconds[step], seconds[following[step]]) for text, step in said]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
+import numpy as np
 
 from ..compat.mimi import Mimi
 from ..config.description import CheckpointConfig
@@ -157,9 +158,11 @@ class TTSModel:
         return voice_files.find_voice(voice_name, self.voice_repo, self.voice_suffix if self.multi_speaker else "")
 
     def make_condition_attributes(
-        self, voices: Sequence[str | Path] = (), cfg_coef: float | None = None
+        self, voices: Sequence[str | Path | np.ndarray] = (), cfg_coef: float | None = None
     ) -> ConditionAttributes:
-        """Conditions of one utterance: voice files, main speaker first, and the guidance of models that have it built in."""
+        """Conditions of one utterance: voice files or embeddings `[1, dim, T]`, main speaker first, and the guidance of models that
+        have it built in.
+        """
         provider = self.lm.condition_provider
         conditioners = {} if provider is None else provider.conditioners
         if voices and not self.multi_speaker:
@@ -174,7 +177,12 @@ class TTSModel:
         if voices:
             speaker = conditioners[voice_files.TENSOR]
             assert isinstance(speaker, TensorConditioner)
-            loaded = [voice_files.load_speaker(v, speaker.dim, self.model_id) for v in voices]
+            loaded = [
+                voice_files.speaker_of(v, speaker.dim)
+                if isinstance(v, np.ndarray)
+                else voice_files.load_speaker(v, speaker.dim, self.model_id)
+                for v in voices
+            ]
             tensors[voice_files.TENSOR] = voice_files.speaker_condition(loaded, self.max_speakers)
         return ConditionAttributes(text=text, tensor=tensors)
 
@@ -182,6 +190,15 @@ class TTSModel:
         """A clip to be continued, `[1 + codebooks, T]`, for models without voice embeddings."""
         window = self.lm.cfg.transformer.context
         return voice_files.audio_prefix(self.mimi, audio_path, self.codebooks, window)
+
+    def clip_codes(self, pcm: np.ndarray) -> np.ndarray:
+        """The codes `[codebooks, T]` of a clip `[n]` at 24 kHz to be continued, for `read_prefix` here or on another machine."""
+        window = self.lm.cfg.transformer.context
+        return np.array(voice_files.clip_codes(self.mimi, pcm, self.codebooks, window, "that was sent"))
+
+    def read_prefix(self, codes: np.ndarray) -> mx.array:
+        """What `clip_codes` gave, as `get_prefix` gives it."""
+        return voice_files.prefix_of(codes, self.codebooks, self.lm.cfg.card, self.lm.cfg.transformer.context)
 
     # Speaking ---------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from ..modules.conditioner import TensorCondition
 TENSOR = "speaker_wavs"
 # The end of an encoded clip hears the silence that follows it.
 DROPPED_FRAMES = 2
+RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 
 
 def suffix_of(model_id: dict) -> str:
@@ -66,6 +67,26 @@ def find_voice(name: str, repo: str, suffix: str = "", tell: Callable[[str], Non
         ) from None
     if found is None:
         raise InputError(f"there is no voice {quoted(name)} for this model: {repo} has no file {quoted(full)}. {kinds}")
+    return found
+
+
+def known_voices(repo: str, suffix: str = "") -> dict[str, Path]:
+    """Files of the voices of `repo` that are on this machine, by the names under which `find_voice` finds them, in order.
+
+    With a `suffix` those are embeddings made for one model, and embeddings that do not say for which; without, recordings.
+    """
+    folder = Path(repo) if Path(repo).is_dir() else hub.cached_folder(repo)
+    if folder is None:
+        return {}
+    found, kinds = {}, (".safetensors",) if suffix else RECORDINGS
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if any(part.startswith(".") for part in name.split("/")):
+            continue
+        if suffix and name.endswith(suffix):
+            found[name.removesuffix(suffix)] = path
+        elif path.suffix.lower() in kinds and "@" not in path.name:
+            found[name] = path
     return found
 
 
@@ -115,6 +136,17 @@ def speaker_condition(voices: Sequence[mx.array], slots: int) -> TensorCondition
     return TensorCondition(tensor.reshape(1, -1, dim), mx.array(mask[None].astype(np.uint8)))
 
 
+def speaker_of(values: np.ndarray, dim: int) -> mx.array:
+    """An embedding `[dim, T]` or `[1, dim, T]` that a program made, as `[1, dim, T]` float32, checked."""
+    value = mx.array(np.asarray(values, np.float32))
+    value = value[None] if value.ndim == 2 else value
+    if value.ndim != 3 or value.shape[0] != 1 or value.shape[1] != dim or not value.shape[2]:
+        raise InputError(f"a voice of this model should have shape [1, {dim}, T], found {list(np.shape(values))}.")
+    if not mx.isfinite(value).all().item():
+        raise InputError("the voice holds NaN or infinite values.")
+    return value
+
+
 def audio_prefix(mimi: MimiModel, path: str | Path, codebooks: int, window: int | None) -> mx.array:
     """A recording as the beginning to be continued: `[1 + codebooks, T]`, text row -1.
 
@@ -122,16 +154,40 @@ def audio_prefix(mimi: MimiModel, path: str | Path, codebooks: int, window: int 
     """
     if Path(path).suffix == ".safetensors":
         raise InputError(f"this model continues a recording: its voice should be an audio file, found {path}.")
-    pcm = read_audio(path, mimi.sample_rate)
+    return with_text_row(clip_codes(mimi, read_audio(path, mimi.sample_rate), codebooks, window, str(path)))
+
+
+def clip_codes(mimi: MimiModel, pcm: np.ndarray, codebooks: int, window: int | None, what: str) -> mx.array:
+    """The codes `[codebooks, T]` int32 of a clip `[n]` to be continued. `what` names it where it is refused."""
     frames = -(-len(pcm) // mimi.frame_size) - DROPPED_FRAMES
     if frames < 1:
         raise InputError(
-            f"the voice clip {path} is too short ({len(pcm) / mimi.sample_rate:.2f} s); about 10 s are best."
+            f"the voice clip {what} is too short ({len(pcm) / mimi.sample_rate:.2f} s); about 10 s are best."
         )
     if window is not None and frames > window:
         raise InputError(
-            f"the voice clip {path} lasts {len(pcm) / mimi.sample_rate:.0f} s, longer than the model's window of "
+            f"the voice clip {what} lasts {len(pcm) / mimi.sample_rate:.0f} s, longer than the model's window of "
             f"{window / mimi.frame_rate:.0f} s; cut it to about 10 s."
         )
-    codes = mimi.encode(mx.array(pcm)[None, None], codebooks)[0, :, :frames]
-    return mx.concatenate([mx.full((1, frames), -1, mx.int32), codes.astype(mx.int32)])
+    return mimi.encode(mx.array(pcm)[None, None], codebooks)[0, :, :frames].astype(mx.int32)
+
+
+def with_text_row(codes: mx.array) -> mx.array:
+    """Codes `[codebooks, T]` under a row of -1: nothing is said of their text."""
+    return mx.concatenate([mx.full((1, codes.shape[1]), -1, mx.int32), codes])
+
+
+def prefix_of(values: np.ndarray, codebooks: int, cardinality: int, window: int | None) -> mx.array:
+    """Codes `[codebooks, T]` of a clip that came from elsewhere, as `audio_prefix` gives them, checked."""
+    codes = np.asarray(values)
+    codes = codes[0] if codes.ndim == 3 and len(codes) == 1 else codes
+    longest = window or codes.shape[-1]
+    if codes.ndim != 2 or len(codes) != codebooks or not 0 < codes.shape[1] <= longest:
+        raise InputError(
+            f"a voice of this model should be the codes [{codebooks}, T] of a clip that its window holds, found {list(np.shape(values))}."
+        )
+    if not (
+        np.isfinite(codes).all() and (codes == np.rint(codes)).all() and 0 <= codes.min() <= codes.max() < cardinality
+    ):
+        raise InputError(f"the codes of a voice should be whole numbers from 0 to {cardinality - 1}.")
+    return with_text_row(mx.array(codes.astype(np.int32)))
