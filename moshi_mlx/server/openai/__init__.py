@@ -1,0 +1,27 @@
+"""OpenAI's interfaces for sound: `/v1/models`, `/v1/audio/...`, `/v1/realtime` (docs/server.md)."""
+
+from __future__ import annotations
+
+import time
+
+from aiohttp import web
+
+from ..services import Services
+from .errors import middleware
+from .models import Models
+from .speech import Speech
+from .transcriptions import Transcriptions
+
+__all__ = ["middleware", "routes"]
+
+
+def routes(services: Services) -> list[web.AbstractRouteDef]:
+    """What `services` there are, for OpenAI's clients. `middleware` has to stand before whatever may refuse a request."""
+    models, speech, transcriptions = Models(services, int(time.time())), Speech(services), Transcriptions(services)
+    return [
+        web.get("/v1/models", models.listed),
+        web.get("/v1/models/{name:.+}", models.one),
+        web.post("/v1/audio/transcriptions", transcriptions.transcribe),
+        web.post("/v1/audio/speech", speech.speak),
+        web.get("/v1/audio/voices", speech.voices),
+    ]

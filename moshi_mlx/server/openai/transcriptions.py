@@ -1,0 +1,164 @@
+"""`/v1/audio/transcriptions`: a recording in, its words out, at the end or as they are heard."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from ... import arguments
+from ...audio.files import AudioReader
+from ...engine.streams import Stream
+from ...errors import AudioError
+from ...speech_to_text.collected import Collected
+from ...speech_to_text.rows import HeardFrame
+from ...speech_to_text.transcribe import Transcript
+from ..chat import without_folders
+from ..services import STT, Hearing, Services
+from . import formats, models, uploads
+from .errors import bad, check
+from .sending import EVENTS, Sending
+from .streams import Gone, Reading
+
+# An upload whose row has not taken anything for so long waits for a model that is gone.
+STUCK_SECONDS = 3600.0
+_TRUE, _FALSE = ("true", "1"), ("false", "0")
+
+
+@dataclass
+class Wanted:
+    """A request, checked. `granularities`: what is timed in `verbose_json`."""
+
+    form: str
+    stream: bool
+    language: str
+    granularities: list[str]
+
+
+@dataclass
+class _Recording:
+    """What came of reading it: samples at the model's rate, and a sentence where its end is missing."""
+
+    samples: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def told(self) -> dict[str, str]:
+        """What an answer says beside the words."""
+        return {"warning": without_folders(self.notes[0])} if self.notes else {}
+
+
+class Transcriptions:
+    """The handler. Recordings are read by threads of its own, of which each upload that has a row needs one."""
+
+    def __init__(self, services: Services):
+        self._services = services
+        rows = services.stt.scheduler.rows if services.stt is not None else 1
+        self._readers = ThreadPoolExecutor(rows, "recording")
+
+    def close(self) -> None:
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    async def transcribe(self, request: web.Request) -> web.StreamResponse:
+        with uploads.scratch() as folder:
+            form = await uploads.receive(request, folder)
+            stt = models.named(self._services, STT, check("model", form.get("model"), arguments.kind, str, "a name"))
+            assert isinstance(stt, Hearing)
+            wanted = _wanted(form)
+            if form.file is None:
+                raise bad("there is no file; send the recording as the field `file`, with a name.", "file")
+            sending = Sending(request, EVENTS)
+            try:
+                return await self._answer(sending, request, stt, form.file, wanted)
+            except Gone:
+                raise
+            except Exception as e:
+                return await sending.fail(e, wanted.stream)
+
+    async def _answer(
+        self, sending: Sending, request: web.Request, stt: Hearing, file: Path, wanted: Wanted
+    ) -> web.StreamResponse:
+        loop, collected, found = asyncio.get_running_loop(), Collected(), _Recording()
+        # What cannot be read is told before a row is waited for.
+        await asyncio.to_thread(_look_at, file)
+        async with Reading(stt.scheduler, stt.make(), request, live=False) as reading:
+            await reading.opened()
+            fed = loop.run_in_executor(self._readers, functools.partial(_feed, reading.stream, file, found))
+            try:
+                first = True
+                item: Any
+                async for item in reading.items():
+                    words = collected.feed(item.events) if isinstance(item, HeardFrame) else []
+                    for word in words if wanted.stream else ():
+                        await sending.event({"type": "transcript.text.delta", "delta": word if first else f" {word}"})
+                        first = False
+            finally:
+                reading.stream.close()
+                await fed
+        bounds = reading.stream.bounds
+        transcript = collected.transcript(
+            file.name, found.samples / bounds.sample_rate, bounds.frame_size / bounds.sample_rate
+        )
+        if wanted.stream:
+            done = {"type": "transcript.text.done", "text": transcript.text}
+            await sending.event({**done, **found.told()})
+            return await sending.end()
+        return _response(transcript, wanted, found)
+
+
+def _look_at(file: Path) -> None:
+    """Raises `AudioError` for what is no recording."""
+    AudioReader(file).close()
+
+
+def _feed(stream: Stream, file: Path, found: _Recording) -> None:
+    """All of a recording, as fast as the row takes it; on a thread of its own."""
+    try:
+        with AudioReader(file, stream.bounds.sample_rate, tell=found.notes.append) as reader:
+            for block in reader.blocks():
+                stream.feed(block, STUCK_SECONDS)
+                found.samples += len(block)
+                if stream.closed:
+                    return
+        if not found.samples:
+            raise AudioError(f"{file.name} holds no audio.")
+        stream.finish()
+    except BaseException:
+        stream.close()
+        raise
+
+
+def _response(transcript: Transcript, wanted: Wanted, found: _Recording) -> web.Response:
+    if wanted.form in formats.PLAIN:
+        text, content_type = formats.plain(transcript, wanted.form)
+        return web.Response(text=text, content_type=content_type, charset="utf-8")
+    if wanted.form == formats.VERBOSE:
+        body = formats.verbose(transcript, wanted.language, wanted.granularities)
+    else:
+        body = formats.short(transcript)
+    return web.json_response({**body, **found.told()}, dumps=functools.partial(json.dumps, ensure_ascii=False))
+
+
+def _wanted(form: uploads.Form) -> Wanted:
+    """Raises `ApiError` for fields that cannot be; those nobody knows are not looked at."""
+    name = form.get("response_format") or formats.JSON
+    check("response_format", name, arguments.one_of, formats.NAMES)
+    granularities = form.all("timestamp_granularities")
+    for granularity in granularities:
+        check("timestamp_granularities", granularity, arguments.one_of, formats.GRANULARITIES)
+    if granularities and name != formats.VERBOSE:
+        raise bad("timestamp_granularities need the response_format verbose_json.", "timestamp_granularities")
+    if (temperature := form.get("temperature")) is not None:
+        try:
+            value: Any = float(temperature)
+        except ValueError:
+            value = temperature
+        check("temperature", value, arguments.number, 0, 1)
+    stream = form.get("stream") or "false"
+    check("stream", stream.lower(), arguments.one_of, (*_TRUE, *_FALSE))
+    return Wanted(name, stream.lower() in _TRUE, form.get("language") or "", granularities or [*formats.GRANULARITIES])
