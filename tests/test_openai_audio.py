@@ -21,12 +21,14 @@ openai = pytest.importorskip("openai")
 from openai.types import AudioModel  # noqa: E402
 from openai.types.audio import SpeechModel  # noqa: E402
 from openai.types.realtime import RealtimeSessionCreateRequest  # noqa: E402
-from openai_server import PATIENCE, OpenAI, hearing, speaking  # noqa: E402
-from web_server import Echo  # noqa: E402
+from openai_server import OpenAI  # noqa: E402
+from speech_server import hearing, speaking  # noqa: E402
+from web_server import PATIENCE, Echo  # noqa: E402
 
 from moshi_mlx.audio.files import read_audio  # noqa: E402
 from moshi_mlx.engine.scheduler import Scheduler  # noqa: E402
-from moshi_mlx.server.openai import models, speech, streams, uploads  # noqa: E402
+from moshi_mlx.server import reading  # noqa: E402
+from moshi_mlx.server.openai import models, speech, uploads  # noqa: E402
 from moshi_mlx.server.services import STT, TALK, TTS, Hearing, Services, Speaking  # noqa: E402
 
 TEXT = "hi"
@@ -120,7 +122,7 @@ def test_pcm_is_whole_frames(server, spoken):
 )
 def test_formats(server, spoken, tmp_path, form, kind, lossless):
     answer = server.client.audio.speech.with_raw_response.create(
-        model="tiny-tts", voice="a", input=TEXT, response_format=form, extra_body=SEEDED
+        model="tiny-tts", voice="a.wav", input=TEXT, response_format=form, extra_body=SEEDED
     )
     assert answer.headers["content-type"] == kind
     path = tmp_path / f"speech.{form}"
@@ -172,12 +174,12 @@ def test_speech_as_events(server, spoken):
 
 
 def test_voices(server, spoken):
-    np.testing.assert_array_equal(pcm(server, voice="a"), spoken)
-    other = pcm(server, voice="b")
+    np.testing.assert_array_equal(pcm(server, voice="a.wav"), spoken)
+    other = pcm(server, voice="b.wav")
     assert len(other) != len(spoken) or (other != spoken).any()
-    np.testing.assert_array_equal(pcm(server, voice={"id": "b"}), other)
+    np.testing.assert_array_equal(pcm(server, voice={"id": "b.wav"}), other)
     with aiohttp_get(server, "/v1/audio/voices") as body:
-        assert body == {"voices": [{"id": "a", "name": "a"}, {"id": "b", "name": "b"}]}
+        assert body == {"voices": [{"id": "a.wav", "name": "a.wav"}, {"id": "b.wav", "name": "b.wav"}]}
 
 
 def test_speech_of_the_client_that_waits_for_it(server, spoken):
@@ -405,7 +407,7 @@ def taken(scheduler, rows: int, live: bool = True):
 
 
 def test_a_full_server(server, recording, monkeypatch):
-    monkeypatch.setattr(streams, "ROW_SECONDS", 0.2)
+    monkeypatch.setattr(reading, "ROW_SECONDS", 0.2)
     with taken(server.services.tts.scheduler, 2), pytest.raises(openai.InternalServerError) as e:
         server.client.audio.speech.create(model="tts-1", voice="alloy", input=TEXT)
     assert (e.value.status_code, e.value.code) == (503, "server_full")
@@ -431,7 +433,7 @@ def test_who_waits_for_a_row_gets_it(server, recording):
 
 
 def test_too_many_wait(server, monkeypatch):
-    monkeypatch.setattr(streams, "LONGEST_QUEUE", 0)
+    monkeypatch.setattr(reading, "LONGEST_QUEUE", 0)
     with pytest.raises(openai.InternalServerError, match="every row"):
         server.client.audio.speech.create(model="tts-1", voice="alloy", input=TEXT)
 

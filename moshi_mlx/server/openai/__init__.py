@@ -9,19 +9,29 @@ from aiohttp import web
 from ..services import Services
 from .errors import middleware
 from .models import Models
+from .realtime.handlers import Realtime
 from .speech import Speech
 from .transcriptions import Transcriptions
 
-__all__ = ["middleware", "routes"]
+__all__ = ["add", "middleware"]
 
 
-def routes(services: Services) -> list[web.AbstractRouteDef]:
+def add(app: web.Application, services: Services) -> None:
     """What `services` there are, for OpenAI's clients. `middleware` has to stand before whatever may refuse a request."""
     models, speech, transcriptions = Models(services, int(time.time())), Speech(services), Transcriptions(services)
-    return [
+    realtime = Realtime(services)
+
+    async def stop(_: web.Application) -> None:
+        await realtime.close()
+        transcriptions.close()
+
+    app.on_shutdown.append(stop)
+    app.add_routes([
         web.get("/v1/models", models.listed),
         web.get("/v1/models/{name:.+}", models.one),
         web.post("/v1/audio/transcriptions", transcriptions.transcribe),
         web.post("/v1/audio/speech", speech.speak),
         web.get("/v1/audio/voices", speech.voices),
-    ]
+        web.get("/v1/realtime", realtime.handle, allow_head=False),
+        web.get("/v1/realtime/translations", realtime.translate, allow_head=False),
+    ])  # fmt: skip

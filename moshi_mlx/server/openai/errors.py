@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 from ...engine.streams import ModelStopped, NoFreeRow
 from ...errors import InputError, MoshiError
 from .. import log
-from ..chat import without_folders
+from ..chat import Gone, without_folders
 from ..guard import Handler
 
 T = TypeVar("T")
@@ -88,8 +88,9 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         response = await handler(request)
     except web.HTTPException as e:
         response = e
-    except (ConnectionError, web.HTTPMove):
-        raise
+    except (Gone, ConnectionError):
+        # Nobody reads it.
+        return web.Response(status=499)
     except Exception as e:
         return of(e).response()
     if response.status < 400 or not isinstance(response, web.Response) or response.content_type != "text/plain":

@@ -9,8 +9,8 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from .. import log
+from ..chat import Gone
 from . import errors
-from .streams import Gone
 
 # A client that takes nothing for so long is gone.
 UNREAD_SECONDS = 60.0
@@ -42,9 +42,9 @@ class Sending:
             await asyncio.wait_for(self._response.write(data), UNREAD_SECONDS)
         except asyncio.TimeoutError:
             self.cut()
-            raise Gone from None
+            raise Gone("unread") from None
         except (ConnectionError, RuntimeError):
-            raise Gone from None
+            raise Gone("client") from None
 
     async def event(self, event: dict[str, Any]) -> None:
         await self.send(b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n")

@@ -11,12 +11,13 @@ from aiohttp import web
 from ... import arguments
 from ...engine.scheduler import Scheduler
 from ...text_to_speech.rows import Speak, Spoken
+from ..chat import Gone
+from ..reading import Reading
 from ..services import TTS, Services, Speaking
 from . import encoders, models
 from .encoders import Encoder
 from .errors import bad, check
 from .sending import EVENTS, Sending
-from .streams import Gone, Reading
 
 LONGEST_INPUT = 100_000
 # OpenAI's voices, which programs send that cannot be told another: the default voice.

@@ -19,12 +19,12 @@ from ...errors import AudioError
 from ...speech_to_text.collected import Collected
 from ...speech_to_text.rows import HeardFrame
 from ...speech_to_text.transcribe import Transcript
-from ..chat import without_folders
+from ..chat import Gone, without_folders
+from ..reading import Reading
 from ..services import STT, Hearing, Services
 from . import formats, models, uploads
 from .errors import bad, check
 from .sending import EVENTS, Sending
-from .streams import Gone, Reading
 
 # An upload whose row has not taken anything for so long waits for a model that is gone.
 STUCK_SECONDS = 3600.0

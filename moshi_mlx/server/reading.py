@@ -9,9 +9,9 @@ from typing import Any
 
 from aiohttp import web
 
-from ...engine.scheduler import Scheduler
-from ...engine.streams import NoFreeRow
-from .errors import full
+from ..engine.scheduler import Scheduler
+from ..engine.streams import NoFreeRow
+from .chat import Gone
 
 # Requests that are not answered in real time wait so long for a row, and there may be so many of them.
 ROW_SECONDS, LONGEST_QUEUE = 20.0, 32
@@ -19,28 +19,19 @@ ROW_SECONDS, LONGEST_QUEUE = 20.0, 32
 LOOK_SECONDS = 0.5
 
 
-class Gone(ConnectionError):
-    """Nobody is there to be answered."""
-
-
 class Reading:
     """`async with Reading(scheduler, options, request) as reading`: a stream that ends with the block, whatever ends it.
 
-    `live` as of `Scheduler.open`. Raises `ApiError` where there is no row.
+    `live` as of `Scheduler.open`. Raises `NoFreeRow` where too many wait already.
     """
 
-    def __init__(self, scheduler: Scheduler, options: Any, request: web.Request, live: bool = True, wait: bool = True):
+    def __init__(self, scheduler: Scheduler, options: Any, request: web.Request, live: bool = True):
         self._request = request
         self._news = asyncio.Event()
         loop = asyncio.get_running_loop()
-        if wait and scheduler.waiting >= LONGEST_QUEUE:
-            raise full()
-        try:
-            self.stream = scheduler.open(
-                options, wait=wait, live=live, notify=lambda: loop.call_soon_threadsafe(self._news.set)
-            )
-        except NoFreeRow:
-            raise full() from None
+        if scheduler.waiting >= LONGEST_QUEUE:
+            raise NoFreeRow(f"{LONGEST_QUEUE} others wait already; try again later.")
+        self.stream = scheduler.open(options, live=live, notify=lambda: loop.call_soon_threadsafe(self._news.set))
 
     async def __aenter__(self) -> Reading:
         return self
@@ -48,13 +39,19 @@ class Reading:
     async def __aexit__(self, *_) -> None:
         self.stream.close()
 
+    async def has_row(self, seconds: float | None = None) -> None:
+        """Wait for a row, though not until it is ready. Raises `NoFreeRow` after `seconds` (`ROW_SECONDS`)."""
+        deadline = time.monotonic() + (ROW_SECONDS if seconds is None else seconds)
+        while self.stream.place and not self.stream.ended:
+            if time.monotonic() > deadline:
+                raise NoFreeRow("every row of this server is taken; try again later.")
+            await self._wait(min(LOOK_SECONDS, max(0.01, deadline - time.monotonic())))
+
     async def opened(self) -> None:
-        """Wait for the row. Raises `ApiError` (503) when it takes too long, and what went wrong with the options."""
-        deadline = time.monotonic() + ROW_SECONDS
+        """Wait until its row is ready. Raises `NoFreeRow` when it takes too long, and what went wrong with the options."""
+        await self.has_row()
         while not self.stream.opened and not self.stream.ended:
-            if time.monotonic() > deadline and self.stream.place:
-                raise full()
-            await self.news()
+            await self._wait()
         if self.stream.error is not None:
             raise self.stream.error
 
@@ -63,17 +60,17 @@ class Reading:
         while not self.stream.ended:
             item = self.stream.read()
             if item is None:
-                await self.news()
+                await self._wait()
             else:
                 yield item
         if self.stream.error is not None:
             raise self.stream.error
 
-    async def news(self, seconds: float = LOOK_SECONDS) -> None:
-        """Wait for something new about the stream, not much longer than `seconds`."""
+    async def _wait(self, seconds: float = LOOK_SECONDS) -> None:
+        """For something new about the stream, not much longer than `seconds`."""
         try:
             await asyncio.wait_for(self._news.wait(), seconds)
         except asyncio.TimeoutError:
             if self._request.transport is None or self._request.transport.is_closing():
-                raise Gone from None
+                raise Gone("client") from None
         self._news.clear()
