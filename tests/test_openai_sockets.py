@@ -370,6 +370,25 @@ def test_a_full_server_says_so_at_once(server):
     assert with_client(server, lambda c: until(c, "session.created"))
 
 
+def test_a_page_gives_its_token_as_a_protocol():
+    """Pages can give sockets no headers."""
+    offered = ["realtime", "openai-insecure-api-key.secret", "openai-beta.realtime-v1"]
+
+    async def ask(protocols):
+        url = f"{guarded.origin}/v1/realtime"
+        async with aiohttp.ClientSession() as session, session.ws_connect(url, protocols=protocols) as page:
+            return page.protocol, (await page.receive_json())["session"]
+
+    with OpenAI(Services(talk=Talking("echo", Scheduler(Echo), lambda wishes: wishes)), token="secret") as guarded:
+        protocol, session = asyncio.run(ask(offered))
+        assert protocol == "realtime"
+        assert session["modalities"] == ["audio", "text"]
+        guarded.wait_free()
+        for wrong in (["realtime"], ["realtime", "openai-insecure-api-key.secre"]):
+            with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
+                asyncio.run(ask(wrong))
+
+
 def test_rubbish_is_answered_and_the_session_goes_on(server, question):
     rubbish = [
         "{",

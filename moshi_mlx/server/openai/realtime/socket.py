@@ -62,6 +62,7 @@ class Connection:
         try:
             await self.reading.has_row(ROW_SECONDS)
             await self._socket.prepare(self._request)
+            log.event("session.begins", path=self._request.path)
             await self._send(self._session.begin())
             listening = asyncio.create_task(self._listen())
             speaking = asyncio.create_task(self._speak())
