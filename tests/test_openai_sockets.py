@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import socket
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ from moshi_mlx.engine.scheduler import Scheduler  # noqa: E402
 from moshi_mlx.engine.streams import Bounds, Mark, WhenFull  # noqa: E402
 from moshi_mlx.engine.token_clock import UNGENERATED  # noqa: E402
 from moshi_mlx.server.openai.realtime import socket as sockets  # noqa: E402
+from moshi_mlx.server.query import BadQuery, Wishes  # noqa: E402
 from moshi_mlx.server.services import Hearing, Services, Talking  # noqa: E402
 from moshi_mlx.session.conversations import Conversations, Talk  # noqa: E402
 from moshi_mlx.speech_to_text.live import LiveWord  # noqa: E402
@@ -169,6 +171,32 @@ def test_names_from_before(server, question):
         "response.content_part.added", "response.audio.delta",
     ]  # fmt: skip
     assert told[0]["session"]["modalities"] == ["audio", "text"]
+
+
+def test_a_role_and_a_voice(question):
+    """Another talk takes the place of the one that nothing was said to."""
+    kind = Echo()
+
+    def make(wishes: Wishes) -> Wishes:
+        if wishes.voice == "nobody":
+            raise BadQuery("there is no voice 'nobody'.")
+        return wishes
+
+    async def talk(connection):
+        persona = {"instructions": "You are a sailor.", "audio": {"output": {"voice": "NATF2"}}}
+        await connection.session.update(session={"type": "realtime", **persona})
+        told = await until(connection, "session.updated")
+        await connection.session.update(session={"type": "realtime", "audio": {"output": {"voice": "nobody"}}})
+        refused = (await until(connection, "error"))[-1]
+        await connection.input_audio_buffer.append(audio=base64_of(question[: 2 * FRAME]))
+        return told[-1].session, refused.error, await until(connection, "response.output_audio.delta", 2)
+
+    with OpenAI(Services(talk=Talking("persona", Scheduler(lambda: kind), make, persona=True))) as server:
+        session, refused, _ = with_client(server, talk)
+        server.wait_free()
+    assert (session.instructions, session.audio.output.voice) == ("You are a sailor.", "NATF2")
+    assert "nobody" in refused.message
+    assert [(w.voice, w.role) for w in kind.options[-1:]] == [("NATF2", "You are a sailor.")]
 
 
 # Transcription --------------------------------------------------------------------------------------------------------
@@ -359,12 +387,33 @@ def test_refused_before_there_is_a_socket(server):
     server.wait_free()
 
 
+def counted(server, figure: str, kind: str) -> float:
+    async def ask():
+        async with aiohttp.ClientSession() as session, session.get(server.origin + "/metrics") as answer:
+            return await answer.text()
+
+    return float(re.search(rf'^moshi_{figure}{{kind="{kind}"}} (.*)$', asyncio.run(ask()), re.M)[1])
+
+
+def test_sessions_are_counted(server, question):
+    async def talk(connection):
+        await connection.input_audio_buffer.append(audio=base64_of(question[: 3 * FRAME]))
+        return await until(connection, "response.output_audio.delta", 3)
+
+    before = [counted(server, figure, "talk") for figure in ("streams_total", "frames_total")]
+    with_client(server, talk)
+    after = [counted(server, figure, "talk") for figure in ("streams_total", "frames_total")]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 3]
+
+
 def test_a_full_server_says_so_at_once(server):
+    refused = counted(server, "refused_total", "talk")
     stream = server.services.talk.scheduler.open(server.services.talk.make(None))
     assert stream.wait_open(PATIENCE)
     begun = time.monotonic()
     assert handshake(server, "/v1/realtime") == (503, "server_full")
     assert time.monotonic() - begun < 5
+    assert counted(server, "refused_total", "talk") == refused + 1
     stream.close()
     # A row that was left is there for who comes at once.
     assert with_client(server, lambda c: until(c, "session.created"))

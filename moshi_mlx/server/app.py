@@ -57,7 +57,7 @@ def make_app(
     app.router.add_get("/api/build_info", build_info)
     app.router.add_get("/health", health)
     app.router.add_get("/metrics", measured)
-    openai.add(app, services)
+    openai.add(app, services, counts)
     if static is not None:
         app.router.add_get("/{path:.*}", pages.handler(static))
     return app

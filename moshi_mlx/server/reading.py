@@ -11,7 +11,9 @@ from aiohttp import web
 
 from ..engine.scheduler import Scheduler
 from ..engine.streams import NoFreeRow
+from ..speech_to_text.rows import HeardFrame, Marker
 from .chat import Gone
+from .metrics import Counts
 
 # Requests that are not answered in real time wait so long for a row, and there may be so many of them.
 ROW_SECONDS, LONGEST_QUEUE = 20.0, 32
@@ -22,14 +24,15 @@ LOOK_SECONDS = 0.5
 class Reading:
     """`async with Reading(scheduler, options, request) as reading`: a stream that ends with the block, whatever ends it.
 
-    `live` as of `Scheduler.open`. Raises `NoFreeRow` where too many wait already.
+    `live` as of `Scheduler.open`. Raises `NoFreeRow` where too many wait already. What comes of it is added to `counts`.
     """
 
-    def __init__(self, scheduler: Scheduler, options: Any, request: web.Request, live: bool = True):
-        self._request = request
+    def __init__(self, scheduler: Scheduler, options: Any, request: web.Request, counts: Counts, live: bool = True):
+        self._request, self._counts = request, counts
         self._news = asyncio.Event()
         loop = asyncio.get_running_loop()
         if scheduler.waiting >= LONGEST_QUEUE:
+            counts.refused += 1
             raise NoFreeRow(f"{LONGEST_QUEUE} others wait already; try again later.")
         self.stream = scheduler.open(options, live=live, notify=lambda: loop.call_soon_threadsafe(self._news.set))
 
@@ -44,8 +47,10 @@ class Reading:
         deadline = time.monotonic() + (ROW_SECONDS if seconds is None else seconds)
         while self.stream.place and not self.stream.ended:
             if time.monotonic() > deadline:
+                self._counts.refused += 1
                 raise NoFreeRow("every row of this server is taken; try again later.")
             await self._wait(min(LOOK_SECONDS, max(0.01, deadline - time.monotonic())))
+        self._counts.streams += 1
 
     async def opened(self) -> None:
         """Wait until its row is ready. Raises `NoFreeRow` when it takes too long, and what went wrong with the options."""
@@ -62,6 +67,9 @@ class Reading:
             if item is None:
                 await self._wait()
             else:
+                # Silence that was put in and marks answer no frame of the client's.
+                answers = not isinstance(item, Marker) and not (isinstance(item, HeardFrame) and item.index is None)
+                self._counts.frames += answers
                 yield item
         if self.stream.error is not None:
             raise self.stream.error

@@ -6,6 +6,7 @@ import time
 
 from aiohttp import web
 
+from ..metrics import Counts
 from ..services import Services
 from .errors import middleware
 from .models import Models
@@ -16,10 +17,12 @@ from .transcriptions import Transcriptions
 __all__ = ["add", "middleware"]
 
 
-def add(app: web.Application, services: Services) -> None:
+def add(app: web.Application, services: Services, counts: dict[str, Counts]) -> None:
     """What `services` there are, for OpenAI's clients. `middleware` has to stand before whatever may refuse a request."""
-    models, speech, transcriptions = Models(services, int(time.time())), Speech(services), Transcriptions(services)
-    realtime = Realtime(services)
+    for service in services:
+        counts.setdefault(service.kind, Counts())
+    models, speech = Models(services, int(time.time())), Speech(services, counts)
+    transcriptions, realtime = Transcriptions(services, counts), Realtime(services, counts)
 
     async def stop(_: web.Application) -> None:
         await realtime.close()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from ... import arguments
-from ...engine.scheduler import Scheduler
-from ...text_to_speech.rows import Speak, Spoken
+from ...text_to_speech.rows import Spoken
 from ..chat import Gone
+from ..metrics import Counts
 from ..reading import Reading
 from ..services import TTS, Services, Speaking
 from . import encoders, models
@@ -42,8 +43,8 @@ class Wanted:
 class Speech:
     """The handlers."""
 
-    def __init__(self, services: Services):
-        self._services = services
+    def __init__(self, services: Services, counts: Mapping[str, Counts]):
+        self._services, self._counts = services, counts
 
     async def voices(self, _: web.Request) -> web.Response:
         tts = self._services.tts
@@ -58,9 +59,9 @@ class Speech:
         encoder = encoders.FORMATS[wanted.form]()
         sending = Sending(request, EVENTS if wanted.events else encoder.content_type)
         try:
-            return await _spoken(
-                sending, encoder, tts.scheduler, tts.make(wanted.voice, seed=wanted.seed), wanted, request
-            )
+            options = tts.make(wanted.voice, seed=wanted.seed)
+            async with Reading(tts.scheduler, options, request, self._counts[TTS]) as reading:
+                return await _spoken(sending, encoder, reading, wanted)
         except Gone:
             raise
         except Exception as e:
@@ -69,9 +70,7 @@ class Speech:
             encoder.close()
 
 
-async def _spoken(
-    sending: Sending, encoder: Encoder, scheduler: Scheduler, options: Speak, wanted: Wanted, request: web.Request
-) -> web.StreamResponse:
+async def _spoken(sending: Sending, encoder: Encoder, reading: Reading, wanted: Wanted) -> web.StreamResponse:
     frames = words = 0
 
     async def send(data: bytes) -> None:
@@ -80,16 +79,15 @@ async def _spoken(
         elif data:
             await sending.event({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
 
-    async with Reading(scheduler, options, request) as reading:
-        reading.stream.say(wanted.text)
-        reading.stream.finish()
-        await reading.opened()
-        item: Spoken
-        async for item in reading.items():
-            words += len(item.words)
-            if len(item.pcm):
-                frames += 1
-                await send(encoder.encode(item.pcm))
+    reading.stream.say(wanted.text)
+    reading.stream.finish()
+    await reading.opened()
+    item: Spoken
+    async for item in reading.items():
+        words += len(item.words)
+        if len(item.pcm):
+            frames += 1
+            await send(encoder.encode(item.pcm))
     if not frames:
         raise bad("input holds nothing that can be spoken.", "input")
     await send(encoder.finish())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from ...speech_to_text.collected import Collected
 from ...speech_to_text.rows import HeardFrame
 from ...speech_to_text.transcribe import Transcript
 from ..chat import Gone, without_folders
+from ..metrics import Counts
 from ..reading import Reading
 from ..services import STT, Hearing, Services
 from . import formats, models, uploads
@@ -56,8 +58,8 @@ class _Recording:
 class Transcriptions:
     """The handler. Recordings are read by threads of its own, of which each upload that has a row needs one."""
 
-    def __init__(self, services: Services):
-        self._services = services
+    def __init__(self, services: Services, counts: Mapping[str, Counts]):
+        self._services, self._counts = services, counts
         rows = services.stt.scheduler.rows if services.stt is not None else 1
         self._readers = ThreadPoolExecutor(rows, "recording")
 
@@ -86,7 +88,7 @@ class Transcriptions:
         loop, collected, found = asyncio.get_running_loop(), Collected(), _Recording()
         # What cannot be read is told before a row is waited for.
         await asyncio.to_thread(_look_at, file)
-        async with Reading(stt.scheduler, stt.make(), request, live=False) as reading:
+        async with Reading(stt.scheduler, stt.make(), request, self._counts[STT], live=False) as reading:
             await reading.opened()
             fed = loop.run_in_executor(self._readers, functools.partial(_feed, reading.stream, file, found))
             try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 
 from aiohttp import WSCloseCode, web
 
+from ...metrics import Counts
 from ...pauses import Pauses
 from ...query import Wishes
 from ...services import STT, TALK, Hearing, Services, Talking
@@ -23,8 +25,8 @@ LONGEST_ROLE = 4000
 class Realtime:
     """The handlers."""
 
-    def __init__(self, services: Services):
-        self._services = services
+    def __init__(self, services: Services, counts: Mapping[str, Counts]):
+        self._services, self._counts = services, counts
         self._open: set[Connection] = set()
 
     async def close(self) -> None:
@@ -59,8 +61,10 @@ class Realtime:
             return STT if models.kind_of(self._services, name) == STT else TALK
         return STT if self._services.talk is None and self._services.stt is not None else TALK
 
-    async def _hold(self, request: web.Request, service, options, make) -> web.StreamResponse:
-        connection = Connection(request, options, service.scheduler, make)
+    async def _hold(
+        self, request: web.Request, service: Hearing | Talking, options: object, make: Callable[[Connection], Session]
+    ) -> web.StreamResponse:
+        connection = Connection(request, options, service.scheduler, self._counts[service.kind], make)
         self._open.add(connection)
         try:
             return await connection.run()

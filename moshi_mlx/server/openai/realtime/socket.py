@@ -13,6 +13,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from ....engine.scheduler import Scheduler
 from ... import log
 from ...chat import Gone
+from ...metrics import Counts
 from ...reading import Reading
 from .. import errors
 from ..errors import ApiError, bad
@@ -34,10 +35,14 @@ class Connection:
     """One client. `make(connection)` gives its session once there is a stream."""
 
     def __init__(
-        self, request: web.Request, options: object, scheduler: Scheduler, make: Callable[[Connection], Session]
+        self,
+        request: web.Request,
+        options: object,
+        scheduler: Scheduler,
+        counts: Counts,
+        make: Callable[[Connection], Session],
     ):
-        self._request = request
-        self._scheduler = scheduler
+        self._request, self._scheduler, self._counts = request, scheduler, counts
         protocols = ",".join(request.headers.getall("Sec-WebSocket-Protocol", []))
         self._old = beta.is_wanted(request.headers.get("OpenAI-Beta", ""), protocols)
         self._socket = web.WebSocketResponse(
@@ -45,7 +50,7 @@ class Connection:
         )
         if not self._socket.can_prepare(request):
             raise ApiError(426, "sessions are held over a WebSocket.", headers={"Upgrade": "websocket"})
-        self.reading = Reading(scheduler, options, request)
+        self.reading = Reading(scheduler, options, request, counts)
         self._session = make(self)
         self._dropping = False
         # What follows from an event or an item is sent before the next one is looked at.
@@ -54,7 +59,7 @@ class Connection:
     def begin_anew(self, options: object) -> None:
         """Another stream in the place of the one that nothing was said to yet."""
         self.reading.stream.close()
-        self.reading = Reading(self._scheduler, options, self._request)
+        self.reading = Reading(self._scheduler, options, self._request, self._counts)
 
     async def run(self) -> web.WebSocketResponse:
         """Until the client goes, the stream ends or the server stops. Raises `NoFreeRow` before there is a socket."""
