@@ -26,10 +26,13 @@ from speech_server import hearing, speaking  # noqa: E402
 from web_server import PATIENCE, Echo  # noqa: E402
 
 from moshi_mlx.audio.files import read_audio  # noqa: E402
+from moshi_mlx.engine.kind import Outcome  # noqa: E402
 from moshi_mlx.engine.scheduler import Scheduler  # noqa: E402
+from moshi_mlx.engine.streams import Bounds, WhenFull  # noqa: E402
 from moshi_mlx.server import reading  # noqa: E402
-from moshi_mlx.server.openai import models, speech, uploads  # noqa: E402
+from moshi_mlx.server.openai import models, sending, speech, uploads  # noqa: E402
 from moshi_mlx.server.services import STT, TALK, TTS, Hearing, Services, Speaking  # noqa: E402
+from moshi_mlx.text_to_speech.rows import Spoken  # noqa: E402
 
 TEXT = "hi"
 SEEDED = {"seed": 1}
@@ -484,6 +487,108 @@ def test_a_dead_model(recording, caplog):
                 server.client.audio.transcriptions.create(model="whisper-1", file=recording)
             assert e.value.code == "model_stopped"
         assert len(server.client.models.list().data) == 2
+
+
+class Hums(Echo):
+    """A model that hums for so many frames, or for ever, and may die of it."""
+
+    def __init__(self, frames: int = 10**9, dies: int = 10**9, seconds: float = 0.0):
+        super().__init__(seconds=seconds)
+        self.bounds, self._last, self._dies = Bounds(0, 256, WhenFull.PAUSE), frames, dies
+
+    def ready(self, row, inbox):
+        return True
+
+    def collect(self, row, inbox):
+        return None
+
+    def step(self, given):
+        time.sleep(self.seconds)
+        for row in given:
+            self._frames[row] += 1
+            if self._frames[row] > self._dies:
+                raise RuntimeError("the graphics card fell out")
+        sound = Spoken(np.full(1920, 0.1, np.float32), np.zeros(8, np.int32), [])
+        return {row: Outcome([sound], self._frames[row] >= self._last) for row in given}
+
+
+def humming(**how) -> OpenAI:
+    return OpenAI(Services(tts=Speaking("hum", Scheduler(lambda: Hums(**how)))))
+
+
+def ask_for_speech(server, **fields) -> socket.socket:
+    """A connection on which speech has begun."""
+    body = json.dumps({"model": "tts-1", "voice": "alloy", "input": TEXT, "response_format": "pcm", **fields})
+    client = socket.create_connection(("127.0.0.1", server.port))
+    client.sendall(
+        f"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    )
+    assert b"200 OK" in client.recv(4096)
+    return client
+
+
+def test_a_client_that_does_not_read(monkeypatch):
+    """Its row stands still, nothing piles up, and in the end it is for others."""
+    monkeypatch.setattr(sending, "UNREAD_SECONDS", 1.0)
+    with humming() as server, ask_for_speech(server):
+        scheduler = server.services.tts.scheduler
+        assert server.wait_free() > 0.5
+        assert scheduler.figures().dropped_out == 0
+        steps = scheduler.figures().steps
+        time.sleep(0.2)
+        assert scheduler.figures().steps == steps
+
+
+def test_a_model_that_dies_while_it_speaks():
+    """What was sent is sent: the connection breaks off, so that nobody takes it for the whole; events tell why."""
+    with humming(dies=5, seconds=0.05) as server, ask_for_speech(server) as client:
+        client.settimeout(PATIENCE)
+        with contextlib.suppress(ConnectionError):
+            received = b""
+            while piece := client.recv(65536):
+                received += piece
+        assert not received.endswith(b"0\r\n\r\n")
+    with humming(dies=5, seconds=0.05) as server, ask_for_speech(server, stream_format="sse") as client:
+        client.settimeout(PATIENCE)
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):
+            received += client.recv(65536)
+    last = json.loads(received.rpartition(b"data: ")[2].partition(b"\n")[0])
+    assert last["error"]["code"] == "model_stopped"
+
+
+class Slow(Echo):
+    """Hears nothing, slowly."""
+
+    def __init__(self):
+        super().__init__(seconds=0.05)
+        self.bounds = Bounds(120.0, 1024, WhenFull.END)
+
+    def step(self, given):
+        super().step(given)
+        return {row: Outcome([], each is None) for row, each in given.items()}
+
+
+def test_a_client_that_goes_before_its_transcript(recording):
+    with OpenAI(Services(stt=Hearing("slow", Scheduler(Slow)))) as server:
+
+        async def go():
+            sent = form(model="whisper-1", file=soundfile_bytes(20.0))
+            async with aiohttp.ClientSession() as session:
+                post = asyncio.ensure_future(session.post(server.origin + "/v1/audio/transcriptions", data=sent))
+                while not server.services.stt.scheduler.live:
+                    await asyncio.sleep(0.01)
+                post.cancel()
+
+        asyncio.run(go())
+        # 20 s would take it 12 s.
+        assert server.wait_free() < 5
+
+
+def soundfile_bytes(seconds: float) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(int(24000 * seconds), np.float32), 24000, format="WAV")
+    return file.getvalue()
 
 
 # What is nobody's -----------------------------------------------------------------------------------------------------
