@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moshi_mlx.engine.token_clock import UNGENERATED
 from moshi_mlx.server.openai.errors import ApiError
@@ -83,6 +86,50 @@ def test_a_sample_may_lie_over_two_events():
 @pytest.mark.parametrize("audio", [None, 3, "***", "abc", ["AAAA"]])
 def test_bad_sound(audio):
     assert refused(Talk("moshi"), {"type": APPEND, "audio": audio}).param == "audio"
+
+
+WORDS = st.sampled_from(
+    [
+        "type", "session", "audio", "input", "output", "format", "rate", "voice", "id", "instructions", "tools", "output_modalities",
+        "transcription", "turn_detection", "model", "language", "prompt", "eagerness", "silence_duration_ms", "realtime", "server_vad",
+        "semantic_vad", "audio/pcm", "text", "modalities", "input_audio_format", "pcm16", "input_audio_transcription", "\ud800",
+    ]
+)  # fmt: skip
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=6),
+    max_leaves=20,
+)
+KINDS = st.sampled_from(
+    [
+        "session.update", "transcription_session.update", "input_audio_buffer.append", "input_audio_buffer.commit",
+        "input_audio_buffer.clear", "response.create", "response.cancel", "conversation.item.create", "conversation.item.truncate",
+        "session.input_audio_buffer.append", "session.close", "nothing",
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    kind=KINDS,
+    event=st.dictionaries(WORDS, VALUES, max_size=4),
+    session=VALUES | st.dictionaries(WORDS, VALUES, max_size=5),
+)
+def test_whatever_a_client_sends(kind, event, session):
+    """It is refused or answered, in the names of today and in those of the beta, and can be sent."""
+    event = {**event, "type": kind, "session": session}
+    sessions = [Talk("moshi"), Talk("p", True, lambda *how: None), Heard().session, Translation("hibiki", Row())]
+    statuses = {400}
+    for asked, old in itertools.product(sessions, (False, True)):
+        old = old and asked.had_beta
+        try:
+            answers = asked.receive(beta.to_current(event) if old else event).answers
+        except ApiError as e:
+            statuses.add(e.status)
+            answers = [events.error(e, event)]
+        for answer in answers:
+            json.dumps(beta.from_current(answer) if old else answer).encode()
+    assert statuses == {400}
 
 
 # Talks ----------------------------------------------------------------------------------------------------------------

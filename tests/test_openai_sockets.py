@@ -323,7 +323,9 @@ def test_a_translation(server, question, tmp_path):
     async def translate(hibiki):
         async with (
             hibiki.awaited as client,
-            client.realtime.translations.connect(model="gpt-realtime-translate") as connection,
+            client.realtime.translations.connect(
+                model="gpt-realtime-translate", extra_headers={"OpenAI-Beta": "realtime=v1"}
+            ) as connection,
         ):
             await connection.session.update(session={"audio": {"output": {"language": "en"}}})
             # Faster than real time, and more than may wait in a talk.

@@ -29,9 +29,13 @@ class Received:
 
 
 class Session(Protocol):
-    """One client's session: no sockets, no models. `patient`: no sound is dropped because the model is late, the client waits instead."""
+    """One client's session: no sockets, no models. `patient`: no sound is dropped because the model is late, the client waits instead.
+
+    `had_beta`: there are names of its events from before (see `beta`).
+    """
 
     patient: bool
+    had_beta: bool
 
     def begin(self) -> list[Event]:
         """The first events."""

@@ -52,6 +52,7 @@ class Connection:
             raise ApiError(426, "sessions are held over a WebSocket.", headers={"Upgrade": "websocket"})
         self.reading = Reading(scheduler, options, request, counts)
         self._session = make(self)
+        self._old = self._old and self._session.had_beta
         self._dropping = False
         # What follows from an event or an item is sent before the next one is looked at.
         self._order = asyncio.Lock()
@@ -170,7 +171,7 @@ class Connection:
         for event in told:
             event = {"event_id": events.new_id("event"), **(beta.from_current(event) if self._old else event)}
             try:
-                await asyncio.wait_for(self._socket.send_str(json.dumps(event, ensure_ascii=False)), UNREAD_SECONDS)
+                await asyncio.wait_for(self._socket.send_str(json.dumps(event)), UNREAD_SECONDS)
             except asyncio.TimeoutError:
                 self._cut()
                 raise Gone("client") from None

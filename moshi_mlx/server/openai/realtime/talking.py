@@ -42,7 +42,7 @@ _NO_ITEMS = frozenset(("conversation.item.create", "conversation.item.delete", "
 class Talk:
     """A session. `begin_anew(voice, instructions)` prepares another talk where the model has roles and voices (`persona`)."""
 
-    patient = False
+    patient, had_beta = False, True
 
     def __init__(self, model: str, persona: bool = False, begin_anew: Callable[[str | None, str], None] | None = None):
         self._model, self._persona, self._begin_anew = model, persona, begin_anew

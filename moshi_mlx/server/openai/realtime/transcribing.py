@@ -62,7 +62,7 @@ class Transcription:
     Sound may be sent faster than it is heard: which item a word belongs to is told by when it was said, not by when it is known.
     """
 
-    patient = True
+    patient = had_beta = True
 
     def __init__(
         self,

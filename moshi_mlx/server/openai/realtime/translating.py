@@ -20,7 +20,7 @@ A_YEAR = 365 * 86400
 class Translation:
     """A session on a stream, which it ends."""
 
-    patient = True
+    patient, had_beta = True, False
 
     def __init__(self, model: str, stream: Control):
         self._model, self._stream = model, stream
