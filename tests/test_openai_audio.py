@@ -158,6 +158,18 @@ def test_speech_comes_while_it_is_spoken(server):
     assert server.services.tts.scheduler.figures().steps - begun > 20
 
 
+@pytest.mark.parametrize("form", ["pcm", "opus", "mp3"])
+def test_speed(server, spoken, tmp_path, form):
+    data = say(server, form=form, speed=1.6)
+    if form == "pcm":
+        found = len(data) / 2
+    else:
+        path = tmp_path / f"fast.{form}"
+        path.write_bytes(data)
+        found = len(read_audio(path, tell=pytest.fail))
+    assert abs(found - len(spoken) / 1.6) < (4 * 576 if form == "mp3" else 360)
+
+
 def test_speech_as_events(server, spoken):
     with server.client.audio.speech.with_streaming_response.create(
         model="gpt-4o-mini-tts",

@@ -6,7 +6,7 @@ wav and pcm are bare samples; Opus is sphn's; mp3 and flac are libsndfile's. No 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,20 +55,23 @@ class Samples:
 
 
 class Opus:
-    """Ogg/Opus, a page for every 40 ms, with the delay and the end that players count on (RFC 7845). Frames of 1920 samples."""
+    """Ogg/Opus, a page for every 40 ms, with the delay and the end that players count on (RFC 7845)."""
 
     content_type = "audio/ogg"
 
     def __init__(self) -> None:
         self._encoder, self._packets, self._pages = sphn.OpusStreamWriter(RATE), PacketReader(), PageWriter(SERIAL)
-        self._samples, self._begun = 0, False
+        self._rest = np.zeros(0, np.float32)
+        self._coded, self._begun = 0, False
 
     def encode(self, pcm: np.ndarray) -> bytes:
         pages = self._headers()
-        packets = self._sound(pcm) if len(pcm) else []
-        for packet in packets:
-            self._samples += len(pcm) // len(packets)
-            pages.append(self._pages.page(packet, self._samples * GRANULES_PER_SAMPLE))
+        pcm = np.concatenate([self._rest, pcm])
+        whole = len(pcm) - len(pcm) % FRAME
+        self._rest = pcm[whole:]
+        for at in range(0, whole, FRAME):
+            for packet, coded in self._sound(pcm[at : at + FRAME]):
+                pages.append(self._pages.page(packet, coded * GRANULES_PER_SAMPLE))
         return b"".join(pages)
 
     def _headers(self) -> list[bytes]:
@@ -78,15 +81,25 @@ class Opus:
         head = HEAD + struct.pack("<BBHIHB", 1, 1, PRE_SKIP, RATE, 0, 0)
         return [self._pages.page(p, 0) for p in (head, TAGS + struct.pack("<I9sI", 9, b"moshi_mlx", 0))]
 
-    def _sound(self, pcm: np.ndarray) -> list[bytes]:
-        packets = self._packets.feed(self._encoder.append_pcm(np.ascontiguousarray(pcm, np.float32)))
-        return [p for p in packets if not p.startswith((HEAD, TAGS))]
+    def _sound(self, frame: np.ndarray) -> Iterator[tuple[bytes, int]]:
+        """Packets of a frame, and how many samples have been coded with each."""
+        packets = self._packets.feed(self._encoder.append_pcm(np.ascontiguousarray(frame, np.float32)))
+        sound = [p for p in packets if not p.startswith((HEAD, TAGS))]
+        for packet in sound:
+            self._coded += len(frame) // len(sound)
+            yield packet, self._coded
 
     def finish(self) -> bytes:
         # The end of it is still in the encoder: silence pushes it out, and the granule says where in the packet it is.
-        packet = self._sound(np.zeros(FRAME, np.float32))[0]
-        end = self._samples * GRANULES_PER_SAMPLE + PRE_SKIP
-        return b"".join([*self._headers(), self._pages.page(packet, end, last=True)])
+        end = (self._coded + len(self._rest)) * GRANULES_PER_SAMPLE + PRE_SKIP
+        rest = np.pad(self._rest, (0, 2 * FRAME - len(self._rest)))
+        pages = self._headers()
+        for packet, coded in (p for frame in rest.reshape(2, FRAME) for p in self._sound(frame)):
+            granule = min(end, coded * GRANULES_PER_SAMPLE)
+            pages.append(self._pages.page(packet, granule, last=granule == end))
+            if granule == end:
+                break
+        return b"".join(pages)
 
     def close(self) -> None:
         pass

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from ... import arguments
+from ...audio.tempo import FASTEST, SLOWEST, Tempo
 from ...text_to_speech.rows import Spoken
 from ..chat import Gone
 from ..metrics import Counts
@@ -25,7 +26,6 @@ LONGEST_INPUT = 100_000
 USUAL_VOICES = frozenset((
     "alloy", "ash", "ballad", "cedar", "coral", "default", "echo", "fable", "marin", "nova", "onyx", "sage", "shimmer", "verse",
 ))  # fmt: skip
-SLOWEST, FASTEST = 0.25, 4.0
 AUDIO, SSE = "audio", "sse"
 
 
@@ -37,6 +37,7 @@ class Wanted:
     voice: str | None
     form: str
     events: bool
+    speed: float
     seed: int | None
 
 
@@ -72,6 +73,7 @@ class Speech:
 
 async def _spoken(sending: Sending, encoder: Encoder, reading: Reading, wanted: Wanted) -> web.StreamResponse:
     frames = words = 0
+    tempo = Tempo(wanted.speed)
 
     async def send(data: bytes) -> None:
         if not wanted.events:
@@ -87,10 +89,10 @@ async def _spoken(sending: Sending, encoder: Encoder, reading: Reading, wanted: 
         words += len(item.words)
         if len(item.pcm):
             frames += 1
-            await send(encoder.encode(item.pcm))
+            await send(encoder.encode(tempo.feed(item.pcm)))
     if not frames:
         raise bad("input holds nothing that can be spoken.", "input")
-    await send(encoder.finish())
+    await send(encoder.encode(tempo.finish()) + encoder.finish())
     if wanted.events:
         usage = {"input_tokens": words, "output_tokens": frames, "total_tokens": words + frames}
         await sending.event({"type": "speech.audio.done", "usage": usage})
@@ -119,12 +121,11 @@ def _wanted(body: dict[str, Any], tts: Speaking) -> Wanted:
     check("response_format", form, arguments.one_of, tuple(encoders.FORMATS))
     stream = body.get("stream_format") or AUDIO
     check("stream_format", stream, arguments.one_of, (AUDIO, SSE))
-    if body.get("speed") is not None:
-        check("speed", body["speed"], arguments.number, SLOWEST, FASTEST)
+    speed = 1.0 if body.get("speed") is None else check("speed", body["speed"], arguments.number, SLOWEST, FASTEST)
     seed = body.get("seed")
     if seed is not None:
         check("seed", seed, arguments.whole, 0, 2**32 - 1)
-    return Wanted(text, _voice(body.get("voice"), tts), form, stream == SSE, seed)
+    return Wanted(text, _voice(body.get("voice"), tts), form, stream == SSE, speed, seed)
 
 
 def _voice(voice: Any, tts: Speaking) -> str | None:

@@ -13,6 +13,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from ....engine.scheduler import Scheduler
 from ... import log
 from ...chat import Gone
+from ...farewell import Farewell
 from ...metrics import Counts
 from ...reading import Reading
 from .. import errors
@@ -48,6 +49,7 @@ class Connection:
         self._socket = web.WebSocketResponse(
             protocols=(SUB_PROTOCOL,), heartbeat=PING_SECONDS, max_msg_size=LARGEST_MESSAGE, compress=False, timeout=2.0
         )
+        self._farewell = Farewell(self._socket)
         if not self._socket.can_prepare(request):
             raise ApiError(426, "sessions are held over a WebSocket.", headers={"Upgrade": "websocket"})
         self.reading = Reading(scheduler, options, request, counts)
@@ -73,9 +75,12 @@ class Connection:
             listening = asyncio.create_task(self._listen())
             speaking = asyncio.create_task(self._speak())
             try:
+                self._farewell.listening = listening
                 done, _ = await asyncio.wait({listening, speaking}, return_when=asyncio.FIRST_COMPLETED)
+                await self._farewell.done()
                 for task in done:
-                    task.result()
+                    if not task.cancelled():
+                        task.result()
             finally:
                 for task in (listening, speaking):
                     task.cancel()
@@ -84,14 +89,15 @@ class Connection:
             pass
         finally:
             self.reading.stream.close()
-            log.event("session.ended", path=self._request.path, seconds=time.monotonic() - begun)
+            if self._socket.prepared:
+                log.event("session.ended", path=self._request.path, seconds=time.monotonic() - begun)
         return self._socket
 
     async def end(self, code: int, e: ApiError | None) -> None:
         """The last events, then the close; a client that does not take them is cut off."""
         try:
             await self._send(self._session.end(e))
-            await asyncio.wait_for(self._socket.close(code=code, message=(e.message if e else "").encode()[:120]), 5.0)
+            await asyncio.wait_for(self._farewell.close(code, e.message if e else ""), 5.0)
         except (Gone, asyncio.TimeoutError):
             self._cut()
 
