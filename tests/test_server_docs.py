@@ -45,14 +45,18 @@ def test_the_examples_run(tmp_path):
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     commands = re.findall(r"^    (curl .*)$", SERVER, re.MULTILINE)
-    assert len(commands) == 2
+    assert len(commands) == 4
+    said = []
     with SpeechServer(Services(stt=hearing(rows=1), tts=speaking(1))) as s:
         for command in commands:
             words = shlex.split(command.replace("localhost:8998", f"localhost:{s.port}"))
             done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
             assert done.returncode == 0
+            said.append(done.stdout)
     assert (tmp_path / "hello.wav").read_bytes()[:4] == b"RIFF"
-    assert done.stdout.startswith("[")
+    assert said[1].startswith("[")
+    assert len((tmp_path / "hello.mp3").read_bytes()) > 500
+    assert said[3].startswith('{"text": ')
 
 
 def test_the_table_is_what_the_function_says():
