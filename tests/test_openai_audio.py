@@ -29,9 +29,10 @@ from moshi_mlx.audio.files import read_audio  # noqa: E402
 from moshi_mlx.engine.kind import Outcome  # noqa: E402
 from moshi_mlx.engine.scheduler import Scheduler  # noqa: E402
 from moshi_mlx.engine.streams import Bounds, WhenFull  # noqa: E402
-from moshi_mlx.server import reading  # noqa: E402
-from moshi_mlx.server.openai import models, sending, speech, uploads  # noqa: E402
+from moshi_mlx.server import delivery, reading, recordings  # noqa: E402
+from moshi_mlx.server.openai import models, speech  # noqa: E402
 from moshi_mlx.server.services import STT, TALK, TTS, Hearing, Services, Speaking  # noqa: E402
+from moshi_mlx.speech_to_text.rows import HeardFrame  # noqa: E402
 from moshi_mlx.text_to_speech.rows import Spoken  # noqa: E402
 
 TEXT = "hi"
@@ -401,7 +402,7 @@ def test_what_is_no_form(server, monkeypatch):
     ):
         found = post(server, "/v1/audio/transcriptions", data=form(**fields))
         assert (found[0], found[1]["error"]["param"]) == (status, param)
-    monkeypatch.setattr(uploads, "LARGEST_UPLOAD", 100_000)
+    monkeypatch.setattr(recordings, "LARGEST", 100_000)
     status, found = post(server, "/v1/audio/transcriptions", data=form(model="whisper-1", file=bytes(200_000)))
     assert (status, found["error"]["code"]) == (413, "file_too_large")
 
@@ -528,21 +529,20 @@ def humming(**how) -> OpenAI:
     return OpenAI(Services(tts=Speaking("hum", Scheduler(lambda: Hums(**how)))))
 
 
-def ask_for_speech(server, **fields) -> socket.socket:
+def ask_for_speech(server, path: str = "/v1/audio/speech", **fields) -> socket.socket:
     """A connection on which speech has begun."""
     body = json.dumps({"model": "tts-1", "voice": "alloy", "input": TEXT, "response_format": "pcm", **fields})
     client = socket.create_connection(("127.0.0.1", server.port))
-    client.sendall(
-        f"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-    )
+    client.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
     assert b"200 OK" in client.recv(4096)
     return client
 
 
-def test_a_client_that_does_not_read(monkeypatch):
+@pytest.mark.parametrize("path", ["/v1/audio/speech", "/api/tts_streaming"])
+def test_a_client_that_does_not_read(monkeypatch, path):
     """Its row stands still, nothing piles up, and in the end it is for others."""
-    monkeypatch.setattr(sending, "UNREAD_SECONDS", 1.0)
-    with humming() as server, ask_for_speech(server):
+    monkeypatch.setattr(delivery, "UNREAD_SECONDS", 1.0)
+    with humming() as server, ask_for_speech(server, path, text=TEXT):
         scheduler = server.services.tts.scheduler
         assert server.wait_free() > 0.5
         assert scheduler.figures().dropped_out == 0
@@ -570,7 +570,7 @@ def test_a_model_that_dies_while_it_speaks():
 
 
 class Slow(Echo):
-    """Hears nothing, slowly."""
+    """Hears nothing, slowly, and says so."""
 
     def __init__(self):
         super().__init__(seconds=0.05)
@@ -578,7 +578,8 @@ class Slow(Echo):
 
     def step(self, given):
         super().step(given)
-        return {row: Outcome([], each is None) for row, each in given.items()}
+        frame = HeardFrame(0, np.zeros(0, np.float32), [])
+        return {row: Outcome([frame], each is None) for row, each in given.items()}
 
 
 def test_a_client_that_goes_before_its_transcript(recording):

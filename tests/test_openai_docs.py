@@ -16,8 +16,8 @@ from openai_server import OpenAI, talking
 from speech_server import hearing, speaking
 
 from moshi_mlx import serve
-from moshi_mlx.server import reading
-from moshi_mlx.server.openai import encoders, formats, speech, uploads
+from moshi_mlx.server import reading, recordings
+from moshi_mlx.server.openai import encoders, formats, speech
 from moshi_mlx.server.openai.realtime import socket as sockets
 from moshi_mlx.server.services import Services
 
@@ -69,7 +69,7 @@ def test_the_server_starts_like_that():
 
 
 def test_numbers_and_names_are_those_of_the_server():
-    assert f"Up to {uploads.LARGEST_UPLOAD >> 20} MiB" in PAGE
+    assert f"Up to {recordings.LARGEST >> 20} MiB" in PAGE
     assert f"Up to {speech.LONGEST_INPUT:,} characters" in PAGE
     assert f"no row within {reading.ROW_SECONDS:g} s" in PAGE
     assert f"sends nothing for {sockets.SILENT_SECONDS:g} s" in PAGE

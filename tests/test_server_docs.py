@@ -18,7 +18,7 @@ import serving
 from moshi_mlx import serve
 from moshi_mlx.engine import model_thread
 from moshi_mlx.machine.serving import MOST_ROWS
-from moshi_mlx.server import pauses
+from moshi_mlx.server import pauses, recordings
 from moshi_mlx.server.kyutai import hear, line, messages, posts, speak
 from moshi_mlx.server.services import Services
 from moshi_mlx.speech_to_text import rows as stt_rows
@@ -86,7 +86,7 @@ def test_links_lead_somewhere(page):
         (r"no message for (\d+) s", line.Line.idle),
         (r"answers no ping for (\d+) s", speak.SpeakLine.silent),
         (r"leaves (\d+) results unread", stt_rows.OUTPUT_ITEMS),
-        (r"up to (\d+) MiB", posts.LARGEST_UPLOAD >> 20),
+        (r"up to (\d+) MiB", recordings.LARGEST >> 20),
         (r"waits up to (\d+) s for a row", posts.ROW_SECONDS),
     ],
 )

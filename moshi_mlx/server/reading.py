@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -52,9 +53,9 @@ class Reading:
             await self._wait(min(LOOK_SECONDS, max(0.01, deadline - time.monotonic())))
         self._counts.streams += 1
 
-    async def opened(self) -> None:
-        """Wait until its row is ready. Raises `NoFreeRow` when it takes too long, and what went wrong with the options."""
-        await self.has_row()
+    async def opened(self, seconds: float | None = None) -> None:
+        """Wait until its row is ready. Raises `NoFreeRow` as `has_row` does, and what went wrong with the options."""
+        await self.has_row(seconds)
         while not self.stream.opened and not self.stream.ended:
             await self._wait()
         if self.stream.error is not None:
@@ -76,9 +77,8 @@ class Reading:
 
     async def _wait(self, seconds: float = LOOK_SECONDS) -> None:
         """For something new about the stream, not much longer than `seconds`."""
-        try:
+        if self._request.transport is None or self._request.transport.is_closing():
+            raise Gone("client")
+        with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._news.wait(), seconds)
-        except asyncio.TimeoutError:
-            if self._request.transport is None or self._request.transport.is_closing():
-                raise Gone("client") from None
         self._news.clear()

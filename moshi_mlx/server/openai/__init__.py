@@ -26,7 +26,6 @@ def add(app: web.Application, services: Services, counts: dict[str, Counts]) -> 
 
     async def stop(_: web.Application) -> None:
         await realtime.close()
-        transcriptions.close()
 
     app.on_shutdown.append(stop)
     app.add_routes([

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
 from aiohttp import hdrs, web
 
 from .. import log
-from ..chat import Gone
+from ..delivery import deliver
 from . import errors
 
-# A client that takes nothing for so long is gone.
-UNREAD_SECONDS = 60.0
 EVENTS = "text/event-stream"
 
 
@@ -36,15 +33,8 @@ class Sending:
     async def send(self, data: bytes) -> None:
         """Raises `Gone`."""
         await self.begin()
-        if not data:
-            return
-        try:
-            await asyncio.wait_for(self._response.write(data), UNREAD_SECONDS)
-        except asyncio.TimeoutError:
-            self.cut()
-            raise Gone("unread") from None
-        except (ConnectionError, RuntimeError):
-            raise Gone("client") from None
+        if data:
+            await deliver(self._request, self._response, data)
 
     async def event(self, event: dict[str, Any]) -> None:
         await self.send(b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n")

@@ -6,20 +6,17 @@ import asyncio
 import functools
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from ... import arguments
-from ...audio.files import AudioReader
-from ...engine.streams import Stream
-from ...errors import AudioError
 from ...speech_to_text.collected import Collected
 from ...speech_to_text.rows import HeardFrame
 from ...speech_to_text.transcribe import Transcript
+from .. import recordings
 from ..chat import Gone, without_folders
 from ..metrics import Counts
 from ..reading import Reading
@@ -28,8 +25,6 @@ from . import formats, models, uploads
 from .errors import bad, check
 from .sending import EVENTS, Sending
 
-# An upload whose row has not taken anything for so long waits for a model that is gone.
-STUCK_SECONDS = 3600.0
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
 
 
@@ -43,31 +38,14 @@ class Wanted:
     granularities: list[str]
 
 
-@dataclass
-class _Recording:
-    """What came of reading it: samples at the model's rate, and a sentence where its end is missing."""
-
-    samples: int = 0
-    notes: list[str] = field(default_factory=list)
-
-    def told(self) -> dict[str, str]:
-        """What an answer says beside the words."""
-        return {"warning": without_folders(self.notes[0])} if self.notes else {}
-
-
 class Transcriptions:
-    """The handler. Recordings are read by threads of its own, of which each upload that has a row needs one."""
+    """The handler."""
 
     def __init__(self, services: Services, counts: Mapping[str, Counts]):
         self._services, self._counts = services, counts
-        rows = services.stt.scheduler.rows if services.stt is not None else 1
-        self._readers = ThreadPoolExecutor(rows, "recording")
-
-    def close(self) -> None:
-        self._readers.shutdown(wait=False, cancel_futures=True)
 
     async def transcribe(self, request: web.Request) -> web.StreamResponse:
-        with uploads.scratch() as folder:
+        with recordings.scratch() as folder:
             form = await uploads.receive(request, folder)
             stt = models.named(self._services, STT, check("model", form.get("model"), arguments.kind, str, "a name"))
             assert isinstance(stt, Hearing)
@@ -85,12 +63,13 @@ class Transcriptions:
     async def _answer(
         self, sending: Sending, request: web.Request, stt: Hearing, file: Path, wanted: Wanted
     ) -> web.StreamResponse:
-        loop, collected, found = asyncio.get_running_loop(), Collected(), _Recording()
+        collected = Collected()
+        notes: list[str] = []
         # What cannot be read is told before a row is waited for.
-        await asyncio.to_thread(_look_at, file)
+        await asyncio.to_thread(recordings.look_at, file)
         async with Reading(stt.scheduler, stt.make(), request, self._counts[STT], live=False) as reading:
             await reading.opened()
-            fed = loop.run_in_executor(self._readers, functools.partial(_feed, reading.stream, file, found))
+            feeding = asyncio.create_task(recordings.feed(reading.stream, file, notes.append))
             try:
                 first = True
                 item: Any
@@ -101,41 +80,20 @@ class Transcriptions:
                         first = False
             finally:
                 reading.stream.close()
-                await fed
+                await asyncio.gather(feeding, return_exceptions=True)
+            samples = feeding.result()
         bounds = reading.stream.bounds
         transcript = collected.transcript(
-            file.name, found.samples / bounds.sample_rate, bounds.frame_size / bounds.sample_rate
+            file.name, samples / bounds.sample_rate, bounds.frame_size / bounds.sample_rate
         )
         if wanted.stream:
             done = {"type": "transcript.text.done", "text": transcript.text}
-            await sending.event({**done, **found.told()})
+            await sending.event({**done, **_told(notes)})
             return await sending.end()
-        return _response(transcript, wanted, found)
+        return _response(transcript, wanted, notes)
 
 
-def _look_at(file: Path) -> None:
-    """Raises `AudioError` for what is no recording."""
-    AudioReader(file).close()
-
-
-def _feed(stream: Stream, file: Path, found: _Recording) -> None:
-    """All of a recording, as fast as the row takes it; on a thread of its own."""
-    try:
-        with AudioReader(file, stream.bounds.sample_rate, tell=found.notes.append) as reader:
-            for block in reader.blocks():
-                stream.feed(block, STUCK_SECONDS)
-                found.samples += len(block)
-                if stream.closed:
-                    return
-        if not found.samples:
-            raise AudioError(f"{file.name} holds no audio.")
-        stream.finish()
-    except BaseException:
-        stream.close()
-        raise
-
-
-def _response(transcript: Transcript, wanted: Wanted, found: _Recording) -> web.Response:
+def _response(transcript: Transcript, wanted: Wanted, notes: list[str]) -> web.Response:
     if wanted.form in formats.PLAIN:
         text, content_type = formats.plain(transcript, wanted.form)
         return web.Response(text=text, content_type=content_type, charset="utf-8")
@@ -143,7 +101,12 @@ def _response(transcript: Transcript, wanted: Wanted, found: _Recording) -> web.
         body = formats.verbose(transcript, wanted.language, wanted.granularities)
     else:
         body = formats.short(transcript)
-    return web.json_response({**body, **found.told()}, dumps=functools.partial(json.dumps, ensure_ascii=False))
+    return web.json_response({**body, **_told(notes)}, dumps=functools.partial(json.dumps, ensure_ascii=False))
+
+
+def _told(notes: list[str]) -> dict[str, str]:
+    """What an answer says of the recording beside the words: that its end is missing."""
+    return {"warning": without_folders(notes[0])} if notes else {}
 
 
 def _wanted(form: uploads.Form) -> Wanted:

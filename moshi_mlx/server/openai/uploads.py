@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import BodyPartReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from ...output import OutputFile, ScratchFolder
+from .. import recordings
 from .errors import ApiError, bad
 
-LARGEST_UPLOAD, LONGEST_FIELD, MOST_FIELDS = 512 << 20, 64 << 10, 100
-_PIECE = 1 << 20
+LONGEST_FIELD, MOST_FIELDS = 64 << 10, 100
+_CHUNK = 1 << 16
 # A client's name of its file, as far as it may be one of ours.
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -36,15 +34,6 @@ class Form:
     def all(self, name: str) -> list[str]:
         """Every value of `name` and of `name[]`, which clients use for lists."""
         return self.fields.get(name, []) + self.fields.get(f"{name}[]", [])
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    folder = ScratchFolder()
-    try:
-        yield folder.path
-    finally:
-        folder.remove()
 
 
 async def receive(request: web.Request, folder: Path) -> Form:
@@ -77,26 +66,22 @@ def _plain(name: str | None) -> str:
 
 
 async def _keep(part: BodyPartReader, path: Path) -> Path:
-    size, waiting = 0, bytearray()
-    with OutputFile(path) as output:
-        while piece := await part.read_chunk(1 << 16):
-            size += len(piece)
-            if size > LARGEST_UPLOAD:
-                raise ApiError(413, f"a file may have {LARGEST_UPLOAD >> 20} MiB.", param="file", code="file_too_large")
-            waiting += part.decode(piece)
-            if len(waiting) >= _PIECE:
-                # A disk that is slow holds up nobody else.
-                await asyncio.to_thread(output.write, bytes(waiting))
-                waiting.clear()
-        await asyncio.to_thread(output.write, bytes(waiting))
-        await asyncio.to_thread(output.commit)
+    try:
+        await recordings.keep(_pieces(part), path, recordings.LARGEST)
+    except recordings.TooLarge as e:
+        raise ApiError(413, str(e), param="file", code="file_too_large") from None
     return path
+
+
+async def _pieces(part: BodyPartReader) -> AsyncIterator[bytes]:
+    while piece := await part.read_chunk(_CHUNK):
+        yield part.decode(piece)
 
 
 async def _text(part: BodyPartReader) -> str:
     value = bytearray()
-    while piece := await part.read_chunk(1 << 13):
-        value += part.decode(piece)
+    async for piece in _pieces(part):
+        value += piece
         if len(value) > LONGEST_FIELD:
             raise bad(f"a field may have {LONGEST_FIELD} bytes.", part.name)
     return value.decode()
