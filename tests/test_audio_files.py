@@ -43,6 +43,21 @@ def test_channels_are_averaged(tmp_path):
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), left / 2, atol=1e-6)
 
 
+def test_flac_without_a_length(tmp_path):
+    """As programs write it that cannot go back to the header: the last samples are there, and it is not called cut short."""
+    path = tmp_path / "stream.flac"
+    soundfile.write(path, tone(24000, 2.0), 24000)
+    data = bytearray(path.read_bytes())
+    # The count of samples: 36 bits after rate, channels and bits of the first block.
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    with AudioReader(path) as reader:
+        assert reader.duration is None
+        assert sum(map(len, reader.blocks())) == 48000
+        assert reader.shortened is None
+
+
 def test_24_khz_is_not_touched(tmp_path):
     pcm = np.random.default_rng(0).uniform(-1, 1, 5000).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", pcm, 24000, subtype="FLOAT")

@@ -49,6 +49,7 @@ def test_it_says_what_is_where_and_whether_it_keeps_up(everything):
     said = "\n".join(everything.lines)
     assert f"speech to text at ws://localhost:{everything.port}/api/asr-streaming" in said
     assert f"text to speech at ws://localhost:{everything.port}/api/tts_streaming" in said
+    assert f"OpenAI's clients: base URL http://localhost:{everything.port}/v1" in said
     assert re.search(r"talk [\d.]+ ms per frame .*, stt [\d.]+ ms .*, tts [\d.]+ ms .* with all 2 rows of each: ", said)
 
 

@@ -18,7 +18,7 @@ import serving
 from moshi_mlx import serve
 from moshi_mlx.engine import model_thread
 from moshi_mlx.machine.serving import MOST_ROWS
-from moshi_mlx.server import pauses
+from moshi_mlx.server import pauses, recordings
 from moshi_mlx.server.kyutai import hear, line, messages, posts, speak
 from moshi_mlx.server.services import Services
 from moshi_mlx.speech_to_text import rows as stt_rows
@@ -45,14 +45,18 @@ def test_the_examples_run(tmp_path):
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     commands = re.findall(r"^    (curl .*)$", SERVER, re.MULTILINE)
-    assert len(commands) == 2
+    assert len(commands) == 4
+    said = []
     with SpeechServer(Services(stt=hearing(rows=1), tts=speaking(1))) as s:
         for command in commands:
             words = shlex.split(command.replace("localhost:8998", f"localhost:{s.port}"))
             done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
             assert done.returncode == 0
+            said.append(done.stdout)
     assert (tmp_path / "hello.wav").read_bytes()[:4] == b"RIFF"
-    assert done.stdout.startswith("[")
+    assert said[1].startswith("[")
+    assert len((tmp_path / "hello.mp3").read_bytes()) > 500
+    assert said[3].startswith('{"text": ')
 
 
 def test_the_table_is_what_the_function_says():
@@ -82,7 +86,7 @@ def test_links_lead_somewhere(page):
         (r"no message for (\d+) s", line.Line.idle),
         (r"answers no ping for (\d+) s", speak.SpeakLine.silent),
         (r"leaves (\d+) results unread", stt_rows.OUTPUT_ITEMS),
-        (r"up to (\d+) MiB", posts.LARGEST_UPLOAD >> 20),
+        (r"up to (\d+) MiB", recordings.LARGEST >> 20),
         (r"waits up to (\d+) s for a row", posts.ROW_SECONDS),
     ],
 )

@@ -103,6 +103,15 @@ def _headerless(
     return PcmDecoder(read_bytes, raw.rate, 1, RAW_FORMATS[raw.form], length, close)
 
 
+class _Forward(soundfile.SoundFile):
+    """Read from front to back, without the seek that soundfile makes after every read: it fails at the end of a flac whose header
+    does not tell its length, as written by programs that cannot go back, and the last samples would be lost with it.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 class SndfileDecoder:
     """A file through libsndfile, by its descriptor (which is closed at the end)."""
 
@@ -111,7 +120,7 @@ class SndfileDecoder:
         self._quietly = without_decoder_messages if kind == "mp3" else contextlib.nullcontext
         try:
             with self._quietly():
-                self._file = soundfile.SoundFile(descriptor, closefd=False)
+                self._file = _Forward(descriptor, closefd=False)
         except BaseException:
             os.close(descriptor)
             raise

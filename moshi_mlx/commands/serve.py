@@ -188,6 +188,7 @@ def invitation(args: argparse.Namespace, rules: Rules, services: Services) -> li
         lines.append(f"speech to text at {sockets}/api/asr-streaming")
     if services.tts:
         lines.append(f"text to speech at {sockets}/api/tts_streaming")
+    lines.append(f"OpenAI's clients: base URL {address}/v1")
     if rules.token and not services.talk:
         lines.append(f"clients need the key {rules.token}")
     return [*lines, "Ctrl-C ends it"]

@@ -21,7 +21,9 @@ ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 # A page can only be given its token after it has been loaded.
 NEEDS_TOKEN, OPEN_TO_ALL = ("/api/", "/v1/", "/metrics"), ("/api/build_info",)
-SUB_PROTOCOL, TOKEN_PREFIX = "moshi", "token."
+SUB_PROTOCOL = "moshi"
+# Sub-protocols that are a token: ours, and OpenAI's for browsers.
+TOKEN_PREFIXES = ("token.", "openai-insecure-api-key.")
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; worker-src 'self' blob:; frame-ancestors 'none'",
@@ -117,11 +119,11 @@ def needs_token(path: str) -> bool:
 
 
 def offered_tokens(request: web.Request) -> list[str]:
-    """Everything that may be a token: of the query, of the headers, of the sub-protocols (`moshi, token.XYZ`)."""
+    """Everything that may be a token: of the query, of the headers, of the sub-protocols (`moshi, token.XYZ`, or OpenAI's)."""
     headers = request.headers
     scheme, _, bearer = headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     protocols = ",".join(headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, []))
-    named = [p.strip().removeprefix(TOKEN_PREFIX) for p in protocols.split(",") if p.strip().startswith(TOKEN_PREFIX)]
+    named = [p.removeprefix(x) for p in map(str.strip, protocols.split(",")) for x in TOKEN_PREFIXES if p.startswith(x)]
     offered = [
         request.query.get("token"),
         request.query.get("auth_id"),
@@ -158,7 +160,7 @@ def middleware(rules: Rules):
                 status=204,
                 headers={
                     hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST",
-                    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "authorization, content-type, kyutai-api-key",
+                    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "authorization, *",
                 },
             )
         return await handler(request)

@@ -100,7 +100,7 @@ def talking(
         return recording
 
     scheduler = running.scheduler(make, "talk")
-    return Talking(name, scheduler, talks.make, talks.translation), made[0]
+    return Talking(name, scheduler, talks.make, talks.translation, talks.persona), made[0]
 
 
 def hearing(name: str, loaded: Checkpoint, rows: int, running: Running) -> tuple[Hearing, StepTimes]:

@@ -12,7 +12,7 @@ import zlib
 MARK = b"OggS"
 # Mark, version, flags, granule position, serial number, page number, checksum, number of segments.
 HEADER = struct.Struct("<4sBBqIIIB")
-CONTINUED, FIRST = 1, 2
+CONTINUED, FIRST, LAST = 1, 2, 4
 LONGEST_PAGE = HEADER.size + 255 + 255 * 255
 LONGEST_PACKET = 1 << 16
 _CHECKSUM_AT = 22
@@ -126,10 +126,10 @@ class PageWriter:
     def __init__(self, serial: int):
         self._serial, self._number = serial, 0
 
-    def page(self, packet: bytes, granule: int) -> bytes:
-        """`granule`: samples at 48 kHz up to the end of `packet` (0 for headers). Packets up to 65,024 bytes."""
+    def page(self, packet: bytes, granule: int, last: bool = False) -> bytes:
+        """`granule`: samples at 48 kHz up to the end of `packet` (0 for headers). Packets up to 65,024 bytes. `last`: the stream ends."""
         lacing = bytes([255] * (len(packet) // 255) + [len(packet) % 255])
-        flags = 0 if self._number else FIRST
+        flags = (0 if self._number else FIRST) | (LAST if last else 0)
         head = HEADER.pack(MARK, 0, flags, granule, self._serial, self._number, 0, len(lacing))
         page = head + lacing + packet
         self._number += 1

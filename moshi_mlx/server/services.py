@@ -23,13 +23,14 @@ TALK, STT, TTS = "talk", "stt", "tts"
 class Talking:
     """Dialogue, or translation. `name` is what clients know the model by; items are `session.reply.Frame`s.
 
-    `make(wishes)` gives the options of a talk; raises `BadQuery` for what cannot be had.
+    `make(wishes)` gives the options of a talk; raises `BadQuery` for what cannot be had. `persona`: it has roles and voices.
     """
 
     name: str
     scheduler: Scheduler
     make: Callable[[Wishes], Any]
     translation: bool = False
+    persona: bool = False
     kind: str = field(default=TALK, init=False)
 
 

@@ -185,7 +185,8 @@ class _Stream:
 
     def take(self, message: Any, delay: int) -> None:
         if isinstance(message, Mark):
-            self.marks.append((self.text.fed + delay, message.id))
+            # Behind a flush it waits for all of the silence that was put in, with which the last word becomes complete.
+            self.marks.append((self.text.fed + max(delay, self.text.silence), message.id))
         elif isinstance(message, Flush):
             self.text.flush()
 

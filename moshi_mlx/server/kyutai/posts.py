@@ -12,22 +12,24 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from ...audio.files import AudioReader, read_audio
+from ...audio.files import read_audio
 from ...audio.wav import stream_header, to_int16
-from ...engine.scheduler import Scheduler
-from ...engine.streams import NoFreeRow, Stream
+from ...engine.streams import NoFreeRow
 from ...errors import InputError, MoshiError
-from ...output import OutputFile, ScratchFolder
-from ..chat import without_folders
+from .. import recordings
+from ..chat import Gone, without_folders
+from ..delivery import deliver
 from ..metrics import Counts
+from ..reading import Reading
 from ..services import Hearing, Speaking
 from .hear import RATE, event_message
 from .line import refused_key, unauthorised
 from .messages import pack
 
-LARGEST_UPLOAD, LARGEST_CLIP, LONGEST_TEXT = 512 << 20, 16 << 20, 1 << 16
-# How long a request waits for a row, and how often it is looked whether anybody still waits for the answer.
-ROW_SECONDS, LOOK_SECONDS = 100.0, 0.5
+LARGEST_CLIP, LONGEST_TEXT = 16 << 20, 1 << 16
+# How long a request waits for a row.
+ROW_SECONDS = 100.0
+FULL = "every row of this server is taken."
 RETRY = {"Retry-After": "10"}
 
 
@@ -51,8 +53,8 @@ class Posts:
         try:
             self._check_key(request)
             options = self._stt.make()
-            async with _kept(request, LARGEST_UPLOAD) as path, self._row(request, self._stt, options) as reading:
-                feeding = asyncio.create_task(_feed(reading.stream, path))
+            async with _kept(request, recordings.LARGEST) as path, self._row(request, self._stt, options) as reading:
+                feeding = asyncio.create_task(recordings.feed(reading.stream, path, lambda _: None))
                 try:
                     events = [e async for item in reading.items() for e in getattr(item, "events", ())]
                 finally:
@@ -60,6 +62,8 @@ class Posts:
                     await asyncio.gather(feeding, return_exceptions=True)
                 feeding.result()
             return web.json_response([m for m in map(event_message, events) if m is not None])
+        except Gone:
+            return web.Response(status=499)
         except Refused as e:
             return e.answer
         except MoshiError as e:
@@ -80,11 +84,13 @@ class Posts:
                 first = await anext(items, None)
                 response = web.StreamResponse(headers={"Content-Type": "audio/wav"})
                 await response.prepare(request)
-                await response.write(stream_header(1, RATE) + _wav_of(first))
+                await deliver(request, response, stream_header(1, RATE) + _wav_of(first))
                 async for item in items:
-                    await response.write(_wav_of(item))
+                    await deliver(request, response, _wav_of(item))
                 await response.write_eof()
                 return response
+        except Gone:
+            return web.Response(status=499)
         except Refused as e:
             return e.answer
         except MoshiError as e:
@@ -106,6 +112,8 @@ class Posts:
             async with _kept(request, LARGEST_CLIP) as path:
                 pcm = await asyncio.to_thread(read_audio, path, RATE)
             codes = await asyncio.wrap_future(self._tts.scheduler.call(lambda kind: kind.tts.clip_codes(pcm)))
+        except Gone:
+            return web.Response(status=499)
         except Refused as e:
             return e.answer
         except MoshiError as e:
@@ -118,61 +126,21 @@ class Posts:
             raise Refused(401, unauthorised().text or "")
 
     @contextlib.asynccontextmanager
-    async def _row(self, request: web.Request, service: Hearing | Speaking, options: Any) -> AsyncIterator[_Reading]:
-        counts = self._counts[service.kind]
+    async def _row(self, request: web.Request, service: Hearing | Speaking, options: Any) -> AsyncIterator[Reading]:
         try:
-            reading = _Reading(request, service.scheduler, options)
-            await reading.opened()
-        except (NoFreeRow, asyncio.TimeoutError):
-            counts.refused += 1
-            raise Refused(503, "every row of this server is taken.", RETRY) from None
+            reading = Reading(service.scheduler, options, request, self._counts[service.kind], live=False)
+        except NoFreeRow:
+            raise Refused(503, FULL, RETRY) from None
         except MoshiError as e:
             raise Refused(503, str(e)) from None
-        counts.streams += 1
-        try:
+        async with reading:
+            try:
+                await reading.opened(ROW_SECONDS)
+            except NoFreeRow:
+                raise Refused(503, FULL, RETRY) from None
+            except MoshiError as e:
+                raise Refused(503, str(e)) from None
             yield reading
-        finally:
-            reading.stream.close()
-
-
-class _Reading:
-    """An upload's stream, read by an event loop."""
-
-    def __init__(self, request: web.Request, scheduler: Scheduler, options: Any):
-        self._request = request
-        loop = asyncio.get_running_loop()
-        self._news = asyncio.Event()
-        self.stream = scheduler.open(options, live=False, notify=lambda: loop.call_soon_threadsafe(self._news.set))
-
-    async def opened(self) -> None:
-        try:
-            await asyncio.wait_for(self._until_opened(), ROW_SECONDS)
-        except BaseException:
-            self.stream.close()
-            raise
-        if self.stream.error is not None:
-            raise self.stream.error
-
-    async def _until_opened(self) -> None:
-        while not self.stream.opened and not self.stream.ended:
-            await self._wait()
-
-    async def items(self) -> AsyncIterator[Any]:
-        while not self.stream.ended:
-            item = self.stream.read()
-            if item is None:
-                await self._wait()
-            else:
-                yield item
-        if self.stream.error is not None:
-            raise self.stream.error
-
-    async def _wait(self) -> None:
-        if self._request.transport is None or self._request.transport.is_closing():
-            raise ConnectionResetError("nobody waits for the answer")
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._news.wait(), LOOK_SECONDS)
-        self._news.clear()
 
 
 def _wav_of(item: Any) -> bytes:
@@ -182,36 +150,15 @@ def _wav_of(item: Any) -> bytes:
 @contextlib.asynccontextmanager
 async def _kept(request: web.Request, most: int) -> AsyncIterator[Path]:
     """The body in a temporary file."""
-    folder = ScratchFolder()
-    try:
-        path, size = folder.path / "recording", 0
-        with OutputFile(path) as output:
-            async for piece in request.content.iter_chunked(1 << 18):
-                size += len(piece)
-                if size > most:
-                    raise Refused(413, f"a recording may have {most >> 20} MiB.")
-                await asyncio.to_thread(output.write, piece)
-            if not size:
-                raise Refused(400, "there is no recording in the body.")
-            output.commit()
+    with recordings.scratch() as folder:
+        path = folder / "recording"
+        try:
+            size = await recordings.keep(request.content.iter_chunked(1 << 18), path, most)
+        except recordings.TooLarge as e:
+            raise Refused(413, str(e)) from None
+        if not size:
+            raise Refused(400, "there is no recording in the body.")
         yield path
-    finally:
-        folder.remove()
-
-
-async def _feed(stream: Stream, path: Path) -> None:
-    """All of a recording, as fast as its row takes it."""
-    try:
-        with AudioReader(path, stream.bounds.sample_rate, tell=lambda _: None) as reader:
-            blocks = reader.blocks()
-            while (block := await asyncio.to_thread(next, blocks, None)) is not None:
-                while stream.buffered > stream.bounds.seconds * RATE / 2 and not stream.ended:
-                    await asyncio.sleep(0.02)
-                stream.feed(block)
-        stream.finish()
-    except BaseException:
-        stream.close()
-        raise
 
 
 async def _said(request: web.Request) -> tuple[str, str | None]:

@@ -1,0 +1,1 @@
+"""`/v1/realtime`: conversations, transcription and translation as events over a WebSocket."""
