@@ -262,8 +262,11 @@ def test_what_is_no_request_is_told_without_its_words(server, capfd, monkeypatch
     assert TOKEN[:8] not in err and "xxx" not in err
 
 
-def test_a_key_that_is_none(server):
-    assert upgraded(server, Sec_WebSocket_Key="AAAA\xdcAAAAAAAAAAAAAAAAA==") == 400
+@pytest.mark.parametrize(
+    "name", ["Upgrade", "Connection", "Sec_WebSocket_Key", "Sec_WebSocket_Version", "Sec_WebSocket_Protocol"]
+)
+def test_a_broken_handshake_is_no_fault_of_ours(server, name):
+    assert upgraded(server, **{name: UPGRADE.get(name, "moshi")[:4] + "\xdc"}) == 400
 
 
 # What is answered -----------------------------------------------------------------------------------------------------
