@@ -372,6 +372,6 @@ async def hold_quickly(session, server, url, abandon):
     async with session.ws_connect(f"{server.chat}?{url}&audio=pcm_s16le") as connection:
         client = Client(connection)
         await client.opened()
-        await client.talk(prompt("sum", 6), first=0)
+        await client.talk(prompt("sum", 3), first=0)
         if abandon:
             connection._response.connection.transport.abort()
