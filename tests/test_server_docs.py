@@ -74,7 +74,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize(
     ("said", "value"),
     [
-        (r"within ([\d.]+) s or Error instead", line.ROW_SECONDS),
+        (r"in its place after ([\d.]+) s", line.ROW_SECONDS),
         (r"Flush: (\d+) frames", hear.FLUSH_FRAMES),
         (r"come within ([\d.]+) s", hear.FLUSH_WITHIN),
         (r"no more than ([\d.]+) s of sound", hear.LIVE_BACKLOG / hear.RATE),
