@@ -98,6 +98,10 @@ def open_place(model: str | Path | None = None, hf_repo: str | None = None, quan
 
     `quantized` (4 or 8) chooses among the precisions of a short name.
     """
+    if model == "" or hf_repo == "":
+        raise InputError(
+            "the model's name is empty; give a folder or a short name (--model), or a repository (--hf-repo)."
+        )
     if model is not None and hf_repo is not None:
         raise InputError(f"give either a folder (--model {model}) or a repository (--hf-repo {hf_repo}), not both.")
     if hf_repo is not None:

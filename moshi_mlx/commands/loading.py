@@ -54,7 +54,7 @@ def check_checkpoint(args: argparse.Namespace, kinds: Sequence[str], default: st
 
 def _named(args: argparse.Namespace, default: str) -> tuple[str | None, str | None, str | None]:
     """Folder, repository or short name that is asked for, one of them; none where single files say everything."""
-    if not (args.model or args.hf_repo):
+    if args.model is None and args.hf_repo is None:
         return None, None, None if args.moshi_weights and args.lm_config else default
     name = registry.short_name(args.model, args.hf_repo)
     return (None, None, name) if name is not None else (args.model, args.hf_repo, None)

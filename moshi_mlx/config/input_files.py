@@ -47,6 +47,16 @@ def read_bytes(path: str | Path, largest: int, error: type[MoshiError] = Checkpo
     return content
 
 
+def name_for_mlx(path: str | Path, error: type[MoshiError] = CheckpointError) -> str:
+    """`path` as MLX takes it, which is UTF-8."""
+    name = str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise error(f"the name of {name} is not UTF-8, which MLX cannot open; rename it or its folder.") from None
+    return name
+
+
 def check_name(name: object, where: str, error: type[MoshiError] = CheckpointError) -> None:
     """Raise `error` for what cannot be the name of a file below `where`: no text, empty, absolute, upwards, unprintable."""
     text = name if isinstance(name, str) else ""

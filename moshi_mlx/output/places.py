@@ -73,7 +73,8 @@ def check_writable(path: str | Path) -> None:
         raise OutputError(f"'{path}' is not the name of a file to write.")
     place = follow(path)
     folder = os.path.dirname(place)
-    shown = os.path.dirname(path) or "."
+    # Of a link, where it leads.
+    shown = folder if os.path.islink(path) else os.path.dirname(path) or "."
     try:
         mode = mode_of(place)
     except (NotADirectoryError, PermissionError):
