@@ -51,7 +51,8 @@ class Folder(Place):
 
     def find(self, name: str, optional: bool = False) -> Path | None:
         path = self.path / name
-        if os.path.exists(path):
+        # A link that leads nowhere is told: without it, another model would be meant.
+        if os.path.lexists(path):
             file_size(path)
             return path
         if optional:

@@ -81,7 +81,8 @@ def check_kind(files: Files, kinds: Sequence[str], command: str) -> None:
     """Refuse a model that its configuration shows to be of another kind than a command runs."""
     kind = files.config.kind
     if kind not in kinds:
-        raise ConfigError(registry.wrong_kind(files.source, kind, kinds, command))
+        why = ", taken for Moshi 7B for want of a config.json that describes it," if files.config.legacy else ""
+        raise ConfigError(registry.wrong_kind(f"{files.source}{why}", kind, kinds, command))
 
 
 def load(
