@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from ..audio.files import AudioReader, AudioWriter, Raw
 from ..checkpoint import files as checkpoint_files
 from ..errors import AudioError, InputError, MoshiError
-from ..output import check_writable, is_standard_output, make_folder, refuse_terminal, write_text
+from ..output import check_folder, check_writable, is_standard_output, make_folder, refuse_terminal, write_text
 from ..session.answer import FRAME_RATE
 from ..session.conversations import Conversations, Talk
 from ..session.recordings import Job, OneTalk, Recordings
@@ -129,6 +129,7 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise InputError(
                 "the inputs of --batch should have different names, or their replies would overwrite each other."
             )
+        check_folder(args.batch)
         folder = Path(args.batch)
         refuse_overwriting(args, made=[folder / f"{stem}.{kind}" for stem in stems for kind in ("wav", "txt")])
         return

@@ -20,7 +20,7 @@ from ..config.description import SttConfig
 from ..defaults import STT_MODEL
 from ..errors import AudioError, InputError
 from ..modules.sampling import Sampler
-from ..output import check_writable, is_standard_output, make_folder, write_text
+from ..output import check_folder, check_writable, is_standard_output, make_folder, write_text
 from ..speech_to_text.delays import delays_of
 from ..speech_to_text.listener import Listener
 from ..speech_to_text.live import LiveTranscriber
@@ -102,7 +102,8 @@ def check_arguments(args: argparse.Namespace, listens: bool) -> None:
     stems = [Path(f).stem for f in args.files]
     if args.output_dir and len(set(stems)) < len(stems):
         raise InputError("the recordings should have different names, or their transcripts would overwrite each other.")
-    if args.output_dir:
+    if args.output_dir is not None:
+        check_folder(args.output_dir)
         outputs = [transcript_path(args, name, kind) for name in args.files for kind in args.formats or ["txt"]]
         refuse_overwriting(args, made=outputs)
 

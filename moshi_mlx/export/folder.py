@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,7 +38,7 @@ def check_destination(path: Path) -> None:
 def write(plan: Plan, path: Path) -> None:
     """Make the folder `path` of `plan`."""
     check_destination(path)
-    whole = path.absolute()
+    whole = Path(os.path.realpath(path))
     part = unfinished.temporary_name(whole.parent, whole.name)
     try:
         part.mkdir()
