@@ -35,10 +35,10 @@ def sound(tmp_path, monkeypatch) -> str:
 EMPTY = {
     "model": (run_inference, ["q.wav", "r.wav", "--model", ""], "the model's name is empty"),
     "repository": (run_inference, ["q.wav", "r.wav", "--hf-repo", ""], "the model's name is empty"),
-    "reply": (run_inference, ["q.wav", "", "--demo"], "'' is no name of a file"),
-    "words": (run_inference, ["q.wav", "r.wav", "--demo", "--text", ""], "'' is no name of a file"),
-    "transcript": (stt, ["q.wav", "-o", "", "--model", "stt"], "'' is no name of a file"),
-    "speech": (run_tts, ["--text", "a b", "", "--model", "tts"], "'' is no name of a file"),
+    "reply": (run_inference, ["q.wav", "", "--demo"], "'' is not the name of a file"),
+    "words": (run_inference, ["q.wav", "r.wav", "--demo", "--text", ""], "'' is not the name of a file"),
+    "transcript": (stt, ["q.wav", "-o", "", "--model", "stt"], "'' is not the name of a file"),
+    "speech": (run_tts, ["--text", "a b", "", "--model", "tts"], "'' is not the name of a file"),
 }
 
 
@@ -54,7 +54,7 @@ def test_no_name_at_all(sound, case, monkeypatch):
 
 
 def test_no_source_to_convert(tmp_path):
-    from moshi_mlx.convert.command import main
+    from moshi_mlx.convert.__main__ import main
 
     with pytest.raises(MoshiError, match="the source's name is empty"):
         main(["", str(tmp_path / "made")])

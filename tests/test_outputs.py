@@ -322,8 +322,8 @@ FOLDERS = {
     "batch": ("run_inference", ["q.wav", "--demo", "--batch", "FOLDER"]),
     "transcripts": ("stt", ["q.wav", "--output-dir", "FOLDER"]),
     "recording": ("local", ["--input", "q.wav", "--output", "o.wav", "--demo", "--record", "FOLDER"]),
-    "conversion": ("convert.command", ["q", "FOLDER"]),
-    "packing": ("quantize.command", ["q", "FOLDER", "-q", "4"]),
+    "conversion": ("convert.__main__", ["q", "FOLDER"]),
+    "packing": ("quantize.__main__", ["q", "FOLDER", "-q", "4"]),
     "export": ("export.__main__", ["demo", "FOLDER"]),
 }
 

@@ -64,8 +64,8 @@ def _writes(call: ast.Call, in_memory: set[str]) -> bool:
         return bool(_FLAGS & {n.attr for n in ast.walk(call) if isinstance(n, ast.Attribute)}) or len(call.args) < 2
     if name not in _OPENERS:
         return False
-    # libsndfile may write to what was opened where everything is.
-    if name == "SoundFile" and isinstance(first, ast.Attribute) and first.attr == "fd":
+    # libsndfile may write to what was opened where everything is, and to memory.
+    if name == "SoundFile" and isinstance(first, ast.Attribute) and first.attr in ("fd", "_sink"):
         return False
     modes = [k.value for k in call.keywords if k.arg == "mode"] + list(call.args[:2])
     return any(isinstance(m, ast.Constant) and isinstance(m.value, str) and _WRITES.fullmatch(m.value) for m in modes)
