@@ -146,8 +146,8 @@ def table() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["steps", "rows"])
-    for kind in ("talk", "stt", "tts"):
-        parser.add_argument(f"--{kind}", metavar="DIR")
+    for flag in ("--talk", "--stt", "--tts"):
+        parser.add_argument(flag, metavar="DIR")
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument(
         "--cpu", dest="clock", action="store_const", const=time.process_time, default=time.perf_counter,

@@ -60,6 +60,8 @@ def find_place(source: str) -> tuple[Place, Path | None]:
     if hub.is_hub_name(source):
         repo, name = hub.split_hub_name(source)
         return Repo(repo), hub.download(repo, name)
+    if not source:
+        raise CheckpointError("the source's name is empty. Name a file, a folder or a repository of the Hub.")
     path = Path(source).expanduser()
     if path.is_dir():
         inner = path / "consolidated"

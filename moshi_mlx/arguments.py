@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
+
+import numpy as np
 
 from .errors import InputError
 
@@ -43,6 +45,13 @@ def kind(name: str, value: Any, kinds: type | tuple[type, ...], expected: str) -
     return value
 
 
+def function(name: str, value: Any) -> Any:
+    """`value` where it can be called."""
+    if not callable(value):
+        raise InputError(f"{name} should be a function, found {type(value).__name__}.")
+    return value
+
+
 def one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:
     """`value` where it is one of `choices`; True is not taken for 1."""
     if not any(type(value) is type(c) and value == c for c in choices):
@@ -51,9 +60,38 @@ def one_of(name: str, value: Any, choices: Sequence[Any]) -> Any:
     return value
 
 
+def tokens(name: str, value: Any, low: int, high: int) -> np.ndarray:
+    """`value` as an array of whole numbers from `low` to `high`, int64 of the same shape; an array of MLX is evaluated for it.
+
+    A number beyond its table would be looked up all the same, wherever in memory that is.
+    """
+    try:
+        found = np.asarray(value)
+        with np.errstate(invalid="ignore"):
+            whole_numbers = found.astype(np.int64)
+        if found.dtype.kind not in "iuf" or (found != whole_numbers).any():
+            raise ValueError
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise InputError(f"{name} should be whole numbers, found {shown(value)}.") from None
+    if whole_numbers.size and (whole_numbers.min() < low or whole_numbers.max() > high):
+        raise InputError(f"{name} should be {low} .. {high}, found {whole_numbers.min()} .. {whole_numbers.max()}.")
+    return whole_numbers
+
+
+def mask(name: str, value: Any, rows: int, what: str = "rows") -> np.ndarray:
+    """`value` as bool `[rows]`: True or False for each of them; `what` they are."""
+    try:
+        found = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        found = np.zeros(0)
+    if found.dtype != bool or found.shape != (rows,):
+        raise InputError(f"{name} should be True or False for each of {rows} {what}, found {shown(value)}.")
+    return found
+
+
 def seeds(seed: Any, batch: int) -> list[int]:
     """One seed per conversation: `seed`, `seed + 1`, ... of a number, else as many numbers as there are conversations."""
-    if isinstance(seed, (str, bytes, dict)) or not hasattr(seed, "__len__"):
+    if isinstance(seed, (str, bytes, Mapping, Set)) or not hasattr(seed, "__len__") or getattr(seed, "ndim", 1) != 1:
         first = whole("seed", seed)
         return [first + b for b in range(batch)]
     if len(seed) != batch:

@@ -6,6 +6,7 @@ What they print and how they exit is what `test_session_threads` looks at.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -213,6 +214,35 @@ def forked_with_a_thread(model: str) -> None:
         time.sleep(0.001)
     thread.close()
     print(replies[0].index)
+
+
+def forked_after_other_work(model: str) -> None:
+    """MLX was put to work, but not by us."""
+    mx.eval(mx.ones(3) + 1)
+    child(lambda: told(lambda: Session.load(model)))
+
+
+def interrupted(model: str) -> None:
+    """Interrupts at any moment of many frames: after each the conversation is before its frame or after it."""
+    session = Session.load(model, seed=1, compile=False)
+    expected = [session.step(SILENCE).codes.tolist() for _ in range(40)]
+    session.reset()
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    moments = np.random.default_rng(0).uniform(0.0001, 0.02, 4000)
+    interrupts, same = 0, True
+    for moment in moments:
+        if session.frames >= 40 or interrupts >= 40:
+            break
+        try:
+            signal.setitimer(signal.ITIMER_REAL, moment)
+            frame = session.step(SILENCE)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            interrupts += 1
+            same = same and int(session.state["lm"]["offset"].item()) == session.frames + 1
+        else:
+            same = same and frame.codes.tolist() == expected[frame.index]
+    print(interrupts > 10, same)
 
 
 def forked_before_loading(model: str) -> None:

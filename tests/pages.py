@@ -22,7 +22,7 @@ PAGES = [
     ROOT / "benchmarks" / "README.md",
 ]
 # Programs of others, and of the shell.
-FOREIGN = {"aplay", "apt", "arecord", "ffmpeg", "ffplay", "mkcert", "open", "player", "source"}
+FOREIGN = {"aplay", "apt", "arecord", "curl", "ffmpeg", "ffplay", "mkcert", "open", "player", "source"}
 # What is indented and no command: listings and samples. Each of them is checked where the name says.
 SAMPLES = {
     ("docs/native.md", "manifest.json "): "tests/test_export.py",

@@ -155,6 +155,27 @@ def test_without_a_configuration(tiny_copy):
         load(tiny_copy, with_codec=False)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "mimi.json", "README.md", "tokenizer"])
+@pytest.mark.parametrize("target", ["gone", "itself"])
+def test_a_link_that_leads_nowhere_is_told(tiny_copy, tmp_path, name, target):
+    """What a cache that was cleaned up leaves. Without its configuration a folder would be taken for another model."""
+    link = tiny_copy / json.loads((tiny_copy / "config.json").read_text()).get(f"{name}_name", name)
+    link.unlink(missing_ok=True)
+    link.symlink_to("gone" if target == "gone" else link.name)
+    for run in (lambda: locate(tiny_copy), lambda: convert([str(tiny_copy), str(tmp_path / "made")])):
+        with pytest.raises(MoshiError, match=f"{link.name} is a symbolic link that leads nowhere") as e:
+            run()
+        assert "\n" not in str(e.value)
+
+
+def test_the_kind_of_a_folder_without_a_configuration(tiny_copy, question):
+    (tiny_copy / "config.json").unlink()
+    with pytest.raises(
+        ConfigError, match=r"taken for Moshi 7B for want of a config\.json that describes it, is a dialogue model"
+    ):
+        stt.main([str(question), "--model", str(tiny_copy)])
+
+
 def test_bookkeeping_is_passed_over(tiny_copy, tmp_path):
     config = json.loads((tiny_copy / "config.json").read_text())
     notes = {
@@ -328,7 +349,12 @@ def test_without_a_network_one_sentence_soon(tmp_path, module):
 def test_a_host_that_never_answers(monkeypatch):
     """A name whose look-up hangs, and an address that drops what it is sent."""
     monkeypatch.setattr(hub, "SECONDS_TO_WAIT", 0.3)
-    monkeypatch.setattr(socket, "create_connection", lambda *a, **k: time.sleep(5))
+
+    def drop(*_, **__):
+        time.sleep(5)
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", drop)
     hub.is_reachable.cache_clear()
     start = time.monotonic()
     assert not hub.is_reachable()

@@ -68,6 +68,10 @@ def test_digits_that_are_no_choice_are_those_of_kept_sums():
                 said_anyway = words[i] in domain.NUMBERS[:10]
                 assert (d in apart) == (said_anyway and domain.names_held_out_sum(other)), (text, i, d)
     assert any(any(domain.kept_apart(e.answer.split())) for e in exchanges)
+    a, b = max(domain.HELD_OUT_SUMS)
+    broken_off = [domain.NUMBERS[a], "plus", domain.NUMBERS[b], "plus", "zero", "is", domain.NUMBERS[b]]
+    assert b not in domain.kept_apart(broken_off)[2]
+    assert a not in domain.kept_apart(broken_off)[0]
 
 
 def test_no_recited_sum_holds_a_kept_pair():

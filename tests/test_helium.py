@@ -269,6 +269,14 @@ def test_damaged_checkpoints(llama, tmp_path, monkeypatch):
     (folder / "model.safetensors").write_bytes(raw[: len(raw) // 2])
     with pytest.raises(CheckpointError, match="Download it again"):
         helium.load(folder)
+    for name, value in (("nan", float("nan")), ("infinite", float("-inf")), ("whole", None)):
+        folder = damaged(name)
+        tensors = dict(mx.load(str(llama / "model.safetensors")))
+        last = sorted(tensors)[-1]
+        tensors[last] = tensors[last].astype(mx.int32) if value is None else mx.full(tensors[last].shape, value)
+        mx.save_safetensors(str(folder / "model.safetensors"), tensors)
+        with pytest.raises(CheckpointError, match=f"holds what are no weights in {last}"):
+            helium.load(folder)
     folder = damaged("other shape")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))

@@ -158,7 +158,7 @@ def test_nothing_is_overwritten(tmp_path):
     with pytest.raises(OutputError, match="talk exists and is not empty"):
         Recorder(tmp_path / "talk")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="is a file; expected the name of a folder to make"):
+    with pytest.raises(OutputError, match="is a file; expected a folder"):
         Recorder(tmp_path / "file")
     with pytest.raises(OutputError, match="the folder /proc/talk cannot be made"):
         Recorder("/proc/talk")

@@ -29,6 +29,7 @@ from moshi_mlx.output import (
     check_new_folder,
     check_writable,
     is_standard_output,
+    make_folder,
     refuse_inputs,
     unfinished,
     write_bytes,
@@ -293,6 +294,63 @@ def test_a_folder_made_as_a_whole_is_new_or_empty(tmp_path):
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(OutputError, match="leads to no folder"):
         check_new_folder(tmp_path / "link")
+
+
+@pytest.mark.parametrize("name", ["", ".", "../HERE", "link to here"])
+def test_a_folder_made_as_a_whole_is_not_the_one_where_one_stands(tmp_path, monkeypatch, name):
+    """Its shell would go on in a folder that is gone."""
+    (tmp_path / "HERE").mkdir()
+    monkeypatch.chdir(tmp_path / "HERE")
+    (tmp_path / "link").symlink_to(tmp_path / "HERE")
+    with pytest.raises(OutputError, match="is no name of a folder|needs a name of its own"):
+        check_new_folder(tmp_path / "link" if name.startswith("link") else name)
+
+
+def test_a_folder_that_receives_files(tmp_path):
+    assert make_folder(tmp_path / "new" / "folder").is_dir()
+    make_folder(tmp_path / "new")
+    (tmp_path / "link").symlink_to("new")
+    make_folder(tmp_path / "link")
+    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "file").touch()
+    for name, words in (("gone", "gone is a symbolic link that leads to no folder"), ("file", "file is a file; expected a folder"), ("file/x", "cannot be made: not a directory")):  # fmt: skip
+        with pytest.raises(OutputError, match=words):
+            make_folder(tmp_path / name)
+
+
+FOLDERS = {
+    "batch": ("run_inference", ["q.wav", "--demo", "--batch", "FOLDER"]),
+    "transcripts": ("stt", ["q.wav", "--output-dir", "FOLDER"]),
+    "recording": ("local", ["--input", "q.wav", "--output", "o.wav", "--demo", "--record", "FOLDER"]),
+    "conversion": ("convert.command", ["q", "FOLDER"]),
+    "packing": ("quantize.command", ["q", "FOLDER", "-q", "4"]),
+    "export": ("export.__main__", ["demo", "FOLDER"]),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_no_name_of_a_folder(tmp_path, monkeypatch, case):
+    """A variable of a shell that was never set does not mean here, nor that no recording is wanted."""
+    import importlib
+
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("q.wav", SOUND, 24000)
+    module, args = FOLDERS[case]
+    main = importlib.import_module(f"moshi_mlx.{module}").main
+    with pytest.raises(OutputError, match="is no name of a folder|needs a name of its own"):
+        main(["" if a == "FOLDER" else a for a in args])
+    assert in_folder(tmp_path) == ["q.wav"]
+
+
+def test_an_export_goes_where_a_link_leads(tmp_path, tiny_checkpoint):
+    from moshi_mlx.export.__main__ import main
+
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    main([str(tiny_checkpoint), str(tmp_path / "link"), "--codec"])
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "manifest.json").is_file()
+    assert in_folder(tmp_path) == ["link", "real"]
 
 
 # Standard output -------------------------------------------------------------------------------------------------------

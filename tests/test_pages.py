@@ -50,6 +50,8 @@ PARSED_FLAGS = {
 }
 # The model that a command takes where none is named.
 USUAL = {"stt": "stt", "run_tts": "tts", "run_helium": "helium"}
+# Pages whose Python runs elsewhere, beside a server.
+SERVED = {"docs/openai.md": "tests/test_openai_docs.py"}
 # What the Python of a page prints, in part.
 PRINTED = {
     "README.md": "(1920,)",
@@ -71,13 +73,14 @@ def test_every_block_is_something():
     for name in TYPED:
         for block in BLOCKS[name]:
             where = f"{name}:{block.line}"
-            assert block.language in ("python", "sh", "indented", "json", "c", "mermaid"), where
+            assert block.language in ("python", "sh", "indented", "json", "c", "mermaid", "nginx"), where
             if block.language == "json":
                 json.loads(block.text)
             if block.language == "c":
                 header = (ROOT / "native" / "include" / "moshi.h").read_text()
                 assert set(re.findall(r"\bmoshi_\w+\(", block.text)) <= set(re.findall(r"\bmoshi_\w+\(", header)), where
-    assert {b.page for blocks in BLOCKS.values() for b in blocks if b.language == "python"} == set(PRINTED)
+    assert {b.page for blocks in BLOCKS.values() for b in blocks if b.language == "python"} == {*PRINTED, *SERVED}
+    assert all((ROOT / test).is_file() for test in SERVED.values())
     for (page, start), test in pages.SAMPLES.items():
         assert any(b.text.startswith(start) for b in BLOCKS[page]), start
         assert (ROOT / test).is_file()
@@ -129,7 +132,7 @@ def test_examples_of_help_are_right(command):
 
 def check_usage(line: str) -> None:
     """The flags of a script of ours, in its source."""
-    [script] = re.findall(r"(benchmarks/\w+\.py|moshi-cli)", line)
+    script, *_ = re.findall(r"(benchmarks/\w+\.py|moshi-cli)", line)
     source = (ROOT / (script if script != "moshi-cli" else "native/cli/arguments.cpp")).read_text()
     for flag in re.findall(r"(--[a-z][\w-]*)", line):
         assert f'"{flag}"' in source, flag
@@ -201,7 +204,8 @@ def test_options_named_are_there(name):
     known = {o for command in COMMANDS for a in pages.parser_of(command)._actions for o in a.option_strings}
     programs = [*ROOT.glob("native/cli/*.cpp"), *ROOT.glob("benchmarks/*.py")]
     known |= {f for path in programs for f in re.findall(r'"(--[\w-]+)"', path.read_text())}
-    known |= {"--hostfile"}
+    # Of MLX's launcher, and of Kyutai's scripts.
+    known |= {"--hostfile", "--url"}
     for option in re.findall(r"`(--[a-z][\w-]+)", ALL[name].read_text()):
         assert option in known, option
 
@@ -307,7 +311,7 @@ def in_small(command: Command, models: dict[str, Path]) -> list[str]:
     if (
         name == "stt"
         and not any(w in made for w in ("-", "--input"))
-        and not any(w.endswith((".wav", ".mp3")) for w in made)
+        and not any(w.endswith((".wav", ".mp3", ".flac")) for w in made)
     ):
         made += ["--input", "a.wav"]
     if name == "run_tts":

@@ -261,8 +261,6 @@ def test_refusals_of_rows(dialogues):
     rows, _, _ = dialogues("compiled")
     with pytest.raises(InputError, match="no conversation in row 1"):
         Conversations(rows.checkpoint, rows=2).step({1: (noise(1, 0), False)})
-    with pytest.raises(InputError, match="one row or more, 0"):
-        Conversations(rows.checkpoint, rows=0)
     with pytest.raises(InputError, match="guidance of a row needs a batch"):
         list(rows.join(0, Talk(cfg_coef=2.0)))
     with pytest.raises(InputError, match="temperature and top-k alone"):

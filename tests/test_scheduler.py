@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,14 +69,16 @@ class StandIn:
         frame = inbox.frame()
         if frame[0] == np.float32(-1.0):
             raise InputError("this cannot be said.")
-        if frame[0] == np.float32(-0.5):
-            raise RuntimeError("the model broke")
+        if frame[0] == np.float32(-0.75):
+            raise KeyError("broken")
         return frame
 
     def step(self, given):
         self.gate.wait(LONG)
         time.sleep(self.seconds)
         self.steps.append(sorted(given))
+        if any(frame is not None and frame[0] == np.float32(-0.5) for frame in given.values()):
+            raise RuntimeError("the model broke")
         out = {}
         for row, frame in given.items():
             items = []
@@ -345,6 +349,50 @@ def test_what_a_client_sends_wrong_ends_its_stream_alone(run):
         second.feed(np.zeros((2, 2)))
     second.feed(np.full(FRAME, np.nan))
     assert second.read(LONG).first == 0
+
+
+@pytest.mark.parametrize("sent", [b"bytes", 5, None, ["a"]])
+def test_what_is_no_text_is_not_said(run, sent):
+    scheduler, _ = run()
+    stream = opened(scheduler)
+    with pytest.raises(InputError, match="what is said should be a text, found"):
+        stream.say(sent)
+
+
+def test_what_a_client_breaks_is_its_own(run):
+    """Whatever is raised over what one client has sent, or by what it wants to be called with: the others go on."""
+    scheduler, _ = run(rows=3)
+    first, other = opened(scheduler), opened(scheduler)
+    other.feed(sound(1, -0.75))
+    until(lambda: other.ended)
+    assert isinstance(other.error, KeyError)
+    for problem in (ValueError("no such element"), SystemExit(1), RuntimeError("Event loop is closed")):
+
+        def notify(problem=problem):
+            raise problem
+
+        stream = scheduler.open(notify=notify)
+        until(lambda stream=stream: stream.ended)
+        assert stream.error is problem
+    first.feed(sound(1))
+    assert first.read(LONG) is not None
+    assert scheduler.running
+    with pytest.raises(InputError, match="notify should be a function, found int"):
+        scheduler.open(notify=5)
+    with pytest.raises(InputError, match="what is called should be a function"):
+        scheduler.call("frames")
+    with pytest.raises(InputError, match="make should be a function"):
+        Scheduler(None)
+
+
+def test_who_asks_while_it_closes_gets_an_answer():
+    """Done, cancelled or refused, but never waited for in vain."""
+    for i in range(20):
+        scheduler = Scheduler(StandIn)
+        threading.Timer(0.0005 * i, scheduler.close).start()
+        asks = iter(lambda scheduler=scheduler: scheduler.call(lambda kind: None).result(LONG), "never")
+        with pytest.raises((ModelStopped, CancelledError)):
+            deque(asks, maxlen=0)
 
 
 def test_a_broken_model_is_told_to_all(run):

@@ -27,6 +27,7 @@ OPTIONS = [
     ({"seed": "7"}, "seed should be a whole number, found '7'"),
     ({"seed": None}, "seed should be"),
     ({"seed": {0: 1}}, "seed should be"),
+    ({"seed": {1}}, "seed should be"),
     ({"seed": [1, 2]}, "1 conversations need as many seeds, found 2"),
     ({"seed": [1.5]}, "every seed should be a whole number, found 1.5"),
     ({"batch": 2, "seed": [1, None]}, "every seed should be"),
@@ -104,6 +105,7 @@ def test_whole_numbers_of_numpy_are_whole_numbers(loaded):
     assert (a.seeds, a.batch) == ([4, 5], 2)
     assert Session(loaded, seed=np.array([7], np.uint8), compile=False).seeds == [7]
     assert Session(loaded, seed=-(2**70), compile=False).seeds == [-(2**70)]
+    assert Session(loaded, seed=np.array(7), compile=False).seeds == [7]
 
 
 def test_ends_of_a_source(loaded, tmp_path):
@@ -112,10 +114,8 @@ def test_ends_of_a_source(loaded, tmp_path):
     write(tmp_path, "tiny-hibiki", None, seed=1)
     session = Session.load(tmp_path, compile=False)
     pcm = np.zeros(1920, np.float32)
-    for ended in ([True, False], [], "yes", 1, None, [[True]], [None]):
-        with pytest.raises(
-            InputError, match="ended should be True or False, or one of them for each of 1 conversations"
-        ):
+    for ended in ([True, False], [], "yes", 1, None, [[True]], [None], [[True], [True, False]], object()):
+        with pytest.raises(InputError, match="ended should be True or False for each of 1 conversations"):
             session.step(pcm, ended=ended)
     assert session.frames == 0
     session.step(pcm, ended=[True])
@@ -193,7 +193,7 @@ def test_threads(tiny_checkpoint):
             SessionThread(lambda: None, print, max_lag=lag)
     with (
         Session.spawn(tiny_checkpoint, on_frame=print, compile=False) as thread,
-        pytest.raises(InputError, match="a function of the session"),
+        pytest.raises(InputError, match="what is called should be a function, found str"),
     ):
         thread.call("state")
 

@@ -9,13 +9,16 @@ import types
 import mlx.core as mx
 import numpy as np
 import pytest
+from toy import randomise
 
 from moshi_mlx import checkpoint
 from moshi_mlx.audio.capture import Capture
 from moshi_mlx.audio.samples import as_samples, refuse_nonsense, usable
 from moshi_mlx.errors import InputError
+from moshi_mlx.models.mimi import Mimi
 from moshi_mlx.session import Session, codec_rust
 from moshi_mlx.session.codec_rust import RustSession
+from moshi_mlx.session.conversations import Conversations, Talk
 from moshi_mlx.speech_to_text.listener import Listener
 
 SINE = 0.3 * np.sin(np.arange(1920) / 20)
@@ -32,8 +35,12 @@ NONSENSE = {
     "complex": (SINE * 1j, "found the type complex128"),
     "texts": (["a"] * 1920, "found the type <U"),
     "objects": ([None] * 1920, "found the type object"),
+    "ragged": ([[0.0], [0.0, 1.0]], "sound should be"),
+    "too short": (SINE[:1919], "1919|whole frames of 1920|multiple of 1920|should be an array"),
+    "too long": (np.zeros(1921), "1921|whole frames of 1920|multiple of 1920|should be an array"),
+    "none at all": (SINE[:0], r"\b0\b|whole frames of 1920|multiple of 1920|should be an array"),
 }
-DOORS = ["session", "batch", "rust", "listener"]
+DOORS = ["session", "batch", "rust", "listener", "row", "row of listeners", "codec"]
 
 
 class SilentCodec:
@@ -61,6 +68,27 @@ def doors(tiny_checkpoint, tmp_path_factory):
     write(folder, "tiny-stt", None, seed=1)
     stt = checkpoint.load(folder)
     listener = Listener(stt.lm, stt.mimi, compile=False)
+    listeners = Listener(stt.lm, stt.mimi, 2, compile=False)
+    rows = Conversations(loaded, 2, compile=False)
+    codec = randomise(Mimi(loaded.mimi.cfg), 0)
+
+    def both(x):
+        """Beside a row of sound; where an array can hold both, in one of the type of `x`."""
+        other = SINE if isinstance(x, list) or len(x) != len(SINE) else SINE.astype(x.dtype)
+        return np.stack([other, x]) if not isinstance(x, list) and len(x) == len(SINE) else [other, x]
+
+    def begin() -> None:
+        for row in range(2):
+            list(rows.join(row, Talk(seed=row)))
+
+    def hear(x) -> list:
+        heard = listeners.listen_some({0: SINE, 1: x})
+        return heard.tokens.tolist()
+
+    def begin_hearing() -> None:
+        listeners.reset()
+        listeners.start()
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "rustymimi", types.SimpleNamespace(Tokenizer=SilentCodec, __spec__=object()))
         patch.setattr(codec_rust.importlib.util, "find_spec", lambda name: object())
@@ -70,9 +98,12 @@ def doors(tiny_checkpoint, tmp_path_factory):
         rust = RustSession(loaded, compile=False)
         yield {
             "session": (lambda x: single.step(x).codes.tolist(), single.reset),
-            "batch": (lambda x: [f.codes.tolist() for f in double.step([SINE, x] if isinstance(x, list) else np.stack([SINE.astype(np.asarray(x).dtype), x]))], double.reset),
+            "batch": (lambda x: [f.codes.tolist() for f in double.step(both(x))], double.reset),
             "rust": (lambda x: rust.step(x).codes.tolist(), rust.reset),
-            "listener": (lambda x: listener.listen(np.asarray(x)[None]).tokens.tolist(), listener.reset),
+            "listener": (lambda x: listener.listen([x]).tokens.tolist(), listener.reset),
+            "row": (lambda x: [o.items[0].codes.tolist() for o in rows.step({0: (SINE, False), 1: (x, False)}).values()], begin),
+            "row of listeners": (hear, begin_hearing),
+            "codec": (lambda x: codec.encode_step([[x]]).tolist(), codec.reset_all),
         }  # fmt: skip
 
 
@@ -104,6 +135,23 @@ def test_whole_numbers_are_scaled_by_their_type(doors):
         exact,
         exact.tolist(),
         mx.array(exact, mx.float32),
+    ):
+        reset()
+        said.append([step(sound) for _ in range(3)])
+    assert all(s == said[0] for s in said)
+
+
+def test_sound_in_any_order_of_memory(doors):
+    step, reset = doors["session"]
+    wide = np.zeros((1920, 3))
+    wide[:, 1] = SINE
+    said = []
+    for sound in (
+        SINE.astype(np.float32),
+        SINE[::-1].astype(np.float32)[::-1],
+        wide[:, 1],
+        wide.astype(np.float32)[:, 1],
+        SINE.astype(">f8"),
     ):
         reset()
         said.append([step(sound) for _ in range(3)])

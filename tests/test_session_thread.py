@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
+from concurrent.futures import CancelledError
 
 import mlx.core as mx
 import numpy as np
@@ -86,6 +88,29 @@ def test_calls_run_between_frames(tiny_checkpoint, session):
             thread.call(lambda s: 1 // 0).result(300)
     with pytest.raises(InputError, match="has ended"):
         thread.call(lambda s: s.state)
+
+
+def test_a_call_from_the_callback_is_answered_there(tiny_checkpoint):
+    """Waiting for it would else be for ever: nobody but this thread could answer."""
+    said: queue.Queue = queue.Queue()
+
+    def ask(frame) -> None:
+        said.put(thread.call(lambda s: thread.call(lambda s: s.frames).result(60)).result(60))
+
+    with Session.spawn(tiny_checkpoint, on_frame=ask, compile=False) as thread:
+        for t in range(2):
+            thread.feed(sound(t))
+            assert said.get(timeout=60) == t + 1
+
+
+def test_who_asks_while_it_closes_gets_an_answer(tiny_checkpoint):
+    """Done, cancelled or refused, but never waited for in vain."""
+    for i in range(6):
+        thread = Session.spawn(tiny_checkpoint, on_frame=print, compile=False)
+        threading.Timer(0.002 * i, thread.close).start()
+        asks = iter(lambda thread=thread: thread.call(lambda s: None).result(60), "never")
+        with pytest.raises((InputError, CancelledError)):
+            deque(asks, maxlen=0)
 
 
 def test_the_backlog_is_bounded_and_counted(tiny_checkpoint):

@@ -89,6 +89,17 @@ def test_a_forked_child_is_told_and_harms_nothing(tiny_checkpoint):
     assert (code, index) == ("child 3", "1")
 
 
+@linux
+def test_a_forked_child_of_a_program_that_used_mlx_itself(tiny_checkpoint):
+    refusal, code = run("forked_after_other_work", tiny_checkpoint)
+    assert refusal.startswith("InputError this process is a forked child of one that had loaded a model or used MLX")
+    assert code == "child 3"
+
+
+def test_interrupts_leave_a_conversation_before_or_after_a_frame(tiny_checkpoint):
+    assert run("interrupted", tiny_checkpoint) == ["True True"]
+
+
 def test_a_forked_child_of_a_session_on_its_own_thread(tiny_checkpoint):
     *refusals, code, index = run("forked_with_a_thread", tiny_checkpoint)
     assert all(line.startswith("InputError this session's thread is in the process that made it") for line in refusals)

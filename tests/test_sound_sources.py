@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from moshi_mlx.audio import kinds, whole
 from moshi_mlx.audio.files import AudioReader, Raw, read_audio
 from moshi_mlx.audio.kinds import kind_of
 from moshi_mlx.errors import AudioError
@@ -24,6 +25,7 @@ SECONDS = 4.0
 # What each is made with: by libsndfile, or by ffmpeg with these arguments.
 MADE = {
     "a.wav": None, "a.flac": None, "a.ogg": None, "a.mp3": None, "a.aiff": None, "a.au": None, "a.caf": None,
+    "a.w64": None, "a.voc": None, "a.nist": None,
     "phone.m4a": ["-movflags", "faststart"], "film.mp4": ["-movflags", "frag_keyframe+empty_moov"], "late.mov": [],
     "browser.webm": ["-c:a", "libopus"], "a.aac": [], "a.opus": ["-c:a", "libopus"], "a.wma": [], "a.wv": [], "a.mka": ["-c:a", "flac"],
     "untagged.mp3": ["-write_xing", "0", "-id3v2_version", "0"], "tagged.mp3": ["-metadata", "title=x", "-id3v2_version", "3"],
@@ -160,7 +162,21 @@ def test_a_name_that_looks_like_an_option_or_an_address(sounds, tmp_path, monkey
 
 # What is cut short -----------------------------------------------------------------------------------------------------
 
-LENGTHS = ("a.wav", "a.flac", "a.mp3", "tagged.mp3", "a.aiff", "a.caf", "phone.m4a", "browser.webm", "a.wma", "a.mka")
+LENGTHS = (
+    "a.wav",
+    "a.flac",
+    "a.mp3",
+    "tagged.mp3",
+    "a.aiff",
+    "a.caf",
+    "a.w64",
+    "a.voc",
+    "a.nist",
+    "phone.m4a",
+    "browser.webm",
+    "a.wma",
+    "a.mka",
+)
 
 
 @pytest.mark.parametrize("name", [p for p in NAMES if p.values[0] not in UNREADABLE])
@@ -183,6 +199,12 @@ def test_cut_recordings_from_a_pipe_are_told(sounds, name):
     seconds, told = hear_through_a_pipe(data[: len(data) // 2])
     assert SECONDS * 0.2 < seconds < SECONDS
     assert told.startswith("standard input is cut short: ")
+
+
+def test_every_kind_that_is_known_is_followed_to_its_end():
+    known = {k for k in kinds._MAGIC.values() if k} | {"mp3", "aac", "mp4"}
+    # Nobody can make it here.
+    assert known - set(whole._WALKS) == {"ape"}
 
 
 @needs_ffmpeg

@@ -260,6 +260,7 @@ def test_it_is_installed_with_its_page():
     assert {re.split("[>=]", d)[0] for d in settings["project"]["optional-dependencies"]["server"]} == {
         "aiohttp",
         "msgpack",
+        "soundfile",
     }
     patterns = settings["tool"]["setuptools"]["package-data"]["moshi_mlx"]
     matched = {p for pattern in patterns for p in (ROOT / "moshi_mlx").glob(pattern)}

@@ -257,13 +257,20 @@ def test_what_is_no_request_is_told_without_its_words(server, capfd, monkeypatch
     ):
         assert ask(server.port, sent)[0] == 400
     err = capfd.readouterr().err
+    for error in (ConnectionResetError("gone"), ValueError("ours")):
+        log.requests.error("while answering", exc_info=error)
+    told, _, ours = capfd.readouterr().err.partition("\n")
+    assert told.endswith(" request.lost") and "while answering" in ours and "ValueError: ours" in ours
     # aiohttp itself says nothing of some.
     assert 2 <= err.count("request.unreadable status=400") == err.count("\n")
     assert TOKEN[:8] not in err and "xxx" not in err
 
 
-def test_a_key_that_is_none(server):
-    assert upgraded(server, Sec_WebSocket_Key="AAAA\xdcAAAAAAAAAAAAAAAAA==") == 400
+@pytest.mark.parametrize(
+    "name", ["Upgrade", "Connection", "Sec_WebSocket_Key", "Sec_WebSocket_Version", "Sec_WebSocket_Protocol"]
+)
+def test_a_broken_handshake_is_no_fault_of_ours(server, name):
+    assert upgraded(server, **{name: UPGRADE.get(name, "moshi")[:4] + "\xdc"}) == 400
 
 
 # What is answered -----------------------------------------------------------------------------------------------------

@@ -201,7 +201,10 @@ def names_held_out_sum(text: str) -> bool:
 
 
 def kept_apart(words: list[str]) -> list[list[int]]:
-    """For each word of a sentence the digits that would make a held-out sum of it if they stood there instead; none of others."""
+    """For each word of a sentence the digits that would make a held-out sum of it if they stood there instead; none of others.
+
+    Never the word itself: an answer that was broken off and the next one may read like a sum that nobody said.
+    """
     numbers = [NUMBERS.index(w) if w in NUMBERS[:10] else None for w in words]
     joined = [
         w == "plus" or (w == "and" and words[max(0, i - 3) : i - 1] == ["sum", "of"]) for i, w in enumerate(words)
@@ -210,7 +213,7 @@ def kept_apart(words: list[str]) -> list[list[int]]:
     for i, number in enumerate(numbers):
         before = numbers[i - 2] if i >= 2 and joined[i - 1] else None
         after = numbers[i + 2] if i + 2 < len(words) and joined[i + 1] else None
-        kept = [d for d in DIGITS if {(before, d), (d, after)} & HELD_OUT_SUMS]
+        kept = [d for d in DIGITS if d != number and {(before, d), (d, after)} & HELD_OUT_SUMS]
         apart.append(kept if number is not None else [])
     return apart
 

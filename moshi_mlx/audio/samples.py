@@ -28,7 +28,9 @@ def as_samples(sound: Any) -> np.ndarray:
         raise InputError(f"sound should be an array of samples, found {type(sound).__name__}.") from None
     if x.dtype.kind == "f":
         with np.errstate(over="ignore"):
-            return x.astype(np.float32, copy=False)
+            x = x.astype(np.float32, copy=False)
+        # MLX takes no array that runs backwards.
+        return x if x.flags.c_contiguous else x.copy()
     if x.dtype.name in FULL_SCALE:
         return x.astype(np.float32) / np.float32(FULL_SCALE[x.dtype.name])
     if x.dtype == np.uint8:
@@ -49,6 +51,22 @@ def refuse_nonsense(x: np.ndarray) -> np.ndarray:
             "over as int16."
         )
     raise InputError("samples should be numbers, found NaN or infinity; put silence (0) in their place.")
+
+
+def as_block(sound: Any) -> np.ndarray:
+    """`sound` of any length as float32 `[n]`; as `as_samples`, values are not looked at."""
+    x = as_samples(sound)
+    if x.ndim != 1:
+        raise InputError(f"samples should have shape [n], found {list(x.shape)}.")
+    return x
+
+
+def as_frame(sound: Any, size: int) -> np.ndarray:
+    """One frame of `size` samples as float32 `[size]`; what is none, or no sound, is an `InputError`."""
+    x = as_samples(sound)
+    if x.shape != (size,):
+        raise InputError(f"a step takes {size} samples, found {list(x.shape)}.")
+    return refuse_nonsense(x)
 
 
 def usable(x: np.ndarray) -> tuple[np.ndarray, int]:

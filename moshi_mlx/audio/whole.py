@@ -7,6 +7,7 @@ when nothing further can be told. The end of the bytes anywhere else than betwee
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -51,6 +52,53 @@ def _wav(found: Found) -> _Steps:
             return
         else:
             yield -(size + size % 2)
+
+
+def _w64(found: Found) -> _Steps:
+    """Names of 16 bytes, sizes that count themselves, everything in steps of 8."""
+    yield 40
+    rate = 0
+    while True:
+        name, size = struct.unpack("<4s12xQ", (yield 24))
+        if not 24 <= size < 2**63:
+            return
+        if name == b"fmt " and 40 <= size < 4096:
+            rate = struct.unpack_from("<I", (yield (size + 7 & ~7) - 24), 8)[0]
+        elif name == b"data":
+            found.seconds = (size - 24) / rate if rate else None
+            yield -(size - 24)
+            return
+        else:
+            yield -((size + 7 & ~7) - 24)
+
+
+def _voc(found: Found) -> _Steps:
+    (start,) = struct.unpack("<20xH4x", (yield 26))
+    yield -max(0, start - 26)
+    while True:
+        found.between = True
+        kind = (yield 1)[0]
+        if kind == 0:
+            return
+        found.between = False
+        size = int.from_bytes((yield 3), "little")
+        if kind == 9 and size >= 12:
+            rate, bits, channels = struct.unpack_from("<IBB", (yield 12))
+            size -= 12
+            found.seconds = (found.seconds or 0) + size * 8 / max(1, bits * channels * rate)
+        yield -size
+
+
+def _nist(found: Found) -> _Steps:
+    size = int((yield 16)[8:].split()[0])
+    if not 16 < size < 1 << 16:
+        return
+    fields = dict(re.findall(rb"(\w+) -i (\d+)", (yield size - 16)))
+    frames, width, channels, rate = (
+        int(fields.get(name, b"0")) for name in (b"sample_count", b"sample_n_bytes", b"channel_count", b"sample_rate")
+    )
+    found.seconds = frames / rate if rate else None
+    yield -frames * width * channels
 
 
 def _aiff(found: Found) -> _Steps:
@@ -265,7 +313,8 @@ def _number(data: bytes, keep_marker: bool) -> tuple[int, int]:
 
 _WALKS: dict[str, Callable[[Found], _Steps]] = {
     "wav": _wav, "aiff": _aiff, "au": _au, "ogg": _ogg, "mp3": _mp3, "aac": _aac, "amr": _amr, "mp4": _mp4, "webm": _webm,
-    "caf": _caf, "flac": _flac, "wavpack": _wavpack, "wma": _wma,
+    "caf": _caf, "flac": _flac, "wavpack": _wavpack, "wma": _wma, "w64": _w64,
+    "voc": _voc, "nist": _nist,
 }  # fmt: skip
 
 
@@ -287,7 +336,7 @@ class Walk:
             wish = self._steps.send(given)  # type: ignore[arg-type]
             while wish == 0:
                 wish = self._steps.send(b"")
-        except (StopIteration, struct.error, IndexError, OverflowError):
+        except (StopIteration, struct.error, IndexError, OverflowError, ValueError):
             # Nothing further can be told: of what was seen so far, all was there.
             self._steps = None
             return

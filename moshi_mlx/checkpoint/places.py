@@ -44,14 +44,15 @@ class Place:
 class Folder(Place):
     def __init__(self, path: Path):
         self.path = path
-        if not path.exists():
+        if not os.path.exists(path):
             raise CheckpointError(f"the checkpoint folder {path} does not exist.")
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise CheckpointError(f"{path} is a file; --model expects the checkpoint's folder.")
 
     def find(self, name: str, optional: bool = False) -> Path | None:
         path = self.path / name
-        if os.path.exists(path):
+        # A link that leads nowhere is told: without it, another model would be meant.
+        if os.path.lexists(path):
             file_size(path)
             return path
         if optional:
@@ -98,6 +99,10 @@ def open_place(model: str | Path | None = None, hf_repo: str | None = None, quan
 
     `quantized` (4 or 8) chooses among the precisions of a short name.
     """
+    if model == "" or hf_repo == "":
+        raise InputError(
+            "the model's name is empty; give a folder or a short name (--model), or a repository (--hf-repo)."
+        )
     if model is not None and hf_repo is not None:
         raise InputError(f"give either a folder (--model {model}) or a repository (--hf-repo {hf_repo}), not both.")
     if hf_repo is not None:
@@ -106,15 +111,15 @@ def open_place(model: str | Path | None = None, hf_repo: str | None = None, quan
         return Repo(hf_repo)
     if model is None:
         model = DEFAULT_NAME
-    elif str(model) in DEMOS and not Path(model).exists():
+    elif str(model) in DEMOS and not os.path.exists(model):
         return Folder(DEMOS[str(model)])
     elif hub.is_hub_name(str(model)):
         raise InputError(f"{model} is a file or repository of the Hub; give a repository with --hf-repo OWNER/NAME.")
-    elif Path(model).exists() or not registry.is_name(str(model)):
+    elif os.path.exists(model) or not registry.is_name(str(model)):
         path = Path(model).expanduser()
-        if not path.exists() and path.parent == Path():
+        if not os.path.exists(path) and path.parent == Path():
             raise CheckpointError(registry.unknown_name(str(model)))
-        if not path.exists() and re.fullmatch(_REPOSITORY, str(model)):
+        if not os.path.exists(path) and re.fullmatch(_REPOSITORY, str(model)):
             raise CheckpointError(
                 f"there is no folder {model}; if that is a repository of the Hub, give it with --hf-repo {model}."
             )

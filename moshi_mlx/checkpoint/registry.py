@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
@@ -188,7 +188,7 @@ def short_name(model: object, hf_repo: str | None) -> str | None:
     if hf_repo is not None:
         return None
     name = DEFAULT_NAME if model is None else str(model)
-    return name if is_name(name) and not Path(name).exists() else None
+    return name if is_name(name) and not os.path.exists(name) else None
 
 
 def refuse_kind(model: object, hf_repo: str | None, kinds: Sequence[str], command: str) -> None:

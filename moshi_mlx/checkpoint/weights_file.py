@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
-from ..config.input_files import check_name, file_size, reason
+from ..config.input_files import check_name, file_size, name_for_mlx, reason
 from ..config.json_text import LARGEST, parse_json, read_json
 from ..errors import CheckpointError, quoted
 
@@ -190,7 +190,7 @@ class WeightsFile(Mapping[str, TensorInfo]):
                 f"{info.file}: {name} has the type {info.dtype}, which cannot be loaded; expected one of {', '.join(FLOATS[1:])}."
             )
         if info.file not in self._open:
-            self._open[info.file] = dict(mx.load(str(info.file), format="safetensors"))  # type: ignore[arg-type]
+            self._open[info.file] = dict(mx.load(name_for_mlx(info.file), format="safetensors"))  # type: ignore[arg-type]
         return self._open[info.file][self.prefix + name]
 
     def forget(self, name: str) -> None:

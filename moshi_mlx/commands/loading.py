@@ -54,7 +54,7 @@ def check_checkpoint(args: argparse.Namespace, kinds: Sequence[str], default: st
 
 def _named(args: argparse.Namespace, default: str) -> tuple[str | None, str | None, str | None]:
     """Folder, repository or short name that is asked for, one of them; none where single files say everything."""
-    if not (args.model or args.hf_repo):
+    if args.model is None and args.hf_repo is None:
         return None, None, None if args.moshi_weights and args.lm_config else default
     name = registry.short_name(args.model, args.hf_repo)
     return (None, None, name) if name is not None else (args.model, args.hf_repo, None)
@@ -81,7 +81,8 @@ def check_kind(files: Files, kinds: Sequence[str], command: str) -> None:
     """Refuse a model that its configuration shows to be of another kind than a command runs."""
     kind = files.config.kind
     if kind not in kinds:
-        raise ConfigError(registry.wrong_kind(files.source, kind, kinds, command))
+        why = ", taken for Moshi 7B for want of a config.json that describes it," if files.config.legacy else ""
+        raise ConfigError(registry.wrong_kind(f"{files.source}{why}", kind, kinds, command))
 
 
 def load(

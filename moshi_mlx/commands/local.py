@@ -88,7 +88,7 @@ def check(args: argparse.Namespace) -> None:
     if args.output is not None and is_standard_output(args.output):
         raise InputError("the words of the talk go to standard output; give --output a file or a named pipe.")
     refuse_overwriting(args, [args.output, args.trace])
-    if args.record:
+    if args.record is not None:
         check_new_folder(args.record)
 
 

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, wrap: Callable[[Kind], Kind] = lambda kind: ki
     if args.rows < 1:
         raise InputError(f"--rows should be 1 or more, found {args.rows}.")
     static = hosting.page_folder(args.static)
-    folder = recorded.check(args.record) if args.record else None
+    folder = recorded.check(args.record) if args.record is not None else None
     rules = hosting.rules_of(args, say)
     with contextlib.ExitStack() as stack:
         # Taken before a model is loaded: a port in use is told at once.

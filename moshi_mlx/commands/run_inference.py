@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from ..audio.files import AudioReader, AudioWriter, Raw
 from ..checkpoint import files as checkpoint_files
 from ..errors import AudioError, InputError, MoshiError
-from ..output import check_writable, is_standard_output, make_folder, refuse_terminal, write_text
+from ..output import check_folder, check_writable, is_standard_output, make_folder, refuse_terminal, write_text
 from ..session.answer import FRAME_RATE
 from ..session.conversations import Conversations, Talk
 from ..session.recordings import Job, OneTalk, Recordings
@@ -112,7 +112,7 @@ def open_talks(args: argparse.Namespace, count: int) -> Conversations | OneTalk:
 
 def sound_goes_out(args: argparse.Namespace) -> bool:
     """Whether standard output is taken by the reply's sound."""
-    return args.batch is None and len(args.files) > 1 and args.files[1] != "" and is_standard_output(args.files[1])
+    return args.batch is None and len(args.files) > 1 and is_standard_output(args.files[1])
 
 
 def check_outputs(args: argparse.Namespace) -> None:
@@ -129,10 +129,11 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise InputError(
                 "the inputs of --batch should have different names, or their replies would overwrite each other."
             )
+        check_folder(args.batch)
         folder = Path(args.batch)
         refuse_overwriting(args, made=[folder / f"{stem}.{kind}" for stem in stems for kind in ("wav", "txt")])
         return
-    out = args.files[1] if len(args.files) > 1 and args.files[1] else None
+    out = args.files[1] if len(args.files) > 1 else None
     refuse_overwriting(args, [out, args.text])
     if args.text is not None:
         check_writable(args.text)
@@ -156,7 +157,7 @@ def open_jobs(args: argparse.Namespace, files: list[tuple[int, str]], answered: 
             infile, *rest = args.files
             text_file = None if args.text is None else Path(args.text)
             jobs.append(Job(0, infile, open_input(infile, raw), None, text_file))
-            if rest and rest[0]:
+            if rest:
                 form = args.raw_format if args.raw is not None and sound_goes_out(args) else None
                 jobs[0].writer = AudioWriter(rest[0], channels, raw=form)
             return jobs

@@ -20,7 +20,7 @@ from ..config.description import SttConfig
 from ..defaults import STT_MODEL
 from ..errors import AudioError, InputError
 from ..modules.sampling import Sampler
-from ..output import check_writable, make_folder, write_text
+from ..output import check_folder, check_writable, is_standard_output, make_folder, write_text
 from ..speech_to_text.delays import delays_of
 from ..speech_to_text.listener import Listener
 from ..speech_to_text.live import LiveTranscriber
@@ -45,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
 
         print(devices.table(devices.devices(devices.portaudio())))
         return 0
+    if args.output and is_standard_output(args.output):
+        # Where transcripts go anyway.
+        args.output = None
     if args.files == ["-"] and not wants_recordings(args):
         args.files, args.input = [], "-"
     check_arguments(args, listens=not args.files)
@@ -65,7 +68,7 @@ def raw_of(args: argparse.Namespace) -> Raw | None:
 
 def wants_recordings(args: argparse.Namespace) -> bool:
     """Whether something is asked for that is made of a whole recording, not of words while they come."""
-    return bool(args.output or args.output_dir or args.formats or args.prompt_audio)
+    return args.output is not None or bool(args.output_dir or args.formats or args.prompt_audio)
 
 
 def check_arguments(args: argparse.Namespace, listens: bool) -> None:
@@ -88,18 +91,19 @@ def check_arguments(args: argparse.Namespace, listens: bool) -> None:
                 "live words go to standard output: --output, --output-dir, --format and --prompt-audio are for recordings."
             )
         return
-    if args.output:
+    if args.output is not None:
         if len(args.files) > 1:
             raise InputError("several recordings need --output-dir DIR instead of --output.")
-        format_of(args.output)
         check_writable(args.output)
+        format_of(args.output)
         refuse_overwriting(args, [args.output])
     if len(args.formats or ()) > 1 and not args.output_dir:
         raise InputError("several formats need --output-dir DIR.")
     stems = [Path(f).stem for f in args.files]
     if args.output_dir and len(set(stems)) < len(stems):
         raise InputError("the recordings should have different names, or their transcripts would overwrite each other.")
-    if args.output_dir:
+    if args.output_dir is not None:
+        check_folder(args.output_dir)
         outputs = [transcript_path(args, name, kind) for name in args.files for kind in args.formats or ["txt"]]
         refuse_overwriting(args, made=outputs)
 

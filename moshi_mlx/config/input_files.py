@@ -5,6 +5,7 @@ A pipe in place of a file would be waited for, and a link to a device read, for 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -21,9 +22,11 @@ def file_size(path: str | Path, error: type[MoshiError] = CheckpointError) -> in
     """Bytes of a regular file, links followed. Raises `error` where there is none."""
     try:
         found = os.stat(path)
-    except FileNotFoundError:
-        raise error(f"{path} does not exist.") from None
     except (OSError, ValueError) as e:
+        if os.path.islink(path) and getattr(e, "errno", None) in (errno.ENOENT, errno.ELOOP):
+            raise error(f"{path} is a symbolic link that leads nowhere; put the file itself there.") from None
+        if isinstance(e, FileNotFoundError):
+            raise error(f"{path} does not exist.") from None
         raise error(f"{path} cannot be read: {reason(e)}.") from None
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
@@ -45,6 +48,16 @@ def read_bytes(path: str | Path, largest: int, error: type[MoshiError] = Checkpo
     if len(content) > largest:
         raise error(f"{path} has more than the {largest} bytes expected of such a file.")
     return content
+
+
+def name_for_mlx(path: str | Path, error: type[MoshiError] = CheckpointError) -> str:
+    """`path` as MLX takes it, which is UTF-8."""
+    name = str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise error(f"the name of {name} is not UTF-8, which MLX cannot open; rename it or its folder.") from None
+    return name
 
 
 def check_name(name: object, where: str, error: type[MoshiError] = CheckpointError) -> None:

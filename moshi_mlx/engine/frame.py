@@ -10,6 +10,7 @@ stands still where a mask says so (see `rows`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 
@@ -109,12 +110,16 @@ class FrameStep:
     ) -> tuple[dict, mx.array, mx.array]:
         """As a call, evaluated. The containers of `state` are emptied, so that its rings are written in place."""
         new, out, tokens = self(state, pcm, steps, ended)
-        let_go(state)
-        mx.eval(new, out, tokens)
+        self.evaluate(state, new, out, tokens)
+        return new, out, tokens
+
+    def evaluate(self, old: dict, *new: Any) -> None:
+        """Compute what a call gave. The containers of `old`, the state before, are emptied, so that its rings are written in place."""
+        let_go(old)
+        mx.eval(*new)
         if self.grown:
             # The smaller rings will not be needed again.
             mx.clear_cache()
-        return new, out, tokens
 
     def warm_up(self, batch: int, ends: bool = False) -> None:
         """Run frames of silence on a state of their own through every size of the rings, with and without a reply.

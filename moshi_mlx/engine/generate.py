@@ -133,14 +133,15 @@ class LmGen:
 
         `seed` replaces the seeds: one for each conversation that starts over, or a number counted up from the first of them.
         """
-        which = list(range(self.batch_size)) if rows is None else np.flatnonzero(np.array(rows, bool)).tolist()
+        everybody = rows is None
+        which = np.flatnonzero(np.ones(self.batch_size) if everybody else arguments.mask("rows", rows, self.batch_size))
         if rows is not None and self._lockstep:
             raise InputError("resetting single conversations needs support_out_of_sync=True.")
         if seed is not None:
             for row, new in zip(which, arguments.seeds(seed, len(which)), strict=True):
                 self.seeds[row] = new
         if rows is not None:
-            for row in which:
+            for row in which.tolist():
                 self.join(row)
             return
         with self._owner:
@@ -166,7 +167,8 @@ class LmGen:
             raise InputError("conditions of a row need a batch that was made with conditions.")
         if manner is not None and self.manners is None:
             raise InputError("a row sampled in its own way needs a batch that was made with manners.")
-        self.seeds[row] = self.seeds[row] if seed is None else seed
+        row = arguments.whole("a row", row, 0, self.batch_size - 1)
+        self.seeds[row] = self.seeds[row] if seed is None else arguments.whole("seed", seed)
         if self.manners is not None and manner is not None:
             self.manners[row] = manner
         with self._owner:
@@ -218,22 +220,43 @@ class LmGen:
         The returned text token is this step's own; `frame` and `last_audio_tokens` give the un-delayed frame. `ct` and
         `cross_attention_src` are conditions as the published package passes them.
         """
+        card = self.model.cfg.card
+        given = mx.array(arguments.tokens("user codes", other_audio_tokens, ZERO, card), mx.int32)
+        if depformer_replace_tokens is not None:
+            imposed = arguments.tokens(
+                "tokens in place of the depth transformer's", depformer_replace_tokens, UNGENERATED, card
+            )
+            if imposed.size != self.batch_size * self._step.generated:
+                raise InputError(
+                    f"tokens in place of the depth transformer's should be [{self.batch_size}, {self._step.generated}], found {list(imposed.shape)}."
+                )
+            depformer_replace_tokens = mx.array(imposed, mx.int32).reshape(self.batch_size, -1)
+        return self.advance(given, ct, cross_attention_src, execute=execute, replace=depformer_replace_tokens)
+
+    def advance(
+        self,
+        given: mx.array,
+        ct: ConditionTensor | None = None,
+        cross_attention_src: mx.array | None = None,
+        *,
+        execute: Sequence[bool] | np.ndarray | mx.array | None = None,
+        replace: mx.array | None = None,
+    ) -> mx.array:
+        """As `step`, for codes that a codec of the package has just made: nothing waits for them, and they are not looked at."""
         with self._owner:
-            given = self._given(other_audio_tokens)
-            stepped = np.ones(self.batch_size, bool) if execute is None else np.array(execute, bool)
+            given = self._given(given)
+            stepped = np.ones(self.batch_size, bool)
             if execute is not None:
                 if self._lockstep:
                     raise InputError("execution masks need support_out_of_sync=True.")
+                stepped = arguments.mask("execute", execute, self.batch_size)
                 execute = mx.array(stepped)
-            replace = None
-            if depformer_replace_tokens is not None:
-                replace = mx.array(depformer_replace_tokens, mx.int32).reshape(self.batch_size, -1)
             self._state = self._with_room(self._state, self.steps)
             conditions = self._call_conditions(ct, cross_attention_src)
             old = self._state
             self._state, self._out = self._step.run(old, given, conditions, execute, replace, self._hooks)
-            let_go(old)
             self._steps += stepped
+            let_go(old)
             # Begun now, so that reading any part of it later waits for one evaluation and starts none. That rings are written in place all
             # the same hangs on a detail of MLX: on Metal the old ring is somebody's until the command buffer that read it is done, so a step
             # has to be many buffers long (about 11; Moshi 7B's has 43). Much larger buffers (MLX_MAX_OPS_PER_BUFFER) or a tiny model make it
@@ -272,7 +295,7 @@ class LmGen:
 
     def steps_of(self, row: int) -> int:
         """Steps of conversation `row` since it began."""
-        return int(self._steps[row])
+        return int(self._steps[arguments.whole("a row", row, 0, self.batch_size - 1)])
 
     @property
     def frame(self) -> mx.array:
@@ -298,13 +321,8 @@ class LmGen:
             raise InputError("there has been no step yet.")
         return self._out
 
-    def _given(self, codes: mx.array | np.ndarray) -> mx.array:
+    def _given(self, codes: mx.array) -> mx.array:
         needed = self._step.clock.given
-        if isinstance(codes, np.ndarray) and codes.size:
-            card = self.model.cfg.card
-            if codes.min() < ZERO or codes.max() > card:
-                raise InputError(f"user codes should be -1 .. {card}, found {codes.min()} .. {codes.max()}.")
-        codes = mx.array(codes)
         if codes.ndim == 3:
             codes = codes[..., 0]
         if codes.ndim != 2 or codes.shape[0] != self.batch_size or codes.shape[1] < needed:

@@ -15,7 +15,9 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from ..audio.samples import refuse_nonsense
+from .. import arguments
+from ..audio.samples import as_frame
+from ..config.reader import LARGEST, MOST
 from ..errors import InputError
 from ..machine.owner import Owner
 from ..modules import transformer
@@ -41,8 +43,9 @@ class Rows:
     """
 
     def __init__(self, frame_step: FrameStep, count: int, capacity: int | None = None, alike: bool = False):
-        if count < 1:
-            raise InputError(f"a batch has one row or more, {count} were asked for.")
+        count = arguments.whole("rows", count, 1, MOST)
+        if capacity is not None:
+            capacity = arguments.whole("capacity", capacity, 1, LARGEST)
         self._owner = Owner("this batch of rows")
         self.frame_step, self.count, self.alike = frame_step, count, alike
         self._step, self._mimi = frame_step.step, frame_step.mimi
@@ -76,7 +79,10 @@ class Rows:
 
     def frames(self, row: int) -> int:
         """Frames that row `row` has heard since it was joined."""
-        return int(self._frames[row])
+        return int(self._frames[self._row(row)])
+
+    def _row(self, row: int) -> int:
+        return arguments.whole("a row", row, 0, self.count - 1)
 
     # Coming and going -----------------------------------------------------------------------------------------------
 
@@ -94,8 +100,7 @@ class Rows:
         `conditions` of one row, with guidance of two, replace those of the row; without them it keeps what it had. `begun`: a state
         of the language model that a batch of one row arrived at in `steps` steps, such as a prompt's; else the conversation is new.
         """
-        if not 0 <= row < self.count:
-            raise InputError(f"there are rows 0 to {self.count - 1}, found {row}.")
+        row, seed = self._row(row), arguments.whole("seed", seed)
         if conditions is not None and self._conditions is None:
             raise InputError("conditions of a row need a batch that was made with conditions.")
         if self.alike and manner is not None:
@@ -123,7 +128,7 @@ class Rows:
 
     def leave(self, row: int) -> None:
         """The conversation in row `row` is over. The row waits to be joined again, and until then stays as old as it is."""
-        self._fresh[row] = False
+        self._fresh[self._row(row)] = False
 
     def hear_anew(self, row: int) -> None:
         """Let the encoder of row `row` begin anew, and the row's frames count from here."""
@@ -139,13 +144,14 @@ class Rows:
             self._run({}, ())
 
     def step(self, given: Mapping[int, np.ndarray], ended: Collection[int] = ()) -> dict[int, RowFrame]:
-        """The next 80 ms float32 `[1920]` of some rows -> their replies. The others stand still.
+        """The next 80 ms of some rows, `[1920]` each, sound as `Session.step` takes it -> their replies. The others stand still.
 
-        Rows in `ended` tell a translation model that their source is over; their sound is then not heard.
+        What is no sound is refused, and all rows stay where they are. Rows in `ended` tell a translation model that their source is over; their sound is then not heard.
         """
-        if any(self._fresh[row] for row in given):
+        frames = {self._row(row): as_frame(pcm, self._mimi.frame_size) for row, pcm in given.items()}
+        if any(self._fresh[row] for row in frames):
             self.settle()
-        sound, tokens = self._run(given, ended)
+        sound, tokens = self._run(frames, ended)
         return {row: RowFrame(sound[row], tokens[row]) for row in given}
 
     def _run(self, given: Mapping[int, np.ndarray], ended: Collection[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -157,20 +163,20 @@ class Rows:
         heard, marked = np.zeros(self.count, bool), np.zeros(self.count, bool)
         for row, frame in given.items():
             pcm[row], heard[row], marked[row] = frame, True, row in ended
-        refuse_nonsense(pcm)
         fresh = self._fresh.copy()
         old = self._state
         masks = (mx.array(heard), mx.array(fresh), mx.array(marked))
         self._state, sound, tokens = self.frame_step.masked(
             old, mx.array(pcm), int(self._steps.max()), *masks, self._conditions
         )
+        # With the state: an interrupt may come at any call.
+        self._steps += heard | fresh
+        self._frames += heard
+        self._fresh[:] = False
         let_go(old)
         mx.eval(self._state, sound, tokens)
         if self.frame_step.grown:
             mx.clear_cache()
-        self._steps += heard | fresh
-        self._frames += heard
-        self._fresh[:] = False
         return np.array(sound), np.array(tokens)
 
     def warm_up(self) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from .. import arguments
 from ..errors import InputError, MoshiError
 from .kind import Kind
 from .model_thread import ModelThread
@@ -67,7 +68,7 @@ class Scheduler(Generic[K]):
         patience: float | None = None,
         thread: ModelThread | None = None,
     ):
-        self._make, self._process = make, os.getpid()
+        self._make, self._process = arguments.function("make", make), os.getpid()
         self._patience = patience
         self._owns, self._thread = thread is None, thread or ModelThread(name)
         self._changed = self._thread.changed
@@ -122,6 +123,7 @@ class Scheduler(Generic[K]):
         and never takes the last free row of several. `notify()` is called whenever there is something new about it, mostly on the
         scheduler's thread: it has to be quick and must not call the scheduler.
         """
+        arguments.function("notify", notify or print)
         with self._changed:
             if not self.running or os.getpid() != self._process:
                 raise ModelStopped("the model is not running in this process any more.") from self.error
@@ -143,14 +145,16 @@ class Scheduler(Generic[K]):
 
     def call(self, action: Callable[[K], T]) -> Future[T]:
         """Run `action(kind)` on the model's thread between two steps."""
+        arguments.function("what is called", action)
         future: Future[T] = Future()
-        if not self.running:
-            raise ModelStopped("the model is no longer running.")
-        try:
-            self._calls.put_nowait((action, future))
-        except queue.Full:
-            raise InputError(f"{CALLS_WAITING} calls wait for the model already.") from None
         with self._changed:
+            # Nobody asks for what nobody will answer.
+            if not self.running:
+                raise ModelStopped("the model is no longer running.")
+            try:
+                self._calls.put_nowait((action, future))
+            except queue.Full:
+                raise InputError(f"{CALLS_WAITING} calls wait for the model already.") from None
             self._changed.notify_all()
         return future
 
@@ -249,7 +253,8 @@ class Scheduler(Generic[K]):
             assert stream is not None
             try:
                 given[row] = kind.collect(row, stream.inbox)
-            except MoshiError as e:
+            except Exception as e:
+                # Whatever a client has sent that cannot be used is no trouble of the others.
                 self._end(row, e)
         begin = time.monotonic()
         for row in given:

@@ -143,7 +143,8 @@ class Step:
             self.temporal = mx.compile(self.temporal)  # type: ignore[method-assign]
             self.depth = mx.compile(self.depth)  # type: ignore[method-assign]
             self.commit = mx.compile(self.commit)  # type: ignore[method-assign]
-        self.text_sampler, self.audio_sampler = text_sampler, audio_sampler
+        self.text_sampler = arguments.kind("text_sampler", text_sampler, Sampler, "a Sampler")
+        self.audio_sampler = arguments.kind("audio_sampler", audio_sampler, Sampler, "a Sampler")
         self.guidance = guidance or Guidance()
         text_sampler.check_fits(lm.cfg.text_out_vocab_size, "text_sampler")
         audio_sampler.check_fits(lm.cfg.card, "audio_sampler")

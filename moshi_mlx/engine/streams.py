@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from .. import arguments
 from ..audio.capture import faded_in
-from ..audio.samples import as_samples, usable
+from ..audio.samples import as_block, usable
 from ..errors import InputError
 
 
@@ -92,7 +93,7 @@ class Inbox:
 
     def feed(self, pcm: np.ndarray, timeout: float = 0.0) -> int:
         """Append samples `[n]`; returns how many old ones had to go, after `timeout` seconds without room for the new."""
-        pcm, invalid = usable(as_samples(pcm))
+        pcm, invalid = usable(as_block(pcm))
         now = time.monotonic()
         with self._changed:
             self.invalid += invalid
@@ -213,9 +214,7 @@ class Stream:
 
         With a `timeout` it first waits so many seconds for room, as an upload does.
         """
-        if np.ndim(pcm) != 1:
-            raise InputError(f"samples should have shape [n], found {list(np.shape(pcm))}.")
-        return self.inbox.feed(pcm, timeout)
+        return self.inbox.feed(pcm, arguments.number("timeout", timeout))
 
     def mark(self, id: int) -> None:
         """Speech to text: `Marker(id)` comes back when everything fed so far has been transcribed."""
@@ -227,6 +226,7 @@ class Stream:
 
     def say(self, text: str) -> None:
         """Text to speech: more text. Words end at white space."""
+        arguments.kind("what is said", text, str, "a text")
         self.inbox.send(Say(text), len(text))
 
     def end_turn(self) -> None:
@@ -327,8 +327,9 @@ class Stream:
             return
         try:
             self._notify()
-        except RuntimeError:
-            # The client's event loop has gone, and the client with it.
+        except (Exception, SystemExit) as e:
+            # The client's event loop has gone, and the client with it; or what it was to be called with is broken.
+            self.error = self.error or e
             self.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..checkpoint.weights_writer import TYPE_NAMES, WeightsWriter
+from ..config.input_files import name_for_mlx
 from ..errors import InputError, OutputError
 from ..output import check_new_folder, reason, rename, unfinished, write_text
 from ..version import __version__
@@ -28,6 +30,7 @@ _PLAIN = re.compile(r"[^A-Za-z0-9_-]+")
 def check_destination(path: Path) -> None:
     """Refuse what would be overwritten, before any work is done."""
     check_new_folder(path)
+    name_for_mlx(path.absolute(), OutputError)
     if not path.absolute().parent.is_dir():
         raise OutputError(f"the folder {path.absolute().parent} does not exist; make it first.")
 
@@ -35,7 +38,7 @@ def check_destination(path: Path) -> None:
 def write(plan: Plan, path: Path) -> None:
     """Make the folder `path` of `plan`."""
     check_destination(path)
-    whole = path.absolute()
+    whole = Path(os.path.realpath(path))
     part = unfinished.temporary_name(whole.parent, whole.name)
     try:
         part.mkdir()
@@ -116,4 +119,4 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 def arrays_of(path: Path) -> Arrays:
     """The arrays of a file of such a folder."""
-    return dict(mx.load(str(path), format="safetensors"))  # type: ignore[arg-type]
+    return dict(mx.load(name_for_mlx(path), format="safetensors"))  # type: ignore[arg-type]

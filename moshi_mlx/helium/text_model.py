@@ -270,6 +270,7 @@ def _load_transformers(place: Place, folder: Path, config: dict) -> TextModel:
     except Exception as e:
         # Two packages read what the files say, each with exceptions of its own, down to bare ones.
         raise CheckpointError(f"{place} cannot be loaded: {_first_line(e)}") from None
+    _check_numbers(model, place)
     bos = tokenizer.bos_token_id
     return TextModel(
         model, str(place), window, config.get("bos_token_id", BOS) if bos is None else bos, frozenset(tokenizer.eos_token_ids),
@@ -309,6 +310,17 @@ def _precision(model: nn.Module) -> nn.Module:
     if not _is_packed(model):
         model.set_dtype(loader.default_dtype())
     return model
+
+
+def _check_numbers(model: nn.Module, place: Place) -> None:
+    """What mlx-lm does not look at: one NaN, and nothing that is said means anything."""
+    packed = _is_packed(model)
+    for name, x in dict(tree_flatten(model.parameters())).items():
+        usable = mx.all(mx.isfinite(x)).item() if mx.issubdtype(x.dtype, mx.floating) else packed
+        if not usable:
+            raise CheckpointError(
+                f"{place} holds what are no weights in {name} (NaN, infinity or integers). The file is damaged; download it again."
+            )
 
 
 class _Segments:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
+import time
 
 import mlx.core as mx
 
@@ -23,6 +25,18 @@ _free: dict[bool, list[mx.Stream]] = {False: [], True: []}  # by whether they ar
 _lock = threading.Lock()
 # The process in which MLX was first put to work; a forked child has its memory, but none of its threads.
 _process: int | None = None
+# Whether this process is a forked child, whose parent may have used MLX without us.
+_forked = False
+# How long MLX may take for a sum before it is taken to wait for threads that do not exist here.
+_PROBE_SECONDS = 5.0
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 class _Loan:
@@ -61,18 +75,38 @@ def _take(gpu: bool) -> mx.Stream:
 def use() -> None:
     """To be called on a thread before it loads or steps anything. Raises `InputError` in a forked child of a process that did."""
     global _process
-    if _process is None:
+    if _process is None and (not _forked or _works()):
         _process = os.getpid()
     elif _process != os.getpid():
         raise InputError(
-            "this process is a forked child of one that had loaded a model, and MLX cannot work in it: fork before anything is loaded, "
-            "or start the child anew (multiprocessing.get_context('spawn'))."
+            "this process is a forked child of one that had loaded a model or used MLX, which cannot work in it: fork before that, or "
+            "start the child anew (multiprocessing.get_context('spawn'))."
         )
     if hasattr(_lent, "loan") or threading.current_thread() is threading.main_thread():
         return
     _lent.loan = _Loan()
     for gpu in {False, mx.default_device() == mx.gpu}:
         mx.set_default_stream(_lent.loan.take(gpu))
+
+
+def _works() -> bool:
+    """Whether MLX works in this forked child. A child of its own tries it, since what does not work waits for ever."""
+    pid = os.fork()
+    if not pid:
+        try:
+            mx.eval(mx.zeros(1) + 1)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + _PROBE_SECONDS
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status == 0
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return False
 
 
 def started_here() -> bool:

@@ -19,6 +19,7 @@ from .files import (
 )
 from .parts import PartOutput
 from .places import (
+    check_folder,
     check_new_folder,
     check_writable,
     is_standard_output,
@@ -33,6 +34,7 @@ __all__ = [
     "OutputFile",
     "PartOutput",
     "ScratchFolder",
+    "check_folder",
     "check_new_folder",
     "check_writable",
     "copy_file",

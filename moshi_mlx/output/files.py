@@ -157,8 +157,8 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """A text file in UTF-8, whole or not at all."""
-    write_bytes(path, text.encode("utf-8"))
+    """A text file in UTF-8, whole or not at all. Names that are not UTF-8 are written as JSON does it (`\\udcff`)."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def copy_file(source: str | Path, target: str | Path) -> None:

@@ -73,7 +73,8 @@ def check_writable(path: str | Path) -> None:
         raise OutputError(f"'{path}' is not the name of a file to write.")
     place = follow(path)
     folder = os.path.dirname(place)
-    shown = os.path.dirname(path) or "."
+    # Of a link, where it leads.
+    shown = folder if os.path.islink(path) else os.path.dirname(path) or "."
     try:
         mode = mode_of(place)
     except (NotADirectoryError, PermissionError):
@@ -122,8 +123,21 @@ def _spelling(path: str | Path, other: str | Path) -> str:
     return "" if str(path) == str(other) else f" (as {other})"
 
 
+def check_folder(path: str | Path) -> None:
+    """For folders that only receive files: there is one, or nothing yet."""
+    if not str(path):
+        raise OutputError("'' is no name of a folder.")
+    if os.path.isdir(path):
+        return
+    if os.path.islink(path):
+        raise OutputError(f"{path} is a symbolic link that leads to no folder.")
+    if os.path.exists(path):
+        raise OutputError(f"{path} is a file; expected a folder.")
+
+
 def make_folder(path: str | Path) -> Path:
     """A folder for outputs, made where it is missing."""
+    check_folder(path)
     try:
         os.makedirs(path, exist_ok=True)
     except FileExistsError:
@@ -134,10 +148,11 @@ def make_folder(path: str | Path) -> Path:
 
 
 def check_new_folder(path: str | Path) -> None:
-    """For folders that are made as a whole: there is none yet, or an empty one."""
+    """For folders that are made as a whole: there is none yet, or an empty one, which is not where one stands."""
+    check_folder(path)
     path = Path(path)
-    if path.is_symlink() and not path.is_dir():
-        raise OutputError(f"{path} is a symbolic link that leads to no folder.")
+    if os.path.realpath(path) == os.path.realpath("."):
+        raise OutputError("a folder made as a whole needs a name of its own; name a new one in this folder.")
     if path.is_dir():
         try:
             found = next(path.iterdir(), None)
@@ -145,5 +160,3 @@ def check_new_folder(path: str | Path) -> None:
             raise OutputError(f"{path} cannot be looked into: {reason(e)}.") from None
         if found is not None:
             raise OutputError(f"{path} exists and is not empty. Remove it or name another folder.")
-    elif path.exists():
-        raise OutputError(f"{path} is a file; expected the name of a folder to make.")

@@ -25,6 +25,14 @@ SUB_PROTOCOL = "moshi"
 # Sub-protocols that are a token: ours, and OpenAI's for browsers.
 TOKEN_PREFIXES = ("token.", "openai-insecure-api-key.")
 
+HANDSHAKE = (
+    hdrs.UPGRADE,
+    hdrs.CONNECTION,
+    hdrs.SEC_WEBSOCKET_KEY,
+    hdrs.SEC_WEBSOCKET_VERSION,
+    hdrs.SEC_WEBSOCKET_PROTOCOL,
+)
+
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; worker-src 'self' blob:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -88,9 +96,9 @@ class Rules:
             return _refuse(
                 403, "pages of other sites may not use this server; start it with --allow-origin ORIGIN if one should."
             )
-        # aiohttp's handshake would fail over it, as if it were ours.
-        if not request.headers.get(hdrs.SEC_WEBSOCKET_KEY, "").isascii():
-            return _refuse(400, "the key of a WebSocket should be base64.")
+        # aiohttp's handshake would fail over them, as if the fault were ours.
+        if not all(request.headers.get(name, "").isascii() for name in HANDSHAKE):
+            return _refuse(400, "the headers that open a WebSocket should be ASCII.")
         if self.token is not None and needs_token(request.path) and not self._has_token(request):
             return _refuse(401, "this server wants the token that it printed when it was started.")
         return None

@@ -21,20 +21,23 @@ def _value(value: object) -> str:
     return text if text and all(c.isprintable() and c not in ' "=' for c in text) else repr(text)
 
 
-class _Unreadable(logging.Filter):
-    """What was no request is told in a line: quoted, it could hold a token or what somebody wrote."""
+class _FaultsOfClients(logging.Filter):
+    """What was no request is told in a line: quoted, it could hold a token or what somebody wrote. And who has gone is no error."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, HttpProcessingError):
+        if isinstance(error, HttpProcessingError):
+            event("request.unreadable", status=error.code, reason=type(error).__name__)
+        elif isinstance(error, ConnectionError):
+            event("request.lost")
+        else:
             return True
-        event("request.unreadable", status=error.code, reason=type(error).__name__)
         return False
 
 
 # For aiohttp's own words.
 requests = logger.getChild("requests")
-requests.addFilter(_Unreadable())
+requests.addFilter(_FaultsOfClients())
 
 
 class _Lines(logging.Formatter):

@@ -192,10 +192,7 @@ class RustSession:
     def step(self, pcm: np.ndarray) -> Frame:
         """The user's next 80 ms, float `[1920]` -> `Frame`."""
         with self._owner:
-            pcm = samples.as_samples(pcm)
-            if pcm.shape != (self.frame_size,):
-                raise InputError(f"a step takes {self.frame_size} samples, found {list(pcm.shape)}.")
-            samples.refuse_nonsense(pcm)
+            pcm = samples.as_frame(pcm, self.frame_size)
             self._gen.step(self._codec.encode(pcm)[None, : self._given])
             tokens = np.array(self._gen.frame)[0]
             sound = self._codec.decode(tokens[1:]) if self._gen.has_frame else np.zeros(self.frame_size, np.float32)

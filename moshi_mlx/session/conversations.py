@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import arguments
 from ..checkpoint.loader import Checkpoint
+from ..config.reader import MOST
 from ..engine import prefill, row_state
 from ..engine.frame import FrameStep
 from ..engine.kind import Outcome
@@ -28,7 +30,7 @@ from ..modules.sampling import Sampler
 from ..text import Detokenizer
 from . import hibiki, personaplex
 from .hibiki import Ending
-from .options import check_loaded
+from .options import check_attributes, check_loaded, check_options
 from .reply import Frame
 from .session import default_attributes
 from .voices import Voice
@@ -81,6 +83,10 @@ class Conversations:
         alike: bool = False,
     ):
         check_loaded(loaded)
+        rows = arguments.whole("rows", rows, 1, MOST)
+        check_options(
+            text_sampler=text_sampler, audio_sampler=audio_sampler, cfg_coef=cfg_coef, compile=compile, kv_bits=kv_bits
+        )
         if loaded.mimi is None:
             raise InputError("a conversation needs the checkpoint's codec.")
         defaults = loaded.config.generation
@@ -119,7 +125,8 @@ class Conversations:
 
     def join(self, row: int, options: Talk | None = None) -> Iterator[None]:
         """Begin a talk in `row`, in pieces of about one step: exhaust it before the row's first `step`."""
-        talk = options or Talk()
+        talk = Talk() if options is None else arguments.kind("a conversation's wishes", options, Talk, "a Talk")
+        self._check(talk)
         loaded = self.checkpoint
         prompt = self._prompt(talk)
         manner: Manner | None = Manner(
@@ -143,6 +150,20 @@ class Conversations:
             self._rows.hear_anew(row)
         tokenizer = loaded.tokenizer
         self._talks[row] = _Talk(talk, Detokenizer(tokenizer, loaded.lm.cfg) if tokenizer else None)
+
+    def _check(self, talk: Talk) -> None:
+        coef = self.cfg_coef if talk.cfg_coef is None else talk.cfg_coef
+        check_options(
+            seed=arguments.whole("seed", talk.seed),
+            text_sampler=talk.text_sampler,
+            audio_sampler=talk.audio_sampler,
+            cfg_coef=coef,
+            voice=talk.voice,
+            text_prompt=talk.text_prompt,
+        )
+        check_attributes(talk.attributes, 2 if self.cfg_coef != 1.0 else 1)
+        arguments.number("pad_bonus", talk.pad_bonus)
+        arguments.whole("tail", talk.tail, 0)
 
     def _prompt(self, talk: Talk) -> Forced | None:
         """What a talk begins with; that of the last few voices and roles is kept, since a voice may have to be read and encoded."""
@@ -201,7 +222,7 @@ class Conversations:
         return Outcome(held, done=True)
 
     def _talk(self, row: int) -> _Talk:
-        talk = self._talks[row]
+        talk = self._talks[arguments.whole("a row", row, 0, self.rows - 1)]
         if talk is None:
             raise InputError(f"there is no conversation in row {row}: join it first.")
         return talk

@@ -41,8 +41,7 @@ def check_options(
     one_of("kv_bits", kv_bits, (4, 8, None))
     if repetition_penalty is not None:
         kind("repetition_penalty", repetition_penalty, RepetitionPenalty, "a RepetitionPenalty")
-    if attributes is not None:
-        _check_attributes(attributes, 2 * batch if guided else batch)
+    check_attributes(attributes, 2 * batch if guided else batch)
     if voice is not None:
         kind("voice", voice, (str, Path, Voice), "a name, a file or a Voice")
     if text_prompt is not None:
@@ -58,7 +57,10 @@ def check_loaded(loaded: Any) -> None:
         )
 
 
-def _check_attributes(attributes: Any, rows: int) -> None:
+def check_attributes(attributes: Any, rows: int) -> None:
+    """Conditions of `rows` rows, if any are given."""
+    if attributes is None:
+        return
     if not isinstance(attributes, Sequence) or not all(isinstance(a, ConditionAttributes) for a in attributes):
         raise InputError(f"attributes should be a list of ConditionAttributes, found {shown(attributes)}.")
     if attributes and len(attributes) != rows:

@@ -236,8 +236,11 @@ class Session:
                 )
             samples.refuse_nonsense(rows)
             marks = self._marks(ended)
-            self._state, out, tokens = self._frame_step.evaluated(self._state, mx.array(rows), self._steps, marks)
+            old = self._state
+            self._state, out, tokens = self._frame_step(old, mx.array(rows), self._steps, marks)
+            # At once: whatever interrupts this, the conversation is before the frame or after it.
             self._steps += 1
+            self._frame_step.evaluate(old, self._state, out, tokens)
             index = self.frames - 1
             sound, numbers = np.array(out), np.array(tokens)
             frames = [self._frame(b, sound[b], numbers[b], index) for b in range(self.batch)]
@@ -245,12 +248,8 @@ class Session:
 
     def _marks(self, ended: bool | Sequence[bool]) -> mx.array | None:
         """Which rows end with this frame, None when none does."""
-        rows = np.asarray(ended)
-        if rows.dtype != bool or rows.shape not in ((), (self.batch,)):
-            raise InputError(
-                f"ended should be True or False, or one of them for each of {self.batch} conversations, found {ended!r}."
-            )
-        rows = np.broadcast_to(rows, self.batch)
+        whole = isinstance(ended, (bool, np.bool_))
+        rows = arguments.mask("ended", [ended] * self.batch if whole else ended, self.batch, "conversations")
         if not rows.any():
             return None
         if self.lm.cfg.model_type != "hibiki":

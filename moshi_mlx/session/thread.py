@@ -20,10 +20,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import mlx.core as mx
 import numpy as np
 
-from ..arguments import number
+from .. import arguments
 from ..audio.capture import MAX_LAG, Capture
-from ..audio.samples import as_samples, refuse_nonsense
+from ..audio.samples import as_block, refuse_nonsense
 from ..errors import InputError
+from ..machine import streams
 from ..machine.owner import PATIENCE, Closer
 
 CALLS_WAITING = 64
@@ -63,20 +64,25 @@ class SessionThread(Generic[S]):
         on_error: Callable[[BaseException], Any] | None = None,
         max_lag: float = MAX_LAG,
     ):
-        for name, callback in (("on_frame", on_frame), ("on_error", on_error or print)):
-            if not callable(callback):
-                raise InputError(f"{name} should be a function, found {type(callback).__name__}.")
+        arguments.function("on_frame", on_frame)
+        arguments.function("on_error", on_error or print)
         self._make, self._on_frame, self._on_error = make, on_frame, on_error
         self._calls: queue.Queue[tuple[Callable[[S], Any], Future]] = queue.Queue(CALLS_WAITING)
         self._closing = threading.Event()
+        # Nobody asks for what nobody will answer.
+        self._asking, self._ended = threading.Lock(), False
         self._loaded: Future[None] = Future()
-        self._max_lag, self._process = number("max_lag", max_lag, 0), os.getpid()
+        self._max_lag, self._process = arguments.number("max_lag", max_lag, 0), os.getpid()
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="session", daemon=True)
         self._thread.start()
         self._closer = Closer(self._end)
-        # What loading raised is raised here.
-        self._loaded.result()
+        try:
+            # What loading raised is raised here.
+            self._loaded.result()
+        except Exception:
+            self._thread.join()
+            raise
 
     def feed(self, pcm: np.ndarray) -> None:
         """The user's next samples `[n]`, 24 kHz mono, any n: floats in -1..1 or whole numbers scaled by their type.
@@ -84,25 +90,29 @@ class SessionThread(Generic[S]):
         From one thread at a time, which never waits. Samples that are not numbers are heard as silence and counted in `invalid`.
         """
         self._check_process()
-        if np.ndim(pcm) != 1:
-            raise InputError(f"samples should have shape [n], found {list(np.shape(pcm))}.")
-        sound = as_samples(pcm)
+        sound = as_block(pcm)
         refuse_nonsense(sound[np.isfinite(sound)])
         self._capture.feed(sound)
 
     def call(self, action: Callable[[S], T]) -> Future[T]:
-        """Run `action(session)` on the model's thread before its next frame: read or set `state`, `reset`."""
+        """Run `action(session)` on the model's thread before its next frame: read or set `state`, `reset`.
+
+        On that thread itself (in `on_frame`, in another action) it is run at once, so that its result can be waited for there too.
+        """
         self._check_process()
-        if not callable(action):
-            raise InputError(f"what is called should be a function of the session, found {type(action).__name__}.")
+        arguments.function("what is called", action)
         future: Future[T] = Future()
-        if not self._thread.is_alive():
-            raise InputError("the session's thread has ended.")
-        try:
-            self._calls.put_nowait((action, future))
-        except queue.Full:
-            raise InputError(f"{CALLS_WAITING} calls wait for the session already.") from None
-        self._capture.wake()
+        with self._asking:
+            if self._ended:
+                raise InputError("the session's thread has ended.")
+            try:
+                self._calls.put_nowait((action, future))
+            except queue.Full:
+                raise InputError(f"{CALLS_WAITING} calls wait for the session already.") from None
+        if threading.current_thread() is self._thread:
+            self._answer_calls()
+        else:
+            self._capture.wake()
         return future
 
     def _check_process(self) -> None:
@@ -160,7 +170,9 @@ class SessionThread(Generic[S]):
         finally:
             # Weights and compiled functions hold each other: all of it goes now and here, not some day on another thread.
             gc.collect()
-            mx.clear_cache()
+            # In a forked child, which was told that it cannot load anything, this would wait for ever.
+            if streams.started_here():
+                mx.clear_cache()
 
     def _talk(self) -> None:
         try:
@@ -172,10 +184,11 @@ class SessionThread(Generic[S]):
             self._closing.set()
             self._loaded.set_exception(_without_locals(e))
             return
+        self._session = session
         self._loaded.set_result(None)
         try:
             while not self._closing.is_set():
-                self._answer_calls(session)
+                self._answer_calls()
                 pcm = self._capture.read(timeout=60.0)
                 if pcm is not None and not self._closing.is_set():
                     self._on_frame(session.step(pcm))
@@ -184,22 +197,24 @@ class SessionThread(Generic[S]):
             if self._on_error is not None:
                 self._on_error(e)
         finally:
-            del session
+            del session, self._session
             self._closing.set()
             self._refuse_calls()
             if self.error is not None:
                 _without_locals(self.error)
 
-    def _answer_calls(self, session: S) -> None:
+    def _answer_calls(self) -> None:
         while not self._calls.empty():
             action, future = self._calls.get()
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(action(session))
+                    future.set_result(action(self._session))
                 except BaseException as e:
                     future.set_exception(e)
 
     def _refuse_calls(self) -> None:
+        with self._asking:
+            self._ended = True
         while not self._calls.empty():
             _, future = self._calls.get()
             future.cancel()

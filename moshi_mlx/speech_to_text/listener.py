@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from ..audio.samples import as_samples, refuse_nonsense
+from .. import arguments
+from ..audio.samples import as_frame, as_samples, refuse_nonsense
+from ..config.reader import MOST
 from ..engine.generate import LmGen
-from ..engine.state import put_rows
+from ..engine.state import copy_containers, let_go, put_rows
 from ..errors import InputError
 from ..machine.owner import Owner
 from ..models.lm_model import LmModel
@@ -64,6 +66,7 @@ class Listener:
     ):
         if lm.dep_q or not lm.n_q:
             raise InputError("this is not a speech-to-text model: it should listen to codebooks and generate none.")
+        batch = arguments.whole("batch", batch, 1, MOST)
         self._owner = Owner("this listener")
         self.lm, self.mimi, self.batch, self.prompt = lm, mimi, batch, prompt
         self.own_clocks = batch > 1 if own_clocks is None else own_clocks
@@ -94,6 +97,7 @@ class Listener:
 
     def join(self, row: int, seed: int | None = None) -> None:
         """Begin a new stream in `row`, before its first step; nothing is left there of the one before."""
+        row = self._row(row)
         if not self.own_clocks:
             if self.batch > 1:
                 raise InputError("a stream of several begins by itself only in a listener with own_clocks.")
@@ -128,7 +132,7 @@ class Listener:
         """One frame of `codes [B, n_q]`, heard by all streams or by those where `execute` bool `[B]` is true."""
         if self.prompt is not None:
             self.prompt.executed = execute
-        text = self._gen.step(codes, execute=execute)[:, 0]
+        text = self._gen.advance(codes, execute=execute)[:, 0]
         return Heard(text, self._heads(self._gen.output.hidden) if self.heads else None)
 
     def listen(self, pcm: np.ndarray, execute: np.ndarray | None = None) -> HeardFrames:
@@ -139,22 +143,40 @@ class Listener:
         """
         with self._owner:
             pcm = refuse_nonsense(as_samples(pcm))
-            encoder, self._encoder = self._encoder, {}
-            codes, self._encoder = self._encode_chunk(mx.array(pcm)[:, None], encoder)
+            size = self._frame_size()
+            if pcm.ndim != 2 or len(pcm) != self.batch or not pcm.shape[1] or pcm.shape[1] % size:
+                raise InputError(
+                    f"whole frames of {size} samples are heard, in {self.batch} streams; found {list(pcm.shape)}."
+                )
+            codes = self._codes(pcm[:, None])
             return self.read([self.hear(codes[:, :, f], execute) for f in range(codes.shape[2])])
 
     def listen_some(self, frames: Mapping[int, np.ndarray], fresh: Collection[int] = ()) -> HeardFrames:
-        """One frame float32 `[1920]` of some streams, while the others stand still; those in `fresh` make their first step."""
-        assert self.mimi is not None
-        pcm = np.zeros((self.batch, 1, self.mimi.frame_size), np.float32)
+        """One frame `[1920]` of some streams, sound as for `listen`, while the others stand still; those in `fresh` make their first step."""
+        size = self._frame_size()
+        pcm = np.zeros((self.batch, 1, size), np.float32)
         heard = np.zeros(self.batch, bool)
         for row, frame in frames.items():
-            pcm[row, 0], heard[row] = frame, True
+            pcm[self._row(row), 0], heard[row] = as_frame(frame, size), True
         with self._owner:
-            encoder, self._encoder = self._encoder, {}
-            codes, self._encoder = self._encode_chunk(mx.array(refuse_nonsense(pcm)), encoder, mx.array(heard))
+            codes = self._codes(pcm, mx.array(heard))
             codes = mx.where(mx.array(heard)[:, None], codes[:, :, 0], self.lm.cfg.card)
             return self.read([self.hear(codes, heard | np.isin(np.arange(self.batch), list(fresh)))])
+
+    def _codes(self, pcm: np.ndarray, execute: mx.array | None = None) -> mx.array:
+        """`pcm [B, 1, F * 1920]` -> codes `[B, n_q, F]`, of the streams' next F frames."""
+        old = self._encoder
+        codes, self._encoder = self._encode_chunk(mx.array(pcm), old, execute)
+        let_go(old)
+        return codes
+
+    def _frame_size(self) -> int:
+        if self.mimi is None:
+            raise InputError("this listener was made without a codec: it hears codes (hear), not sound.")
+        return self.mimi.frame_size
+
+    def _row(self, row: int) -> int:
+        return arguments.whole("a row", row, 0, self.batch - 1)
 
     def warm_up(self) -> None:
         """Compile what a frame needs; the streams do not notice."""
@@ -162,7 +184,7 @@ class Listener:
         if self.own_clocks:
             self.listen_some({})
             return
-        kept = self._gen.state, self._encoder
+        kept = self._gen.state, copy_containers(self._encoder)
         self.listen(np.zeros((self.batch, self.mimi.frame_size), np.float32))
         self._gen.state, self._encoder = kept
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import arguments
 from ..defaults import PAUSE_HEAD, PAUSE_THRESHOLD
 from ..errors import InputError
 
@@ -26,6 +27,8 @@ class TurnDetector:
             raise InputError(
                 "this checkpoint has no pause predictor, so it cannot report ends of turns; kyutai/stt-1b-en_fr-candle has one."
             )
+        arguments.whole("the pause head", self.head)
+        arguments.number("the pause threshold", self.threshold)
         if not 0 <= self.head < self.heads:
             raise InputError(f"this checkpoint has the pause heads 0 to {self.heads - 1}, found {self.head}.")
         if not 0 < self.threshold < 1:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import arguments
 from ..checkpoint.loader import Checkpoint
 from ..config.description import SttConfig
+from ..config.reader import MOST
 from ..defaults import PAUSE_HEAD, PAUSE_THRESHOLD
 from ..engine.kind import Outcome
 from ..engine.streams import Bounds, Flush, Inbox, Mark, WhenFull
@@ -73,6 +75,7 @@ class Transcriptions:
     ):
         if loaded.mimi is None or loaded.tokenizer is None:
             raise InputError("speech-to-text needs the checkpoint's codec and tokenizer.")
+        rows = arguments.whole("rows", rows, 1, MOST)
         self.checkpoint, self.rows = loaded, rows
         self._tokenizer, mimi = loaded.tokenizer, loaded.mimi
         self._delays = delays or delays_of(loaded.config) or SttConfig()
@@ -93,7 +96,7 @@ class Transcriptions:
 
     def join(self, row: int, options: Hear | None = None) -> Iterator[None]:
         """Begin a stream in `row`. Its first step is made with the others' next one, and so is the silence that some models expect."""
-        hear = options or Hear()
+        hear = Hear() if options is None else arguments.kind("a stream's wishes", options, Hear, "a Hear")
         turns = TurnDetector(self.heads, hear.pause_head, hear.pause_threshold) if hear.turns else None
         delay, prefix = self._delays.audio_delay_seconds, self._delays.audio_silence_prefix_seconds
         self._listener.join(row, hear.seed)

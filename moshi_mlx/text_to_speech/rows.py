@@ -10,6 +10,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from .. import arguments
+from ..config.reader import MOST
 from ..engine.kind import Outcome
 from ..engine.row_state import Manner
 from ..engine.streams import Bounds, EndTurn, Inbox, Say, Voice, WhenFull
@@ -77,8 +79,9 @@ class Utterances:
         compile: bool = True,
         kv_bits: int | None = None,
     ):
-        self.tts, self.rows = tts, rows
-        self._usual = usual or Speak()
+        rows = arguments.whole("rows", rows, 1, MOST)
+        self.tts, self.rows = arguments.kind("tts", tts, TTSModel, "a TTSModel"), rows
+        self._usual = _checked(Speak() if usual is None else usual)
         self._prefixes: dict[str, mx.array] = {}
         # Embeddings that clients bring are as long as the usual ones at most: longer ones would need a trace of their own.
         self._longest_clone = LONGEST_CLONE
@@ -128,7 +131,7 @@ class Utterances:
 
     def join(self, row: int, options: Speak | None = None) -> Iterator[None]:
         """Begin an utterance in `row`: its voice is read, then the row is made ready."""
-        speak = options or self._usual
+        speak = self._usual if options is None else _checked(options)
         attributes, prefix = self._attributes(speak), self._prefix(speak)
         yield
         coef = None if self.tts.valid_cfg_conditionings else speak.cfg_coef
@@ -220,6 +223,25 @@ class Utterances:
         if client is None:
             raise InputError(f"nothing is spoken in row {row}: join it first.")
         return client
+
+
+def _checked(speak: Any) -> Speak:
+    """What a client wishes, as far as it can be judged without the model."""
+    arguments.kind("an utterance's wishes", speak, Speak, "a Speak")
+    listed = isinstance(speak.voices, Sequence) and not isinstance(speak.voices, str)
+    if not listed or not all(isinstance(v, (str, Path)) for v in speak.voices):
+        raise InputError(f"voices should be a list of names and files, found {arguments.shown(speak.voices)}.")
+    arguments.whole("seed", speak.seed)
+    if speak.cfg_coef is not None:
+        arguments.number("cfg_coef", speak.cfg_coef)
+    for name in ("text_sampler", "audio_sampler"):
+        if getattr(speak, name) is not None:
+            arguments.kind(name, getattr(speak, name), Sampler, "a Sampler")
+    arguments.whole("padding_between", speak.padding_between, 0)
+    arguments.number("pad_bonus", speak.pad_bonus)
+    if speak.attributes is not None:
+        arguments.kind("attributes", speak.attributes, ConditionAttributes, "ConditionAttributes")
+    return speak
 
 
 @dataclass

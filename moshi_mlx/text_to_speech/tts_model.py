@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
+from .. import arguments
 from ..compat.mimi import Mimi
 from ..config.description import CheckpointConfig
 from ..defaults import VOICE_REPO
@@ -105,6 +106,13 @@ class TTSModel:
                 f"config: this is a {config.model_type} model; text-to-speech needs one with 'tts_config', "
                 f"such as {DEFAULT_DSM_TTS_REPO}."
             )
+        arguments.number("temp", temp, 0)
+        arguments.number("cfg_coef", cfg_coef)
+        arguments.number("padding_bonus", padding_bonus)
+        arguments.whole("n_q", n_q, 1)
+        arguments.whole("max_gen_length", max_gen_length, 1)
+        for name, steps in (("final", final_padding), ("initial", initial_padding), ("max", max_padding)):
+            arguments.whole(f"{name}_padding", steps, 0)
         self.lm, self.mimi, self.tokenizer = lm, mimi, tokenizer
         self.temp, self.cfg_coef, self.n_q = temp, cfg_coef, n_q
         self.text_temp: float | None = None

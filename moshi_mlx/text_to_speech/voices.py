@@ -17,7 +17,7 @@ import numpy as np
 from ..audio.files import read_audio
 from ..checkpoint import hub, registry
 from ..checkpoint.weights_file import read_header
-from ..config.input_files import file_size
+from ..config.input_files import file_size, name_for_mlx
 from ..errors import CheckpointError, InputError, quoted
 from ..models.mimi_model import MimiModel
 from ..modules.conditioner import TensorCondition
@@ -94,10 +94,11 @@ def load_speaker(path: str | Path, dim: int, model_id: dict | None = None) -> mx
     """Embedding `[1, dim, T]` float32 of a voice file, checked. `model_id` (sig, epoch) is that of the model."""
     loaded: Any
     file_size(path)
+    name = name_for_mlx(path)
     try:
         # Its own reader crashes on some damaged headers.
         read_header(Path(path))
-        loaded = mx.load(str(path), format="safetensors", return_metadata=True)
+        loaded = mx.load(name, format="safetensors", return_metadata=True)
     except (RuntimeError, ValueError, OSError):
         raise CheckpointError(
             f"{path} is not a voice embedding; expected a safetensors file with the tensor {TENSOR!r}. "
