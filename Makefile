@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	@echo "Next:    source $(VENV)/bin/activate, then python -m moshi_mlx.local --demo"
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Minutes long or gigabytes large.
 slow: $(VENV)/.installed-test

@@ -185,6 +185,20 @@ def wrong_thread(model: str) -> None:
     print([session.step(SILENCE).codes.tolist() for _ in range(3)] == expected)
 
 
+def one_model_many_threads(model: str, *bits: int) -> None:
+    """Loaded here and run elsewhere, where nobody has run it before; each thread is told the same."""
+    loaded = checkpoint.load(model, quantized=bits[0] if bits else None)
+    said: list = []
+
+    def talk() -> None:
+        said.append([Session(loaded, seed=1, compile=False).step(SILENCE).codes.tolist()])
+
+    for _ in range(2):
+        on_thread(talk).join()
+    talk()
+    print(said == [said[0]] * 3)
+
+
 def forked_child(model: str) -> None:
     session = Session.load(model, seed=1)
     session.step(SILENCE)

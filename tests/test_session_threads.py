@@ -79,6 +79,11 @@ def test_another_thread_is_told_and_harms_nothing(tiny_checkpoint):
     assert unharmed == "True"
 
 
+@pytest.mark.parametrize("bits", [(), (4,)])
+def test_a_model_loaded_here_runs_on_any_thread(tiny_checkpoint, bits):
+    assert run("one_model_many_threads", tiny_checkpoint, *bits) == ["True"]
+
+
 def test_a_forked_child_is_told_and_harms_nothing(tiny_checkpoint):
     *refusals, code, index = run("forked_child", tiny_checkpoint)
     assert [line.split(":")[0] for line in refusals[:3]] == [

@@ -117,6 +117,8 @@ def load_mimi_file(
     fill.check_plan(mimi, plan, file, unused_ok)
     fill.fill(mimi, plan, file, lambda name, stored: mx.float32, progress, strict=strict)
     device.lay_out(mimi)
+    # What is not computed yet could only be computed on this thread.
+    mx.eval(mimi.parameters())
 
 
 def _share_depth_sets(lm: LmModel) -> None:
