@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from moshi_mlx.audio.capture import Capture
@@ -265,6 +265,10 @@ def test_an_underrun_fades_out_and_in_and_is_counted():
 
 
 @settings(deadline=None, max_examples=80)
+# More than is ever kept, at once, in blocks that are shorter than a fade: while it plays, and while it waits.
+@example([0.0, 0.0, 0.125, 0.25, 0.5, *[0.0] * 8], 64, 0)
+@example([0.0, 0.5, *[0.0] * 12], 64, 24)
+@example([0.9, *[0.0] * 12], 64, 24)
 @given(
     st.lists(st.floats(0, 0.5), min_size=1, max_size=25),
     st.sampled_from([64, 100, 240, 441, 960, 1920]),

@@ -225,7 +225,8 @@ def test_an_interrupt_while_python_imports(command):
         _, err = p.communicate(timeout=60)
         seen.add(p.returncode)
         assert "Traceback" not in err
-        assert p.returncode in (0, 1, 2, 130)
+        # When all is said and Python goes down, the signal itself ends it: the same number for a shell.
+        assert p.returncode in (0, 1, 2, 130, -signal.SIGINT)
     assert 130 in seen
 
 

@@ -243,16 +243,24 @@ class Playback:
         return 0
 
     def _jump(self, out: np.ndarray, surplus: int, when: float) -> None:
-        """Give up the oldest sound, blending over a fade."""
+        """Give up the oldest sound, blending over a fade, or over the block where that is shorter."""
         n = min(len(out), self._fade)
         old = self._ring.peek(self._spare[:n])
+        old *= self._loudness()
         self._overdue, self._surplus = False, 0
         self.dropped += surplus
         self._ring.skip(surplus)
         self._state, self._silence, self._risen = _State.PLAYING, None, self._fade
         self._take(out, when)
-        rise = self._ramp[:n]
+        rise = np.arange(n, dtype=np.float32) / n
         out[:n] = old * (1 - rise) + out[:n] * rise
+
+    def _loudness(self) -> np.float32:
+        """How far what is played now has faded in, and not out again."""
+        if self._state is _State.WAITING:
+            return np.float32(0)
+        whole = self._left if self._state is _State.ENDING else self._risen
+        return np.float32(min(whole, self._fade) / self._fade)
 
 
 def _quiet(x: np.ndarray) -> bool:
