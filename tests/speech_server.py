@@ -163,3 +163,13 @@ async def wire(url: str, ready: bool = True, **options: Any) -> AsyncIterator[Wi
 
 def noise(frames: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-0.3, 0.3, frames * FRAME).astype(np.float32)
+
+
+async def handshake(url: str, headers: dict[str, str]) -> int:
+    """The HTTP status with which a socket is opened, or refused."""
+    async with aiohttp.ClientSession() as session:
+        try:
+            async with session.ws_connect(url, headers=headers) as socket:
+                return socket._response.status
+        except aiohttp.WSServerHandshakeError as e:
+            return e.status

@@ -301,5 +301,5 @@ def test_memory_is_wired_and_emptied_by_loading(tiny_checkpoint, monkeypatch):
 
 def test_nothing_is_wired_where_there_is_no_metal():
     if mx.metal.is_available():
-        pytest.skip("there is")
+        pytest.skip("this machine has a Metal GPU")
     assert memory.wire() == 0

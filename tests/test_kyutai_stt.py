@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from echo_listener import WORDS, said, transcriptions
-from speech_server import FRAME, RATE, SpeechServer, hearing, noise, wire
+from speech_server import FRAME, RATE, SpeechServer, handshake, hearing, noise, wire
 from speech_toys import _tidy  # noqa: F401
 from web_server import PATIENCE
 
@@ -93,15 +93,7 @@ def test_ready_comes_at_once_and_first(server):
     ],
 )
 def test_who_may_open_it(server, headers, query, status):
-    async def go():
-        async with aiohttp.ClientSession() as session:
-            try:
-                async with session.ws_connect(server.asr + query, headers=headers) as socket:
-                    return socket._response.status
-            except aiohttp.WSServerHandshakeError as e:
-                return e.status
-
-    assert asyncio.run(go()) == status
+    assert asyncio.run(handshake(server.asr + query, headers)) == status
     server.wait_free()
 
 

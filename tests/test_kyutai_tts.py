@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import speech_toys
-from speech_server import FRAME, RATE, SpeechServer, noise, speaking, wire
+from speech_server import FRAME, RATE, SpeechServer, handshake, noise, speaking, wire
 from speech_toys import _tidy  # noqa: F401
 from web_server import PATIENCE
 
@@ -102,15 +102,7 @@ def test_ready_comes_at_once_and_first(server):
     ],
 )
 def test_who_may_open_it_and_how(server, query, headers, status):
-    async def go():
-        async with aiohttp.ClientSession() as session:
-            try:
-                async with session.ws_connect(server.tts + query, headers=headers) as socket:
-                    return socket._response.status
-            except aiohttp.WSServerHandshakeError as e:
-                return e.status
-
-    assert asyncio.run(go()) == status
+    assert asyncio.run(handshake(server.tts + query, headers)) == status
     server.wait_free()
 
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ def failure(error: BaseException) -> str:
     return "the model failed; the server's log says why"
 
 
-class Lines:
+class Lines(ABC):
     """The sockets of one kind. A subclass says what a `Line` of it is."""
 
     name = ""
@@ -63,12 +64,13 @@ class Lines:
         self._numbers = itertools.count(1)
         self._open: set[Line] = set()
 
+    @abstractmethod
     def options(self, query: Mapping[str, str]) -> tuple[Any, Any]:
         """Of a stream, and of its line. Raises `BadQuery` for a value that a parameter cannot have."""
-        raise NotImplementedError
 
+    @abstractmethod
     def line(self, request: web.Request, socket: web.WebSocketResponse, how: Any) -> Line:
-        raise NotImplementedError
+        """The line of a client whose socket is open, as its query asks for."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if refused_key(request, self._token):
@@ -128,7 +130,7 @@ class Lines:
         await asyncio.gather(*(line.end(WSCloseCode.GOING_AWAY, STOPS) for line in list(self._open)))
 
 
-class Line:
+class Line(ABC):
     """One client. A subclass reads (`take` for each message) and writes (`give` for each item of the stream).
 
     A client that answers nothing for `silent` seconds, pings included, is gone; one that has sent no message of its own for `idle` is sent away.
@@ -179,9 +181,9 @@ class Line:
 
     # What the client sends ------------------------------------------------------------------------------------------
 
+    @abstractmethod
     async def take(self, message: WSMessage) -> None:
         """A message of the client's, binary or text. Raises `MoshiError` for what it may not send."""
-        raise NotImplementedError
 
     async def waits(self) -> float | None:
         """Called before a message is waited for; how many seconds until it should be called again, None for never."""
@@ -206,13 +208,13 @@ class Line:
 
     # What it gets ---------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     async def opened(self) -> None:
         """The row is ready."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def give(self, item: Any) -> None:
         """An item of the stream."""
-        raise NotImplementedError
 
     async def _speak(self) -> None:
         while not self.stream.opened and not self.stream.ended:
