@@ -37,7 +37,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = commands.Parser(
         prog="python -m moshi_mlx.convert",
         description="Convert a checkpoint of any published format into one folder that every command loads, or back.",
     )

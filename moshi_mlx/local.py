@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m moshi_mlx.local", description=__doc__)
+    p = commands.Parser(prog="python -m moshi_mlx.local", description=__doc__)
     sound = p.add_argument_group("sound")
     sound.add_argument("--list-devices", action="store_true", help="list the sound devices and exit")
     sound.add_argument("--input-device", metavar="DEVICE", help="microphone, by number or part of its name")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m moshi_mlx.local_web", description=__doc__)
+    p = commands.Parser(prog="python -m moshi_mlx.local_web", description=__doc__)
     server = p.add_argument_group("server")
     commands.add_server_arguments(server)
     server.add_argument("--no-browser", action="store_true", help="do not open the page")

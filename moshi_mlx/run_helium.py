@@ -8,7 +8,7 @@ from . import commands
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m moshi_mlx.run_helium", description=__doc__)
+    p = commands.Parser(prog="python -m moshi_mlx.run_helium", description=__doc__)
     p.add_argument("text", nargs="?", metavar="PROMPT", help="the beginning of the text (- for standard input)")
     p.add_argument("--prompt", help=argparse.SUPPRESS)
     p.add_argument(

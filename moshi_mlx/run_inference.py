@@ -10,7 +10,7 @@ from .defaults import MOST_SECONDS, QUIET_SECONDS, TRANSLATION_SECONDS
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m moshi_mlx.run_inference", description=__doc__)
+    p = commands.Parser(prog="python -m moshi_mlx.run_inference", description=__doc__)
     p.add_argument(
         "files",
         nargs="*",

@@ -20,7 +20,7 @@ from .defaults import TRANSCRIPTS, TTS_GUIDANCE, TTS_MODEL, VOICE, VOICE_REPO
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = commands.Parser(
         prog="python -m moshi_mlx.run_tts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument(

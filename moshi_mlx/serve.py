@@ -24,7 +24,7 @@ KINDS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = commands.Parser(
         prog="python -m moshi_mlx.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     models = p.add_argument_group("models", "one or more of three, each a folder or a short name")

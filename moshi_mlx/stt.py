@@ -17,7 +17,7 @@ from .defaults import PAUSE_HEAD, PAUSE_THRESHOLD, STT_MODEL, TIMINGS, TRANSCRIP
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = commands.Parser(
         prog="python -m moshi_mlx.stt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument(

@@ -12,7 +12,7 @@ from . import commands
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = commands.Parser(
         prog="python -m moshi_mlx.voices",
         description="Make a voice for PersonaPlex, as a small safetensors file, or list voices.",
     )

@@ -13,7 +13,7 @@ from moshi_mlx.checkpoint.recipe_table import BITS_IN_WORDS, FLOAT_FORMS, RECIPE
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = commands.Parser(
         prog="python -m moshi_mlx.quantize",
         description="Quantise a checkpoint of any published format, and report what that costs.",
     )

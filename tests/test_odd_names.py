@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from pages import parser_of
 from speech_toys import _tidy, checkpoint  # noqa: F401
 
 from moshi_mlx import run_inference, run_tts, stt
+from moshi_mlx.__main__ import COMMANDS
 from moshi_mlx.config.input_files import name_for_mlx
 from moshi_mlx.errors import MoshiError
 from moshi_mlx.output import OutputFile, check_writable, write_text
@@ -51,6 +53,17 @@ def test_no_name_at_all(sound, case, monkeypatch):
     with pytest.raises(MoshiError, match=words):
         module.main(args)
     assert not Path("r.wav").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_argument_moves_the_cursor(command, capsys):
+    """A wrong argument is quoted where it may be the name of somebody's file: `command *` in a folder of a stranger."""
+    with pytest.raises(SystemExit) as end:
+        parser_of(command).parse_args(["a", "b", "--\x1b[31m\x9b2J\x07no\nsuch\u202e"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "such" in said
+    assert not any(c in said for c in "\x1b\x9b\x07\u202e")
 
 
 def test_no_source_to_convert(tmp_path):

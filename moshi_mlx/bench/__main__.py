@@ -10,7 +10,7 @@ from ..checkpoint.published import DEMO_NAME
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m moshi_mlx.bench", description=__doc__)
+    p = commands.Parser(prog="python -m moshi_mlx.bench", description=__doc__)
     p.add_argument(
         "--steps",
         type=int,

@@ -11,6 +11,7 @@ from ..lazy import hand_on
 if TYPE_CHECKING:
     from .flags import AS_PUBLISHED as AS_PUBLISHED
     from .flags import TALKERS as TALKERS
+    from .flags import Parser as Parser
     from .flags import add_checkpoint_arguments as add_checkpoint_arguments
     from .flags import add_precision_arguments as add_precision_arguments
     from .flags import add_prompt_arguments as add_prompt_arguments
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AS_PUBLISHED": ".flags",
+    "Parser": ".flags",
     "TALKERS": ".flags",
     "add_checkpoint_arguments": ".flags",
     "add_precision_arguments": ".flags",

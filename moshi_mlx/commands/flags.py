@@ -7,9 +7,11 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from ..checkpoint.published import DEFAULT_NAME, DEMOS
 from ..defaults import DTYPES, RAW_FORMATS
+from ..errors import LONGEST_MESSAGE, clean
 from ..output import refuse_inputs
 
 # Kinds of models that hold a dialogue, or translate one side of it.
@@ -19,6 +21,13 @@ PORT = 8998
 # `-q` of those who want the weights as they are published.
 AS_PUBLISHED = 16
 _CHECKPOINT_FILES = (".safetensors", ".json", ".model", ".gguf", ".pt", ".bin", ".npz")
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments of a command. What it quotes of a wrong one may be a file's name: no terminal obeys it."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(clean(message, LONGEST_MESSAGE))
 
 
 def add_checkpoint_arguments(

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..live.warmup import StepTimes
 from ..machine.capacity import capacity
 from ..machine.serving import rows_in_time, rows_that_fit
-from .flags import TALKERS, add_checkpoint_arguments, add_sampling_arguments
+from .flags import TALKERS, Parser, add_checkpoint_arguments, add_sampling_arguments
 from .loading import check_checkpoint, load, samplers
 from .telling import console, say
 
@@ -40,7 +40,7 @@ PRECISION = ("quantized", "dtype", "kv_bits", "context")
 
 
 def _checkpoint_parser(default: str) -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="moshi_mlx.serve", add_help=False)
+    p = Parser(prog="moshi_mlx.serve", add_help=False)
     add_checkpoint_arguments(p, default=default)
     add_sampling_arguments(p)
     p.set_defaults(seed=None)

@@ -12,7 +12,7 @@ from ..defaults import CODEBOOKS
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m moshi_mlx.export", description=__doc__)
+    p = commands.Parser(prog="python -m moshi_mlx.export", description=__doc__)
     p.add_argument(
         "names",
         nargs="+",

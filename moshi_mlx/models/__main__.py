@@ -8,7 +8,7 @@ from .. import commands
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m moshi_mlx.models", description=__doc__)
+    p = commands.Parser(prog="python -m moshi_mlx.models", description=__doc__)
     p.add_argument("name", nargs="?", help="show everything about one of them")
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return p
