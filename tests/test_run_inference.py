@@ -277,7 +277,7 @@ def watched(self, *args):
         seen.append((rss, mx.get_active_memory()))
     return frames
 Session.step = watched
-run_inference.main([{str(tmp_path / "hour.wav")!r}, {str(tmp_path / "o.wav")!r}, '--model', {str(tiny_checkpoint)!r}, '--json', '--context', '20'])
+run_inference.main([{str(tmp_path / "hour.wav")!r}, {str(tmp_path / "o.wav")!r}, '--model', {str(tiny_checkpoint)!r}, '--json', '--context', '20', '--tail', '0'])
 print(seen, file=sys.stderr)
 (rss1, mlx1), (rss2, mlx2) = seen
 assert rss2 < rss1 + 30e6 and mlx2 <= mlx1 + 1e5, seen

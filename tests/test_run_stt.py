@@ -371,13 +371,13 @@ import mlx.core as mx
 from moshi_mlx import stt
 from moshi_mlx.speech_to_text.listener import Listener
 hear, seen, steps = Listener.hear, [], 0
-def watched(self, codes):
+def watched(self, *args):
     global steps
     steps += 1
     if steps in (1000, 44000):
         mx.clear_cache()
         seen.append((int(open('/proc/self/statm').read().split()[1]) * 4096, mx.get_active_memory()))
-    return hear(self, codes)
+    return hear(self, *args)
 Listener.hear = watched
 stt.main([*{files!r}, '--model', {str(checkpoint("tiny-stt"))!r}])
 print(seen, steps, file=sys.stderr)

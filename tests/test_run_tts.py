@@ -374,8 +374,8 @@ import mlx.core as mx
 from moshi_mlx import run_tts
 from moshi_mlx.text_to_speech.generator import TokenGenerator
 step, seen = TokenGenerator.step, []
-def watched(self):
-    frame = step(self)
+def watched(self, *args):
+    frame = step(self, *args)
     if self.offset in (1000, 44000):
         mx.clear_cache()
         seen.append((int(open('/proc/self/statm').read().split()[1]) * 4096, mx.get_active_memory()))

@@ -16,7 +16,7 @@ from .parts import (
     TensorConditionerConfig,
     TransformerConfig,
 )
-from .reader import MOST, MOST_BLOCKS, NUMBER, OPTIONAL_NUMBER, REQUIRED, Reader
+from .reader import LARGEST, MOST, MOST_BLOCKS, NUMBER, OPTIONAL_NUMBER, REQUIRED, SLOWEST, Reader
 
 
 def _conditioners(data: dict) -> dict[str, LutConditionerConfig | TensorConditionerConfig]:
@@ -96,6 +96,7 @@ def read_lm(reader: Reader, model_type: str) -> LmConfig:
         cross_attention=take("cross_attention", bool, False),
         **shared,
     )
+    _check_hidden(reader, "hidden_scale", transformer)
     n_q = take("n_q", int, 8, low=0, high=MOST)
     dep_q = take("dep_q", int, 8, low=0, high=MOST)
     depformer = _read_depformer(reader, dep_q, norm, num_layers, hidden_scale, shared)
@@ -145,7 +146,7 @@ def _read_depformer(
             raise ConfigError(
                 "config: 'depformer_weights_per_step_schedule' is set, but 'depformer_weights_per_step' is false."
             )
-        bad = any(not isinstance(w, int) or isinstance(w, bool) or w < 0 for w in schedule)
+        bad = any(not isinstance(w, int) or isinstance(w, bool) or not 0 <= w < dep_q for w in schedule)
         if bad or len(schedule) != dep_q:
             raise ConfigError(
                 f"config: 'depformer_weights_per_step_schedule' should list dep_q = {dep_q} weight sets, found {quoted(schedule)}."
@@ -159,10 +160,11 @@ def _read_depformer(
     multi_linear = take("depformer_multi_linear", bool, False)
     input_sets = (schedule or identity) if multi_linear else [0] * dep_q
     num_sets = max(weight_sets, default=-1) + 1
-    feedforward = take("depformer_dim_feedforward", (int, list, type(None)), None, low=1)
-    if feedforward is None:
-        feedforward = int(hidden_scale * dim)
-    feedforwards = feedforward if isinstance(feedforward, list) else [feedforward] * num_sets
+    if isinstance(reader.data.get("depformer_dim_feedforward"), list):
+        feedforwards = reader.take_ints("depformer_dim_feedforward", low=1)
+    else:
+        feedforward = take("depformer_dim_feedforward", (int, type(None)), None, low=1)
+        feedforwards = [int(hidden_scale * dim) if feedforward is None else feedforward] * num_sets
     if len(feedforwards) != num_sets and dep_q:
         raise ConfigError(
             f"config: 'depformer_dim_feedforward' lists {len(feedforwards)} sizes for {num_sets} depth weight sets."
@@ -184,7 +186,7 @@ def _read_depformer(
         max_period=take("depformer_max_period", NUMBER, shared["max_period"], low=1),
         kv_repeat=take("depformer_kv_repeat", int, shared["kv_repeat"], low=1),
     )
-    return DepFormerConfig(
+    depformer = DepFormerConfig(
         transformer=transformer,
         num_slices=dep_q,
         weight_sets=weight_sets,
@@ -194,6 +196,15 @@ def _read_depformer(
         low_rank_embeddings=take("depformer_low_rank_embeddings", (int, type(None)), None, low=1),
         norm=take("depformer_norm", (str, type(None)), None, one_of=(*NORMS, None)),
     )
+    for k in range(dep_q):
+        _check_hidden(reader, "depformer_dim_feedforward", depformer.slice_transformer(k))
+    return depformer
+
+
+def _check_hidden(reader: Reader, key: str, cfg: TransformerConfig) -> None:
+    """`key` gives the feed-forward size, from which the gating rule makes another."""
+    if not 1 <= cfg.hidden <= LARGEST:
+        raise ConfigError(f"{reader.where}: {key!r} makes MLPs {cfg.hidden} wide; expected 1 to {LARGEST}.")
 
 
 def read_mimi(data: dict, where: str = "mimi config") -> MimiConfig:
@@ -213,7 +224,7 @@ def read_mimi(data: dict, where: str = "mimi config") -> MimiConfig:
         seanet=seanet,
         transformer=transformer,
         sample_rate=reader.take("sample_rate", int, low=1),
-        frame_rate=float(reader.take("frame_rate", NUMBER)),
+        frame_rate=float(reader.take("frame_rate", NUMBER, low=SLOWEST)),
         num_codebooks=quantizer.take("n_q", int, low=1, high=MOST),
         n_semantic=quantizer.take("n_q_semantic", int, 1, low=1),
         bins=quantizer.take("bins", int, low=2),
@@ -267,13 +278,14 @@ def _read_mimi_transformer(reader: Reader, seanet: SeanetConfig) -> TransformerC
         num_layers=take("num_layers", int, low=0, high=MOST),
         dim_feedforward=take("dim_feedforward", int, low=1),
         context=take("context", (int, type(None)), low=1),
-        max_period=take("max_period", NUMBER, 10000),
+        max_period=take("max_period", NUMBER, 10000, low=1),
         positional_embedding=take("positional_embedding", str, "rope", one_of=POSITIONS),
         norm=take("norm", str, "layer_norm", one_of=NORMS),
         gating=take("gating", str, "none", one_of=GATINGS),
         layer_scale=take("layer_scale", OPTIONAL_NUMBER, None),
         kv_repeat=take("kv_repeat", int, 1, low=1),
     )
+    _check_hidden(reader, "dim_feedforward", cfg)
     if not take("causal", bool, True):
         raise ConfigError(f"{reader.where}: 'causal' is false, but a streaming codec has to be causal.")
     if take("input_dimension", int, seanet.dimension) != seanet.dimension:

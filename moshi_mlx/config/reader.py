@@ -15,6 +15,8 @@ LARGEST, MOST = 1 << 20, 1024
 MOST_BLOCKS = 16
 # Of numbers that are no sizes: rotary periods, scales, seconds.
 LARGEST_NUMBER = 10**9
+# Frames a second.
+SLOWEST = 0.1
 NUMBER = (int, float)
 OPTIONAL_NUMBER = (int, float, type(None))
 
