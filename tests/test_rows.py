@@ -249,6 +249,12 @@ def test_a_row_of_a_generator_starts_over():
         LmGen(lm, batch_size=2).join(0)
     with pytest.raises(InputError, match="each of 2 rows"):
         LmGen(lm, batch_size=2, support_out_of_sync=True, manners=[Manner()])
+    gen = LmGen(lm, batch_size=2, support_out_of_sync=True, manners=[Manner()] * 2, seed=[5, 6])
+    with pytest.raises(InputError, match="guidance of a row needs a batch"):
+        gen.join(0, seed=7, manner=Manner(coef=2.0))
+    # Nothing has changed, and the row can be joined again as it was.
+    assert (gen.seeds, gen.manners) == ([5, 6], [Manner()] * 2)
+    gen.join(0)
     # A state with rows' own sampling is taken by a generator of that kind alone.
     own = LmGen(lm, batch_size=1, support_out_of_sync=True, manners=[Manner()], seed=0)
     other = LmGen(lm, batch_size=1, support_out_of_sync=True, seed=0)
