@@ -298,6 +298,21 @@ def test_rows_are_sampled_each_in_its_own_way(vocabulary, seed, dtype, ways):
         assert int(found[b]) == int(sampler.choose(logits[b : b + 1], noise_alone)[0])
 
 
+def test_a_row_that_keeps_all_entries_is_not_looked_up_beyond_them(monkeypatch):
+    looked_up, real = [], mx.take_along_axis
+
+    def take(a, indices, axis):
+        looked_up.append((np.array(indices), a.shape[axis]))
+        return real(a, indices, axis)
+
+    monkeypatch.setattr(mx, "take_along_axis", take)
+    samplers = [Sampler(temp=1.0, top_p=0, top_k=k) for k in (0, 1, 24, 25, MOST_KEPT)]
+    logits = mx.zeros((len(samplers), 24))
+    mx.eval(choose_by_row(logits, row_values(samplers), logits))
+    assert looked_up
+    assert all(((indices >= 0) & (indices < size)).all() for indices, size in looked_up)
+
+
 # Speech to text -------------------------------------------------------------------------------------------------------
 
 
