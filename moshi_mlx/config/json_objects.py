@@ -150,7 +150,7 @@ def _read_depformer(
             raise ConfigError(
                 f"config: 'depformer_weights_per_step_schedule' should list dep_q = {dep_q} weight sets, found {quoted(schedule)}."
             )
-        if set(schedule) != set(range(max(schedule, default=-1) + 1)):
+        if len(set(schedule)) != max(schedule, default=-1) + 1:
             raise ConfigError(
                 f"config: 'depformer_weights_per_step_schedule' should use every weight set from 0 up, found {quoted(schedule)}."
             )
@@ -213,7 +213,7 @@ def read_mimi(data: dict, where: str = "mimi config") -> MimiConfig:
         seanet=seanet,
         transformer=transformer,
         sample_rate=reader.take("sample_rate", int, low=1),
-        frame_rate=float(reader.take("frame_rate", NUMBER)),
+        frame_rate=float(reader.take("frame_rate", NUMBER, low=1)),
         num_codebooks=quantizer.take("n_q", int, low=1, high=MOST),
         n_semantic=quantizer.take("n_q_semantic", int, 1, low=1),
         bins=quantizer.take("bins", int, low=2),

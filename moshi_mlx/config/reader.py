@@ -61,7 +61,8 @@ class Reader:
         if isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) > most:
             raise ConfigError(f"{self.where}: {key!r} should be at most {most}, found {quoted(value)}.")
         if one_of is not None and value not in one_of:
-            raise ConfigError(f"{self.where}: {key!r} should be one of {', '.join(one_of)}, found {quoted(value)}.")
+            names = ", ".join("null" if name is None else name for name in one_of)
+            raise ConfigError(f"{self.where}: {key!r} should be one of {names}, found {quoted(value)}.")
         return value
 
     def take_ints(self, key: str, default: Any = REQUIRED, *, low: int = 0, most: int = LARGEST) -> list[int]:
