@@ -10,11 +10,10 @@ sentences of a small grammar (`general`), or chains of common words (`chains`); 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from machine import describe_machine
+from machine import add_trial_arguments, describe_machine, tell
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -31,14 +30,11 @@ def main() -> None:
     parser.add_argument(
         "--side", choices=[HELD_OUT, LEFT_OUT], default=HELD_OUT, help="who speaks (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
+    add_trial_arguments(parser)
     args = parser.parse_args()
     print(describe_machine())
     report = stt_report(args.model, make_recordings(args.recordings, args.seed, args.side, args.texts))
-    print(json.dumps(report, indent=1))
-    if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, args.json)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,10 @@ order. Also: whether text that comes word by word sounds like text given at once
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from machine import describe_machine
+from machine import add_trial_arguments, describe_machine, tell
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -26,14 +25,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path, help="checkpoint folder, with its voices")
     parser.add_argument("--sentences", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
+    add_trial_arguments(parser)
     args = parser.parse_args()
     print(describe_machine())
     report = tts_report(args.model, args.model / "voices", args.sentences, args.seed)
-    print(json.dumps(report, indent=1))
-    if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, args.json)
 
 
 if __name__ == "__main__":

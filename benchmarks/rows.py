@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from machine import add_wait_argument, describe_machine, wait_if_asked
+from machine import add_step_arguments, add_wait_argument, describe_machine, wait_if_asked
 from random_checkpoint import write
 
 from moshi_mlx import checkpoint
@@ -206,12 +206,7 @@ def main() -> None:
     parser.add_argument("--step-ms", type=float, default=40.0, help="what a step takes, for waits")
     parser.add_argument("--seconds", type=float, default=20.0, help="of talk, for waits")
     parser.add_argument("--recordings", type=int, default=32)
-    parser.add_argument(
-        "--cpu", dest="clock", action="store_const", const=time.process_time, default=time.perf_counter,
-        help="processor time, for a busy machine without a GPU",
-    )  # fmt: skip
-    parser.add_argument("--blocks", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=20, help="steps of a block")
+    add_step_arguments(parser)
     add_wait_argument(parser)
     args = parser.parse_args()
     args.rows = args.rows or ([1, 2, 4, 8] if args.what == "steps" else [4])

@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from machine import add_wait_argument, describe_machine, wait_if_asked
+from machine import add_step_arguments, add_wait_argument, describe_machine, wait_if_asked
 from random_checkpoint import write
 
 from moshi_mlx import checkpoint
@@ -149,12 +148,7 @@ def main() -> None:
     for flag in ("--talk", "--stt", "--tts"):
         parser.add_argument(flag, metavar="DIR")
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4, 8])
-    parser.add_argument(
-        "--cpu", dest="clock", action="store_const", const=time.process_time, default=time.perf_counter,
-        help="processor time, for a busy machine without a GPU",
-    )  # fmt: skip
-    parser.add_argument("--blocks", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=20, help="steps of a block")
+    add_step_arguments(parser)
     add_wait_argument(parser)
     args = parser.parse_args()
     if args.what == "rows":

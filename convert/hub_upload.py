@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moshi_mlx.commands.telling import say
-from moshi_mlx.errors import CheckpointError
+from moshi_mlx.errors import CheckpointError, first_line
 
 
 def upload(folder: Path, repo: str, api: Any = None) -> None:
@@ -23,9 +23,8 @@ def upload(folder: Path, repo: str, api: Any = None) -> None:
     except hub.HFValidationError:
         raise CheckpointError(f"{repo!r} is not the name of a repository; expected owner/name.") from None
     except (hub.HfHubHTTPError, OSError) as e:
-        first = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{folder} is complete, but could not be uploaded to {repo}: {first} Log in with `hf auth login` and upload it with "
+            f"{folder} is complete, but could not be uploaded to {repo}: {first_line(e)} Log in with `hf auth login` and upload it with "
             f"`hf upload {repo} {folder}`."
         ) from None
     say(f"uploaded {folder} to https://huggingface.co/{repo}")

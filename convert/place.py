@@ -86,4 +86,9 @@ def revision_of(path: Path | None) -> str | None:
     if path is None:
         return None
     parts = path.absolute().parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-2] else None
+    cached = (
+        commit
+        for repo, folder, commit in zip(parts, parts[1:], parts[2:-1], strict=False)
+        if repo.startswith("models--") and folder == "snapshots"
+    )
+    return next(cached, None)

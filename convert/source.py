@@ -43,7 +43,7 @@ class Source:
     @property
     def is_repository(self) -> bool:
         """Whether `name` is that of a repository of the Hub."""
-        return self.name.count("/") == 1 and self.revision is not None
+        return self.name.count("/") == 1 and self.revision is not None and not Path(self.name).exists()
 
     @property
     def public_name(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,8 @@ def read_torch_file(path: Path) -> StoredTensors:
     except OSError as e:
         raise CheckpointError(f"{path} cannot be read: {e.strerror or e}.") from None
     except (
-        pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, struct.error, MemoryError,
+        pickle.UnpicklingError, zlib.error, EOFError, AttributeError, LookupError, TypeError, ValueError, RuntimeError, struct.error,
+        MemoryError,
     ) as e:  # fmt: skip
         raise CheckpointError(f"{path} is damaged: {str(e) or type(e).__name__}. Download it again.") from None
 

@@ -57,6 +57,11 @@ def quoted(value: Any) -> str:
     return _shortened(_short.repr(value), LONGEST_VALUE)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another package says, as far as a sentence can hold it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def interrupt_at_once() -> None:
     """Have Ctrl-C end a command that is still being imported without a traceback. `commands.run` takes over from here.
 

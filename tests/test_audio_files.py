@@ -96,6 +96,8 @@ def bad_file(path, kind: str) -> None:
         path.write_bytes(bytes(data))
     elif kind == "nan":
         soundfile.write(path, np.full(5000, np.nan, np.float32), 24000, subtype="FLOAT")
+    elif kind == "whole numbers":
+        soundfile.write(path, (32768 * tone(24000)).astype(np.float32), 24000, subtype="FLOAT")
     elif kind == "cut":
         soundfile.write(path, tone(24000), 24000, format="FLAC")
         path.write_bytes(path.read_bytes()[:30])
@@ -114,6 +116,7 @@ def bad_file(path, kind: str) -> None:
         ("header only", "holds no audio"),
         ("huge rate", "2000000000 samples a second"),
         ("nan", "not numbers"),
+        ("whole numbers", r"a\.wav holds samples up to \d+.* divide them by their full scale"),
         ("cut", "cannot be|not an audio"),
         ("damaged", r"a\.wav is damaged and cannot be decoded \(.+\)\.$"),
     ],

@@ -321,6 +321,21 @@ def test_macos_memory_is_read_from_vm_stat():
     assert memory._vm_stat(text) == 16384 * 1510
 
 
+def test_files_that_a_container_has_cached_take_no_memory(monkeypatch):
+    """As after a download of weights: all of the limit is used, most of it by the file."""
+    files = {
+        "memory.max": "16000\n",
+        "memory.current": "15900\n",
+        "memory.stat": "anon 900\nfile 15000\ninactive_file 6000\nactive_file 9000\n",
+    }
+    monkeypatch.setattr(memory, "_read", lambda path: files.get(path.rpartition("/")[2], ""))
+    assert memory._container_available() == [15100]
+    del files["memory.stat"]
+    assert memory._container_available() == [100]
+    files["memory.max"] = "max\n"
+    assert memory._container_available() == []
+
+
 # The Hub ----------------------------------------------------------------------------------------------------------
 
 

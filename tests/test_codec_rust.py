@@ -103,6 +103,17 @@ def test_a_codec_of_another_kind_is_refused(tiny_checkpoint):
         RustSession(loaded)
 
 
+def test_sampling_is_that_of_the_other_codec(fake, tiny_checkpoint):
+    """Also where a checkpoint says that every token may be drawn."""
+    loaded = checkpoint.load(tiny_checkpoint)
+    loaded.config.generation.top_k = loaded.config.generation.top_k_text = 0
+    usual = Session(loaded)
+    # As if its codec were the published one.
+    loaded.files.mimi_config = None
+    step = RustSession(loaded)._gen._step
+    assert (step.text_sampler, step.audio_sampler) == (usual._step.text_sampler, usual._step.audio_sampler)
+
+
 # With the library ----------------------------------------------------------------------------------------------------
 
 

@@ -452,6 +452,16 @@ def test_a_repository_is_converted_like_a_folder(complete, tmp_path, monkeypatch
     assert "config.json" in asked
 
 
+@pytest.mark.parametrize(("cache", "revision"), [("backups", "a local file"), ("models--someone--tiny", "abc123")])
+def test_a_folder_called_as_those_of_the_cache_is_no_repository(source, tmp_path, monkeypatch, cache, revision):
+    (tmp_path / cache / "snapshots").mkdir(parents=True)
+    shutil.copytree(source, tmp_path / cache / "snapshots" / "abc123")
+    monkeypatch.chdir(tmp_path / cache)
+    card = (convert(Path("snapshots/abc123"), tmp_path / "made") / "README.md").read_text()
+    assert "base_model" not in card
+    assert f"| revision | {revision} |" in card
+
+
 def test_a_repository_whose_files_have_names_of_their_own(tmp_path, monkeypatch, capfd):
     """Helium-1 preview in Kyutai's layout: no configuration, one file and a tokenizer that nothing names."""
     from moshi_mlx.convert import language_model

@@ -143,6 +143,8 @@ def test_config_contradictions_are_named():
         make_mimi(transformer={**MIMI["transformer"], "d_model": 32})
     with pytest.raises(ConfigError, match="whole number"):
         make_mimi(frame_rate=13.0)
+    with pytest.raises(ConfigError, match="'frame_rate' should be at least 1"):
+        make_mimi(frame_rate=0)
     with pytest.raises(ConfigError, match="'ratioss'.*Did you mean 'ratios'"):
         make_mimi(seanet={**MIMI["seanet"], "ratioss": [2]})
 

@@ -223,6 +223,34 @@ def test_mistakes_of_the_command(native, folders, tmp_path):
     ]
 
 
+def test_standard_input_that_cannot_be_read(native, folders, tmp_path):
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        done = native.talk(folders["talk"], "-", tmp_path / "out.wav", stdin=folder)
+    finally:
+        os.close(folder)
+    assert done.returncode == 1
+    assert b"standard input cannot be read: Is a directory" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_waiting_for_sound(native, folders, tmp_path, number):
+    command = [str(native.cli), str(folders["talk"]), "-", str(tmp_path / "out.wav")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stderr is not None
+        assert b"loaded in" in program.stderr.readline()
+        try:
+            deadline = time.monotonic() + 10
+            while program.poll() is None and time.monotonic() < deadline:
+                # One that comes before the wait has begun is not what is looked at.
+                time.sleep(0.5)
+                program.send_signal(number)
+            assert program.poll() == 130
+        finally:
+            program.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_where_the_command_writes(native, folders, tmp_path):
     """Links are followed, what is no regular file is written straight into, a pipe that nobody reads ends the work; nothing is left beside."""
     soundfile.write(tmp_path / "in.wav", sound(20).reshape(-1), 24000)

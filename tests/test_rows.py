@@ -249,6 +249,12 @@ def test_a_row_of_a_generator_starts_over():
         LmGen(lm, batch_size=2).join(0)
     with pytest.raises(InputError, match="each of 2 rows"):
         LmGen(lm, batch_size=2, support_out_of_sync=True, manners=[Manner()])
+    gen = LmGen(lm, batch_size=2, support_out_of_sync=True, manners=[Manner()] * 2, seed=[5, 6])
+    with pytest.raises(InputError, match="guidance of a row needs a batch"):
+        gen.join(0, seed=7, manner=Manner(coef=2.0))
+    # Nothing has changed, and the row can be joined again as it was.
+    assert (gen.seeds, gen.manners) == ([5, 6], [Manner()] * 2)
+    gen.join(0)
     # A state with rows' own sampling is taken by a generator of that kind alone.
     own = LmGen(lm, batch_size=1, support_out_of_sync=True, manners=[Manner()], seed=0)
     other = LmGen(lm, batch_size=1, support_out_of_sync=True, seed=0)
@@ -290,6 +296,21 @@ def test_rows_are_sampled_each_in_its_own_way(vocabulary, seed, dtype, ways):
     for b, sampler in enumerate(samplers):
         noise_alone = gumbel(numbers[b : b + 1], steps[b], vocabulary)
         assert int(found[b]) == int(sampler.choose(logits[b : b + 1], noise_alone)[0])
+
+
+def test_a_row_that_keeps_all_entries_is_not_looked_up_beyond_them(monkeypatch):
+    looked_up, real = [], mx.take_along_axis
+
+    def take(a, indices, axis):
+        looked_up.append((np.array(indices), a.shape[axis]))
+        return real(a, indices, axis)
+
+    monkeypatch.setattr(mx, "take_along_axis", take)
+    samplers = [Sampler(temp=1.0, top_p=0, top_k=k) for k in (0, 1, 24, 25, MOST_KEPT)]
+    logits = mx.zeros((len(samplers), 24))
+    mx.eval(choose_by_row(logits, row_values(samplers), logits))
+    assert looked_up
+    assert all(((indices >= 0) & (indices < size)).all() for indices, size in looked_up)
 
 
 # Speech to text -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from speech_toys import _tidy, loaded  # noqa: F401
 from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx.engine.kind import Outcome
 from moshi_mlx.engine.scheduler import Scheduler
-from moshi_mlx.engine.streams import Bounds, ModelStopped, NoFreeRow, SlowReader, WhenFull
+from moshi_mlx.engine.streams import Bounds, Inbox, ModelStopped, NoFreeRow, SlowReader, WhenFull
 from moshi_mlx.errors import InputError
 from moshi_mlx.session import Session
 from moshi_mlx.session.conversations import Conversations, Talk
@@ -165,6 +165,17 @@ def test_an_upload_waits_for_room(run):
     assert late.feed(sound(25)) == 0
     assert late.feed(sound(1), timeout=0.05) == FRAME
     kind.gate.set()
+
+
+def test_a_block_of_no_samples_is_nothing():
+    inbox, frames = Inbox(Bounds(2.0, 64, WhenFull.DROP), threading.Condition()), []
+    for block in (sound(0), sound(1)[:700], sound(0), sound(1)[700:]):
+        assert inbox.feed(block) == 0
+    # It was gone round for ever.
+    taking = threading.Thread(target=lambda: frames.append(inbox.frame()), daemon=True)
+    taking.start()
+    taking.join(LONG)
+    np.testing.assert_array_equal(frames, [sound(1)])
 
 
 def test_a_talk_that_is_never_read_loses_its_oldest_sound_and_no_word(run):

@@ -214,6 +214,13 @@ def test_without_a_flush_words_come_with_the_delay():
     assert [e.text for e in events if isinstance(e, (LiveWord, TurnEnd))] == ["hello", "hello", "world", "world"]
 
 
+def test_a_stream_without_turns_keeps_nothing_of_what_was_said():
+    """It may last for days."""
+    transcriber, _ = live(stream(8, "hello", 2, "world", 4), turns=False)
+    assert sum(isinstance(e, LiveWord) for events in run(transcriber, 20) for e in events) == 2
+    assert transcriber._text._said == []
+
+
 def test_speech_goes_on_after_a_flush():
     """What is said after a turn has the time at which it was said."""
     first = stream(16, "hello", 2)

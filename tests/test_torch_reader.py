@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch_files
+from moshi_mlx.convert.torch_file import read_torch_file
 from torch_files import dictionary, tensor, write_archive
 
 from moshi_mlx.checkpoint.torch_reader import read_tensors
@@ -103,3 +104,17 @@ def test_other_files(tmp_path):
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="zip form"):
         read_tensors(tmp_path / "half.pt")
+
+
+@pytest.mark.parametrize("read", [read_tensors, read_torch_file])
+def test_a_packed_archive_that_is_damaged(tmp_path, read):
+    """`torch.save` packs nothing; who zips a file anew does."""
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", dictionary({}))
+    data = bytearray(path.read_bytes())
+    # A block of a kind that there is not.
+    data[data.index(b"a/data.pkl") + len("a/data.pkl")] = 0xFF
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged: .* Download it again"):
+        read(path)

@@ -116,6 +116,17 @@ def test_rows_of_a_batch_are_independent():
         assert batch.words(row) == alone.words()
 
 
+def test_a_step_of_all_rows_after_one_of_some():
+    tts = make_tts()
+    speech = tts.speech([attributes(tts, "a.wav")] * 2, seed=0, own_clocks=True)
+    speech.warm_up()
+    speech.say("Hello.", 0)
+    speech.say("Hello.", 1)
+    for rows in ([0], None, (), None):
+        speech.step(rows)
+    assert [u.offset for u in speech.generator.utterances] == [3, 2]
+
+
 def test_voices_and_guidance_matter():
     tts = make_tts()
     conditions = [

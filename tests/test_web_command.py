@@ -268,11 +268,13 @@ def test_it_is_installed_with_its_page():
     assert page and page <= matched
 
 
-def test_without_its_extra_it_says_what_to_install(tmp_path):
+@pytest.mark.parametrize("command", [["local_web", "--demo"], ["serve", "--talk", "demo"]])
+def test_without_its_extra_it_says_what_to_install(tmp_path, command):
     (tmp_path / "aiohttp.py").write_text("raise ModuleNotFoundError(\"No module named 'aiohttp'\", name='aiohttp')")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    module, *flags = command
     done = subprocess.run(
-        [sys.executable, "-m", "moshi_mlx.local_web", "--demo"], env=env, capture_output=True, text=True
+        [sys.executable, "-m", f"moshi_mlx.{module}", *flags], env=env, capture_output=True, text=True
     )
     assert done.returncode == 1
     assert done.stderr.strip() == "error: the server needs aiohttp: pip install '.[server]' in the clone of moshi_mlx"

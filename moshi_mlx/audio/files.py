@@ -11,6 +11,7 @@ import soxr
 
 from ..errors import AudioError, CutShortWarning
 from .pcm import Raw
+from .samples import LOUDEST
 from .sources import open_sound
 from .writer import AudioWriter
 
@@ -67,6 +68,11 @@ class AudioReader:
             mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
             if not np.isfinite(mono).all():
                 raise AudioError(f"{self.name} holds samples that are not numbers (NaN or infinite).")
+            if (peak := float(np.abs(mono).max())) > LOUDEST:
+                raise AudioError(
+                    f"{self.name} holds samples up to {peak:g}; expected -1..1. If they are whole numbers that were written as floats, "
+                    "divide them by their full scale (16 bits: 32768)."
+                )
             if self._resampler is not None:
                 mono = self._resampler.resample_chunk(mono)
             if len(mono):

@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from ..config.input_files import check_name
-from ..errors import CheckpointError, quoted
+from ..errors import CheckpointError, first_line, quoted
 
 # A connection takes a fraction of a second where there is a network.
 SECONDS_TO_WAIT = 2.0
@@ -58,7 +58,7 @@ def download(repo: str, filename: str, *, optional: bool = False) -> Path | None
     except hub.HFValidationError:
         raise CheckpointError(f"{quoted(repo)} is not the name of a repository; expected owner/name.") from None
     except (hub.HfHubHTTPError, OSError, ValueError) as e:
-        raise CheckpointError(f"{filename} of {repo} could not be downloaded: {_first_line(e)}") from None
+        raise CheckpointError(f"{filename} of {repo} could not be downloaded: {first_line(e)}") from None
 
 
 def cached_folder(repo: str) -> Path | None:
@@ -99,7 +99,3 @@ def is_reachable() -> bool:
     threading.Thread(target=connect, daemon=True).start()
     done.wait(SECONDS_TO_WAIT)
     return answered.is_set()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import pickle
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -114,7 +115,9 @@ def read_tensors_from(file: IO[bytes], name: str) -> dict[str, mx.array]:
         ) from None
     except _Refused as e:
         raise CheckpointError(f"{name} holds {e}, not only tensors; it is not loaded.") from None
-    except (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as e:
+    except (
+        pickle.UnpicklingError, zlib.error, EOFError, AttributeError, LookupError, TypeError, ValueError, RuntimeError,
+    ) as e:  # fmt: skip
         raise CheckpointError(f"{name} is damaged: {str(e) or type(e).__name__}. Download it again.") from None
 
 

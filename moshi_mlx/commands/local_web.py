@@ -15,18 +15,15 @@ from ..engine.kind import Kind
 from ..engine.model_thread import ModelThread
 from ..errors import InputError
 from .loading import load, samplers
+from .running import server_packages
 from .telling import console, say
 
-try:
+with server_packages():
     from ..server import app, door, guard, hosting, log, making, recorded
     from ..server.making import Running
     from ..server.services import Services, Talking
     from ..server.talks import Defaults, Talks
     from ..server.warmup import StepTimes
-except ModuleNotFoundError as e:
-    if e.name not in ("aiohttp", "sphn", "msgpack"):
-        raise
-    raise SystemExit(f"error: the server needs {e.name}: pip install '.[server]' in the clone of moshi_mlx") from None
 
 FRAME_MS = 80.0
 

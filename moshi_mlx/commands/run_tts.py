@@ -113,7 +113,7 @@ def check_arguments(args: argparse.Namespace) -> None:
         if getattr(args, name) < 0:
             raise InputError(f"--{name.replace('_', '-')} should be 0 or more steps, found {getattr(args, name)}.")
     if not -20 <= args.padding_bonus <= 20:
-        raise InputError(f"--padding-bonus should lie between -2 and 2, found {args.padding_bonus}.")
+        raise InputError(f"--padding-bonus should lie between -20 and 20, found {args.padding_bonus}.")
 
 
 # One text -------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,19 @@ def importing() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@contextlib.contextmanager
+def server_packages() -> Iterator[None]:
+    """Around the import of the server, whose packages are an extra: what is missing, and how it is installed."""
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        if e.name not in ("aiohttp", "sphn", "msgpack"):
+            raise
+        raise SystemExit(
+            f"error: the server needs {e.name}: pip install '.[server]' in the clone of moshi_mlx"
+        ) from None
+
+
 def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None = None) -> NoReturn:
     """Call a command's `main` and exit: 0, 1 for a `MoshiError` or what the system refuses, 130 when interrupted, 143 when asked to terminate,
     129 when the terminal is closed. Nothing unfinished is left.

@@ -20,18 +20,15 @@ from ..machine.capacity import capacity
 from ..machine.serving import rows_in_time, rows_that_fit
 from .flags import TALKERS, Parser, add_checkpoint_arguments, add_sampling_arguments
 from .loading import check_checkpoint, load, samplers
+from .running import server_packages
 from .telling import console, say
 
-try:
+with server_packages():
     from ..server import app, hosting, log, making
     from ..server.guard import Rules
     from ..server.making import Running
     from ..server.services import STT, TALK, TTS, Service, Services
     from ..server.talks import Defaults, Talks
-except ModuleNotFoundError as e:
-    if e.name not in ("aiohttp", "sphn", "msgpack"):
-        raise
-    raise SystemExit(f"error: the server needs {e.name}: pip install '.[server]' in the clone of moshi_mlx") from None
 
 FRAME_MS = 80.0
 # The model of each kind where none is named, and the models that it runs.

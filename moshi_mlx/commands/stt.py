@@ -309,12 +309,12 @@ def listen(args: argparse.Namespace, loaded: Checkpoint, source: FrameSource) ->
     source.begin()
     if source.live:
         say("listening; end with Ctrl-C")
-    times: list[float] = []
+    slowest = 0.0
     try:
         for frame in source.frames():
             start = time.perf_counter()
             events = transcriber.feed(frame)
-            times.append(time.perf_counter() - start)
+            slowest = max(slowest, time.perf_counter() - start)
             show_events(events, args.times, args.json)
     except KeyboardInterrupt:
         say("")
@@ -322,6 +322,6 @@ def listen(args: argparse.Namespace, loaded: Checkpoint, source: FrameSource) ->
     if not args.json:
         print(flush=True)
     lost = f", {source.dropped} frames lost because the machine was too slow" if source.dropped else ""
-    slowest = f", slowest step {1000 * max(times):.0f} ms" if times else ""
-    say(f"heard {transcriber.seconds:.1f} s{slowest}{lost}")
+    worst = f", slowest step {1000 * slowest:.0f} ms" if slowest else ""
+    say(f"heard {transcriber.seconds:.1f} s{worst}{lost}")
     return 0

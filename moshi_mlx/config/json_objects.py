@@ -16,7 +16,7 @@ from .parts import (
     TensorConditionerConfig,
     TransformerConfig,
 )
-from .reader import LARGEST, MOST, MOST_BLOCKS, NUMBER, OPTIONAL_NUMBER, REQUIRED, SLOWEST, Reader
+from .reader import LARGEST, MOST, MOST_BLOCKS, NUMBER, OPTIONAL_NUMBER, REQUIRED, Reader
 
 
 def _conditioners(data: dict) -> dict[str, LutConditionerConfig | TensorConditionerConfig]:
@@ -151,7 +151,7 @@ def _read_depformer(
             raise ConfigError(
                 f"config: 'depformer_weights_per_step_schedule' should list dep_q = {dep_q} weight sets, found {quoted(schedule)}."
             )
-        if set(schedule) != set(range(max(schedule, default=-1) + 1)):
+        if len(set(schedule)) != max(schedule, default=-1) + 1:
             raise ConfigError(
                 f"config: 'depformer_weights_per_step_schedule' should use every weight set from 0 up, found {quoted(schedule)}."
             )
@@ -224,7 +224,7 @@ def read_mimi(data: dict, where: str = "mimi config") -> MimiConfig:
         seanet=seanet,
         transformer=transformer,
         sample_rate=reader.take("sample_rate", int, low=1),
-        frame_rate=float(reader.take("frame_rate", NUMBER, low=SLOWEST)),
+        frame_rate=float(reader.take("frame_rate", NUMBER, low=1)),
         num_codebooks=quantizer.take("n_q", int, low=1, high=MOST),
         n_semantic=quantizer.take("n_q_semantic", int, 1, low=1),
         bins=quantizer.take("bins", int, low=2),

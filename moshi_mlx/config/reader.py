@@ -15,8 +15,6 @@ LARGEST, MOST = 1 << 20, 1024
 MOST_BLOCKS = 16
 # Of numbers that are no sizes: rotary periods, scales, seconds.
 LARGEST_NUMBER = 10**9
-# Frames a second.
-SLOWEST = 0.1
 NUMBER = (int, float)
 OPTIONAL_NUMBER = (int, float, type(None))
 
@@ -63,7 +61,8 @@ class Reader:
         if isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) > most:
             raise ConfigError(f"{self.where}: {key!r} should be at most {most}, found {quoted(value)}.")
         if one_of is not None and value not in one_of:
-            raise ConfigError(f"{self.where}: {key!r} should be one of {', '.join(one_of)}, found {quoted(value)}.")
+            names = ", ".join("null" if name is None else name for name in one_of)
+            raise ConfigError(f"{self.where}: {key!r} should be one of {names}, found {quoted(value)}.")
         return value
 
     def take_ints(self, key: str, default: Any = REQUIRED, *, low: int = 0, most: int = LARGEST) -> list[int]:

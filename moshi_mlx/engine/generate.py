@@ -168,16 +168,19 @@ class LmGen:
         if manner is not None and self.manners is None:
             raise InputError("a row sampled in its own way needs a batch that was made with manners.")
         row = arguments.whole("a row", row, 0, self.batch_size - 1)
-        self.seeds[row] = self.seeds[row] if seed is None else arguments.whole("seed", seed)
+        seed = self.seeds[row] if seed is None else arguments.whole("seed", seed)
+        if self.manners is not None and manner is None:
+            manner = self.manners[row]
+        with self._owner:
+            self._replace(row, seed, manner, conditions)
+
+    def _replace(self, row: int, seed: int, manner: Manner | None, conditions: Conditions | None) -> None:
+        old = self._state
+        one = row_state.one_row(self._step, transformer.capacity_of(old["trunk"]), seed, manner)
+        # Only now: what was refused changes nothing.
+        self.seeds[row] = seed
         if self.manners is not None and manner is not None:
             self.manners[row] = manner
-        with self._owner:
-            self._replace(row, conditions)
-
-    def _replace(self, row: int, conditions: Conditions | None) -> None:
-        own = None if self.manners is None else self.manners[row]
-        old = self._state
-        one = row_state.one_row(self._step, transformer.capacity_of(old["trunk"]), self.seeds[row], own)
         self._state = row_state.put_row(self._step, old, one, row)
         let_go(old)
         if conditions is not None and self.conditions is not None:

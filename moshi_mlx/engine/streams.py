@@ -99,7 +99,7 @@ class Inbox:
             self.invalid += invalid
             if timeout > 0:
                 self._changed.wait_for(lambda: self.level + len(pcm) <= self._limit or self.finished, timeout)
-            if self.finished:
+            if self.finished or not len(pcm):
                 return len(pcm)
             self._blocks.append((pcm, now))
             self.level += len(pcm)

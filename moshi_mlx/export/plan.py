@@ -13,7 +13,7 @@ from .function import Arrays, Function
 
 @dataclass(frozen=True)
 class Start:
-    """A state from which conversations begin. Rings hold `slots` positions; the rest of their `capacity` is empty."""
+    """A state from which conversations begin. Of the `capacity` slots of its rings those that hold something; the rest is empty."""
 
     name: str
     state: Arrays

@@ -26,7 +26,7 @@ from ..config.json_text import LARGEST_TOKENIZER, read_json
 from ..config.presets import HELIUM_1_PREVIEW_2B
 from ..config.reader import Reader
 from ..engine.step import Step
-from ..errors import CheckpointError, ConfigError, InputError, quoted
+from ..errors import CheckpointError, ConfigError, InputError, first_line, quoted
 from ..machine import memory
 from ..text import Detokenizer
 
@@ -269,7 +269,7 @@ def _load_transformers(place: Place, folder: Path, config: dict) -> TextModel:
         mx.eval(_precision(model).parameters())
     except Exception as e:
         # Two packages read what the files say, each with exceptions of its own, down to bare ones.
-        raise CheckpointError(f"{place} cannot be loaded: {_first_line(e)}") from None
+        raise CheckpointError(f"{place} cannot be loaded: {first_line(e)}") from None
     _check_numbers(model, place)
     bos = tokenizer.bos_token_id
     return TextModel(
@@ -337,7 +337,3 @@ class _Segments:
     def finish(self) -> str:
         self._out.finalize()
         return self._out.last_segment
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

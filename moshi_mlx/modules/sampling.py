@@ -147,7 +147,8 @@ def choose_by_row(logits: mx.array, values: dict[str, mx.array], noise: mx.array
     temp, top_k = values["temp"][:, None], values["top_k"][:, None]
     greedy = temp <= 0
     best = mx.sort(_k_largest(logits, min(MOST_KEPT, logits.shape[-1])), axis=-1)
-    threshold = mx.take_along_axis(best, mx.maximum(best.shape[-1] - top_k, 0), axis=-1)
+    size = best.shape[-1]
+    threshold = mx.take_along_axis(best, mx.clip(size - top_k, 0, size - 1), axis=-1)
     scaled = logits.astype(mx.float32) / mx.where(greedy, 1, temp)
     drawn = mx.where((logits >= threshold) | (top_k == 0), scaled, -mx.inf) + noise
     return mx.argmax(mx.where(greedy, scaled, drawn), axis=-1)

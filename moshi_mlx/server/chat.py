@@ -24,6 +24,7 @@ from ..session.reply import Frame
 from . import kinds, log
 from .farewell import Farewell
 from .guard import SUB_PROTOCOL
+from .listening import Gone, Silence, messages
 from .metrics import Counts
 from .opus import SoundReader, SoundWriter, coders
 from .query import BadQuery, Wishes, parse
@@ -39,14 +40,6 @@ FRAME_SECONDS = 0.08
 SETTLING_SECONDS = 0.3
 
 Make = Callable[[Wishes], Any]
-
-
-class Gone(Exception):
-    """The client does not listen any more."""
-
-
-class Silence(Exception):
-    """The client has long said nothing."""
 
 
 class Chat:
@@ -175,19 +168,8 @@ class _Talk:
     # What the client sends ------------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        last = time.monotonic()
-        while True:
-            try:
-                message = await self._socket.receive(SILENT_SECONDS / 4)
-            except asyncio.TimeoutError:
-                if self._stream.opened and time.monotonic() - last > SILENT_SECONDS:
-                    raise Silence from None
-                continue
-            if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED):
-                return
-            if message.type is WSMsgType.ERROR:
-                raise Gone("error")
-            last = time.monotonic()
+        # Whoever waits for a row has nothing to say.
+        async for message in messages(self._socket, SILENT_SECONDS, lambda: self._stream.opened):
             # Other kinds, and text, mean nothing to a model that hears and speaks all the time.
             if message.type is WSMsgType.BINARY and message.data[:1] == bytes([kinds.AUDIO]):
                 self._hear(message.data[1:])

@@ -6,7 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from .chat import Gone
+from .listening import Gone
 
 # A client that takes nothing for so long is gone.
 UNREAD_SECONDS = 60.0

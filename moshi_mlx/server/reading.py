@@ -13,7 +13,7 @@ from aiohttp import web
 from ..engine.scheduler import Scheduler
 from ..engine.streams import NoFreeRow
 from ..speech_to_text.rows import HeardFrame, Marker
-from .chat import Gone
+from .listening import Gone
 from .metrics import Counts
 
 # Requests that are not answered in real time wait so long for a row, and there may be so many of them.

@@ -121,7 +121,7 @@ class RustSession:
             kv_bits=kv_bits,
         )
         options.check_loaded(loaded)
-        files, cfg, defaults = loaded.files, loaded.lm.cfg, loaded.config.generation
+        files, cfg = loaded.files, loaded.lm.cfg
         if files.mimi is None:
             raise InputError(
                 "a session needs the checkpoint's codec, and --codec rust a file of its own for it: name it with --mimi-weights."
@@ -138,9 +138,10 @@ class RustSession:
         self._codec = RustMimi(files.mimi, max(cfg.dep_q, self._given), positions)
         if attributes is None:
             attributes = default_attributes(loaded, 1, cfg_coef)
+        text_default, audio_default = options.default_samplers(loaded)
         self._options: dict[str, Any] = {
-            "text_sampler": text_sampler or Sampler(temp=defaults.temp_text, top_k=defaults.top_k_text),
-            "audio_sampler": audio_sampler or Sampler(temp=defaults.temp, top_k=defaults.top_k),
+            "text_sampler": text_sampler or text_default,
+            "audio_sampler": audio_sampler or audio_default,
             "batch_size": 1,
             "cfg_coef": cfg_coef,
             "conditions": make_conditions(self.lm, attributes) if attributes else None,

@@ -30,7 +30,7 @@ from ..modules.sampling import Sampler
 from ..text import Detokenizer
 from . import hibiki, personaplex
 from .hibiki import Ending
-from .options import check_attributes, check_loaded, check_options
+from .options import check_attributes, check_loaded, check_options, default_samplers
 from .reply import Frame
 from .session import default_attributes
 from .voices import Voice
@@ -89,10 +89,9 @@ class Conversations:
         )
         if loaded.mimi is None:
             raise InputError("a conversation needs the checkpoint's codec.")
-        defaults = loaded.config.generation
         self.checkpoint, self.rows, self.cfg_coef = loaded, rows, cfg_coef
-        text_sampler = text_sampler or Sampler(temp=defaults.temp_text, top_p=0, top_k=defaults.top_k_text)
-        audio_sampler = audio_sampler or Sampler(temp=defaults.temp, top_p=0, top_k=defaults.top_k)
+        text_default, audio_default = default_samplers(loaded)
+        text_sampler, audio_sampler = text_sampler or text_default, audio_sampler or audio_default
         # Talks that set one are the same graph as talks that do not.
         penalty = None if alike else RepetitionPenalty()
         # Prompts have lengths of their own: read without traces.

@@ -57,6 +57,13 @@ def check_loaded(loaded: Any) -> None:
         )
 
 
+def default_samplers(loaded: Checkpoint) -> tuple[Sampler, Sampler]:
+    """How text and audio are sampled where nobody says: as the checkpoint does, by top-k alone."""
+    defaults = loaded.config.generation
+    text = Sampler(temp=defaults.temp_text, top_p=0, top_k=defaults.top_k_text)
+    return text, Sampler(temp=defaults.temp, top_p=0, top_k=defaults.top_k)
+
+
 def check_attributes(attributes: Any, rows: int) -> None:
     """Conditions of `rows` rows, if any are given."""
     if attributes is None:

@@ -82,9 +82,8 @@ class Session:
         self.checkpoint, self.batch = loaded, int(batch)
         self.seeds = arguments.seeds(seed, self.batch)
         self.lm, self.mimi = loaded.lm, loaded.mimi
-        defaults = loaded.config.generation
-        text_sampler = text_sampler or Sampler(temp=defaults.temp_text, top_p=0, top_k=defaults.top_k_text)
-        audio_sampler = audio_sampler or Sampler(temp=defaults.temp, top_p=0, top_k=defaults.top_k)
+        text_default, audio_default = options.default_samplers(loaded)
+        text_sampler, audio_sampler = text_sampler or text_default, audio_sampler or audio_default
         self._step = Step(
             self.lm, text_sampler, audio_sampler, Guidance(cfg_coef), compile=compile, kv_bits=kv_bits,
             repetition_penalty=repetition_penalty,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +32,8 @@ ARCHIVE = "voices.tgz"
 TARGET_LUFS = -24.0
 STORED = (".safetensors", ".pt")
 _MAX_MEMBER_BYTES = 256 << 20
+# What reading a damaged archive raises.
+_DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ def _open_archive(path: Path) -> tarfile.TarFile:
     file_size(path)
     try:
         return tarfile.open(path, "r:gz")
-    except (tarfile.TarError, OSError, EOFError):
+    except _DAMAGE:
         raise CheckpointError(f"{path} is not a tar.gz archive, or is cut short. Download it again.") from None
 
 
@@ -172,7 +175,7 @@ def _members(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
     """Voice files by name. Nothing is ever extracted: members are read in memory."""
     try:
         infos = tar.getmembers()
-    except (tarfile.TarError, OSError, EOFError):
+    except _DAMAGE:
         raise CheckpointError(f"{tar.name!r} is cut short. Download it again.") from None
     files = [m for m in infos if m.isfile() and m.size <= _MAX_MEMBER_BYTES]
     return {
@@ -189,7 +192,7 @@ def _from_archive(path: Path, name: str) -> Voice:
         assert data is not None
         try:
             raw = data.read()
-        except (tarfile.TarError, OSError, EOFError):
+        except _DAMAGE:
             raise CheckpointError(f"{path} is cut short. Download it again.") from None
     return Voice.from_tensors(read_tensors_from(io.BytesIO(raw), f"{path}: {members[name].name}"), name)
 

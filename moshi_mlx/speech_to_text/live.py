@@ -132,7 +132,8 @@ class LiveText:
         for event in found:
             if isinstance(event, WordStart):
                 text = printable(event.text)
-                self._said.append(text)
+                if self._turns is not None:
+                    self._said.append(text)
                 events.append(LiveWord(text, self._timeline.seconds(event.frame)))
             else:
                 events.append(LiveWordEnd(self._timeline.seconds(event.frame)))

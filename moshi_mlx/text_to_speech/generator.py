@@ -204,8 +204,7 @@ class TokenGenerator:
         `rows` (with `own_clocks`): only these make a step. Of a row, the frame's index is `offset - 1 - max_delay`, `offset`
         counting this step. Not evaluated.
         """
-        if rows is not None:
-            self._stepped = np.isin(np.arange(self.batch), list(rows))
+        self._stepped = np.ones(self.batch, bool) if rows is None else np.isin(np.arange(self.batch), list(rows))
         forced = np.stack([u.forced_audio() for u in self.utterances])
         self._forced = forced if (forced[self._stepped] != UNGENERATED).any() else None
         # Where every codebook is imposed, the depth transformer has nothing to say.

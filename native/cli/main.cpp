@@ -54,8 +54,11 @@ int run(const Arguments& arguments) {
 bool interrupted() { return stopped != 0; }
 
 int main(int count, char** values) {
-    std::signal(SIGINT, [](int) { stopped = 1; });
-    std::signal(SIGTERM, [](int) { stopped = 1; });
+    // Not by std::signal, after which a read goes on: a pipe in which nothing comes would be waited for all the same.
+    struct sigaction stop {};
+    stop.sa_handler = [](int) { stopped = 1; };
+    sigaction(SIGINT, &stop, nullptr);
+    sigaction(SIGTERM, &stop, nullptr);
     std::signal(SIGPIPE, SIG_IGN);
     moshi_set_log([](int32_t, const char* line, void*) { std::fprintf(stderr, "%s\n", line); }, nullptr);
     try {
@@ -69,6 +72,8 @@ int main(int count, char** values) {
         std::fprintf(stderr, "%s\nmoshi-cli: %s\n", usage().c_str(), e.what());
         return 2;
     } catch (const std::exception& e) {
+        // What a signal broke off, a write perhaps, is no error.
+        if (interrupted()) return 130;
         std::fprintf(stderr, "error: %s\n", e.what());
         return 1;
     }

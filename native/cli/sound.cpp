@@ -70,7 +70,12 @@ SoundReader::SoundReader(const std::string& path, int rate) : name_(path == "-" 
     read_header(rate);
 }
 
-size_t SoundReader::read(char* to, size_t bytes) { return std::fread(to, 1, bytes, file_); }
+size_t SoundReader::read(char* to, size_t bytes) {
+    size_t count = std::fread(to, 1, bytes, file_);
+    // A signal ends what is read: whoever reads asks whether there was one.
+    if (count < bytes && std::ferror(file_) && errno != EINTR) wrong(name_ + " cannot be read: " + std::strerror(errno));
+    return count;
+}
 
 void SoundReader::read_header(int rate) {
     const std::string convert = "; make one with: ffmpeg -i " + name_ + " -ac 1 -ar " + std::to_string(rate) + " out.wav";

@@ -19,8 +19,9 @@ from ...engine.scheduler import Scheduler
 from ...engine.streams import ModelStopped, NoFreeRow, SlowReader, Stream
 from ...errors import MoshiError
 from .. import log
-from ..chat import Gone, without_folders
+from ..chat import without_folders
 from ..farewell import Farewell
+from ..listening import Gone
 from ..metrics import Counts
 from .messages import LARGEST_MESSAGE, BadMessage, error
 

@@ -17,8 +17,9 @@ from ...audio.wav import stream_header, to_int16
 from ...engine.streams import NoFreeRow
 from ...errors import InputError, MoshiError
 from .. import recordings
-from ..chat import Gone, without_folders
+from ..chat import without_folders
 from ..delivery import deliver
+from ..listening import Gone
 from ..metrics import Counts
 from ..reading import Reading
 from ..services import Hearing, Speaking

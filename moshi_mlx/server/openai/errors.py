@@ -10,8 +10,9 @@ from aiohttp import hdrs, web
 from ...engine.streams import ModelStopped, NoFreeRow
 from ...errors import InputError, MoshiError
 from .. import log
-from ..chat import Gone, without_folders
+from ..chat import without_folders
 from ..guard import Handler
+from ..listening import Gone
 
 T = TypeVar("T")
 PREFIX = "/v1/"

@@ -12,7 +12,7 @@ from aiohttp import web
 from ... import arguments
 from ...audio.tempo import FASTEST, SLOWEST, Tempo
 from ...text_to_speech.rows import Spoken
-from ..chat import Gone
+from ..listening import Gone
 from ..metrics import Counts
 from ..reading import Reading
 from ..services import TTS, Services, Speaking

@@ -17,7 +17,8 @@ from ...speech_to_text.collected import Collected
 from ...speech_to_text.rows import HeardFrame
 from ...speech_to_text.transcribe import Transcript
 from .. import recordings
-from ..chat import Gone, without_folders
+from ..chat import without_folders
+from ..listening import Gone
 from ..metrics import Counts
 from ..reading import Reading
 from ..services import STT, Hearing, Services

@@ -12,8 +12,8 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from ....engine.scheduler import Scheduler
 from ... import log
-from ...chat import Gone
 from ...farewell import Farewell
+from ...listening import Gone, Silence, messages
 from ...metrics import Counts
 from ...reading import Reading
 from .. import errors
@@ -108,23 +108,17 @@ class Connection:
     # What the client sends ------------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        last = time.monotonic()
-        while True:
-            try:
-                message = await self._socket.receive(SILENT_SECONDS / 4)
-            except asyncio.TimeoutError:
-                if time.monotonic() - last > SILENT_SECONDS:
-                    silent = f"nothing was heard for {SILENT_SECONDS:.0f} s."
-                    await self.end(WSCloseCode.OK, bad(silent, code="session_expired"))
-                    raise Gone("client") from None
-                continue
-            if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
-                raise Gone("client")
-            last = time.monotonic()
-            if message.type is WSMsgType.TEXT:
-                await self._take(message.data)
-            elif message.type is WSMsgType.BINARY:
-                await self._send([events.error(bad("events are text, found a binary message.", code="invalid_json"))])
+        try:
+            async for message in messages(self._socket, SILENT_SECONDS):
+                if message.type is WSMsgType.TEXT:
+                    await self._take(message.data)
+                elif message.type is WSMsgType.BINARY:
+                    binary = bad("events are text, found a binary message.", code="invalid_json")
+                    await self._send([events.error(binary)])
+        except Silence:
+            silent = f"nothing was heard for {SILENT_SECONDS:.0f} s."
+            await self.end(WSCloseCode.OK, bad(silent, code="session_expired"))
+        raise Gone("client")
 
     async def _take(self, text: str) -> None:
         event: Event | None = None
