@@ -20,7 +20,9 @@ from rich.console import Console
 from speech_toys import checkpoint
 from test_helium import character_tokenizer
 
-from moshi_mlx import run_helium, run_tts, stt
+from moshi_mlx import local, local_web, run_helium, run_inference, run_tts, stt
+from moshi_mlx.checkpoint import Loader, registry
+from moshi_mlx.checkpoint.files import locate
 from moshi_mlx.errors import CheckpointError, InputError, MoshiError
 from moshi_mlx.live.figures import Status
 from moshi_mlx.live.reporter import Event
@@ -28,7 +30,7 @@ from moshi_mlx.live.terminal import TerminalView, joined
 from moshi_mlx.session import voices as session_voices
 from moshi_mlx.speech_to_text.words import within
 from moshi_mlx.text import Word
-from moshi_mlx.text_to_speech.voices import find_voice
+from moshi_mlx.text_to_speech.voices import find_voice, known_voices
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION = ROOT / "examples" / "question.wav"
@@ -192,8 +194,6 @@ def test_the_published_way_of_transcribing(capsys):
 
 def test_advice_that_works(tiny_checkpoint, monkeypatch):
     """The sentence about memory says -q 4, and that is what helps."""
-    from moshi_mlx.checkpoint import Loader
-    from moshi_mlx.checkpoint.files import locate
     from moshi_mlx.machine import memory
 
     dense, packed = (Loader(locate(tiny_checkpoint), quantized=q).estimate().total for q in (None, 4))
@@ -247,6 +247,57 @@ def test_a_voice_that_is_none(tmp_path, monkeypatch):
         InputError, match="voice file nope.wav does not exist. A voice is a .safetensors or .pt file, a recording"
     ):
         session_voices.find_voice("nope.wav", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "repo", "said"),
+    [
+        ("a", "FOLDER", "there is no voice 'a' for this model in the folder .*; known voices: a.wav, b.wav"),
+        ("", "FOLDER", "there is no voice '' for this model"),
+        ("x\x1b[31m.wav", "FOLDER", r"there is no voice 'x\\x1b\[31m.wav'"),
+        (
+            "a.wav",
+            "FOLDER/nothere",
+            "looked for in '.*nothere', which is neither a folder nor the name of a repository",
+        ),
+        ("a.wav", "kyutai/tts voices", "which is neither a folder nor the name of a repository [(]owner/name[)]"),
+        ("hf://a b/c/d.wav", "kyutai/tts-voices", "looked for in 'a b/c', which is neither a folder"),
+        ("./a.wav", "kyutai/tts-voices", "the voice file ./a.wav does not exist"),
+    ],
+)
+def test_where_voices_are_looked_for(name, repo, said):
+    folder = checkpoint("tiny-tts") / "voices"
+    with pytest.raises(InputError, match=said):
+        find_voice(name, repo.replace("FOLDER", str(folder)), ".0badcafe@1.safetensors", print)
+
+
+def test_what_is_no_repository_is_not_in_the_cache():
+    """Asked before a download, when nobody has looked at the name yet."""
+    for repo in ("a b/c", "/nothere", "a/b/c", ""):
+        assert not registry.is_cached(repo, "config.json")
+        with pytest.raises(CheckpointError):
+            locate(hf_repo=repo or " ")
+
+
+def test_voices_in_a_folder_of_the_home(monkeypatch):
+    """A shell leaves `--voice-repo=~/voices` as it is."""
+    voices = checkpoint("tiny-tts") / "voices"
+    monkeypatch.setenv("HOME", str(voices.parent))
+    suffix = ".0badcafe@1.safetensors"
+    assert find_voice("a.wav", "~/voices", suffix) == voices / f"a.wav{suffix}"
+    assert list(known_voices("~/voices", suffix)) == ["a.wav", "b.wav"]
+
+
+@pytest.mark.parametrize("command", [run_inference, local, local_web])
+def test_a_voice_is_told_before_weights_are_read(tiny_checkpoint, tmp_path, monkeypatch, command):
+    def load(*args, **kwargs):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(Loader, "load", load)
+    sides = ["--input", str(QUESTION), "--output", str(tmp_path / "o.wav")]
+    sides = {run_inference: [str(QUESTION)], local: sides, local_web: ["--no-browser", "--port", "0"]}[command]
+    with pytest.raises(InputError, match="takes no voice and no text prompt; PersonaPlex does"):
+        command.main([*sides, "--model", str(tiny_checkpoint), "--voice", "NATF2"])
 
 
 # Helium ---------------------------------------------------------------------------------------------------------------

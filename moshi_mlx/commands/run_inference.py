@@ -17,10 +17,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..audio.files import AudioReader, AudioWriter, Raw
 from ..checkpoint import files as checkpoint_files
+from ..checkpoint.files import Files
 from ..errors import AudioError, InputError, MoshiError
 from ..output import check_folder, check_writable, is_standard_output, make_folder, refuse_terminal, write_text
 from ..session.answer import FRAME_RATE
 from ..session.conversations import Conversations, Talk
+from ..session.personaplex import check_prompt
 from ..session.recordings import Job, OneTalk, Recordings
 from ..session.session import Session
 from .flags import TALKERS, refuse_overwriting
@@ -96,7 +98,7 @@ def _conversing(
 def open_talks(args: argparse.Namespace, count: int) -> Conversations | OneTalk:
     """Rows for `count` conversations; a single one is a session's."""
     rows = 1 if args.batch is None else min(args.rows, count)
-    loaded = load(args, batch=rows, check=checkpoint_files.require_tokenizer)
+    loaded = load(args, batch=rows, check=lambda files: check(args, files))
     text_sampler, audio_sampler = samplers(args, loaded.config.generation)
     options = {
         "text_sampler": text_sampler,
@@ -108,6 +110,12 @@ def open_talks(args: argparse.Namespace, count: int) -> Conversations | OneTalk:
     if args.batch is not None:
         return Conversations(loaded, rows, alike=True, **options)
     return OneTalk(Session(loaded, seed=args.seed, voice=args.voice, text_prompt=args.text_prompt, **options))
+
+
+def check(args: argparse.Namespace, files: Files) -> None:
+    """What the checkpoint lacks, before its weights are read."""
+    checkpoint_files.require_tokenizer(files)
+    check_prompt(files, args.voice, args.text_prompt)
 
 
 def sound_goes_out(args: argparse.Namespace) -> bool:
