@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -52,9 +53,15 @@ def test_a_positional_that_is_no_file_is_spoken(tmp_path, capsys, monkeypatch):
     # A word is one too; the name of a file that is not there is not.
     assert run_tts.main(tts("Hello", "hello.wav", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["text"] == "Hello"
-    for name in ("speech.txt", "texts/speech", "REQUESTS.JSONL"):
-        with pytest.raises(InputError, match=f"{name} does not exist"):
+    for name in ("speech.txt", "texts/speech", "REQUESTS.JSONL", "speech.wav", "and/or", "C:\\x", "https://x.org"):
+        with pytest.raises(InputError, match=f"{re.escape(name)} does not exist. .* give it with --text"):
             run_tts.main(tts(name, "hello.wav"))
+    # The advice works.
+    assert run_tts.main(tts("--text", "and/or", "hello.wav", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "and/or"
+    for text in ("e.g.", "3.14", "Hello: we have read notes.txt and talk.wav", "one more " * 40):
+        assert run_tts.main(tts(text, "hello.wav", "--json", "--max-seconds", "1")) == 0
+        assert json.loads(capsys.readouterr().out)["duration"] > 0
     Path("Hello").write_text("from a file")
     assert run_tts.main(tts("Hello", "hello.wav", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["text"] == "from a file"
