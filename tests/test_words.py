@@ -21,9 +21,10 @@ from rich.console import Console
 from speech_toys import checkpoint
 from test_helium import character_tokenizer
 
-from moshi_mlx import local, local_web, run_helium, run_inference, run_tts, stt
-from moshi_mlx.checkpoint import Loader, registry
+from moshi_mlx import local, local_web, run_helium, run_inference, run_tts, stt, voices
+from moshi_mlx.checkpoint import Loader, hub, registry
 from moshi_mlx.checkpoint.files import locate
+from moshi_mlx.config import presets
 from moshi_mlx.errors import CheckpointError, InputError, MoshiError
 from moshi_mlx.live.figures import Status
 from moshi_mlx.live.reporter import Event
@@ -189,6 +190,18 @@ def test_help_names_its_own_default(capsys):
         assert "moshiko" not in said
 
 
+def test_names_stand_where_they_like():
+    """Before, between and after flags; what follows `--` is no flag."""
+    for argv, files in (
+        ("a.wav --batch 2 b.wav -f txt c.wav", ["a.wav", "b.wav", "c.wav"]), ("--batch 2 -- -a.wav", ["-a.wav"]), ("- --vad", ["-"]),
+    ):  # fmt: skip
+        assert stt.parser().parse_args(argv.split()).files == files
+    assert run_inference.parse(shlex.split("in.wav --temp 0 out.wav")).files == ["in.wav", "out.wav"]
+    assert run_inference.parse(shlex.split("--raw 16000 - -")).files == ["-", "-"]
+    args = voices.parser().parse_args(shlex.split("me.wav --model m me.safetensors"))
+    assert (args.source, args.out, args.model) == ("me.wav", "me.safetensors", "m")
+
+
 def test_the_published_way_of_transcribing(capsys):
     model = ["--model", str(checkpoint("tiny-stt"))]
     assert stt.main([str(QUESTION), "--temp", "0", *model]) == 0
@@ -197,6 +210,29 @@ def test_the_published_way_of_transcribing(capsys):
     assert capsys.readouterr().out == greedy
     with pytest.raises(SystemExit):
         stt.main([str(QUESTION), "--temp", "-1", *model])
+
+
+def test_the_published_command_transcribes(tmp_path, capsys, monkeypatch):
+    """`run_inference --hf-repo kyutai/stt-2.6b-en-mlx FILE --temp 0` is what its authors' pages say; a folder is known by its configuration."""
+    folder = checkpoint("tiny-stt")
+    assert stt.main([str(QUESTION), "--model", str(folder)]) == 0
+    expected = capsys.readouterr().out
+    single = ["--lm-config", "config.json", "--moshi-weights", "model.safetensors", "--mimi-weights", presets.MIMI_NAME]
+    single = [
+        str(folder / a) if (folder / a).is_file() else a for a in [*single, "--tokenizer", presets.TOKENIZER_NAME]
+    ]
+    for model in (["--model", str(folder)], single):
+        assert run_inference.main([str(QUESTION), "--temp", "0", "--verbose", *model]) == 0
+        assert capsys.readouterr().out == expected
+    monkeypatch.setattr(hub, "download", lambda repo, *_, **__: pytest.fail(f"{repo} was asked"))
+    monkeypatch.setattr(stt, "main", lambda argv: print(argv) or 0)
+    asked = [str(QUESTION), "--hf-repo", "kyutai/stt-2.6b-en-mlx", "--temp", "0"]
+    assert run_inference.main(asked) == 0
+    assert capsys.readouterr().out == f"{asked}\n"
+    # It has no voice to answer with.
+    for more in (["reply.wav"], ["--text", "reply.txt"], ["--batch", "replies"]):
+        with pytest.raises(InputError, match="is a speech-to-text model; use python -m moshi_mlx.stt"):
+            run_inference.main([*asked, *more])
 
 
 def test_advice_that_works(tiny_checkpoint, monkeypatch):
@@ -241,8 +277,6 @@ def test_an_interrupt_while_python_imports(command):
 
 
 def test_a_voice_that_is_none(tmp_path, monkeypatch):
-    from moshi_mlx.checkpoint import hub
-
     monkeypatch.setattr(hub, "is_reachable", lambda: False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(

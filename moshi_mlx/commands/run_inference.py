@@ -26,7 +26,7 @@ from ..session.personaplex import check_prompt
 from ..session.recordings import Job, OneTalk, Recordings
 from ..session.session import Session
 from .flags import TALKERS, refuse_overwriting
-from .loading import check_checkpoint, load, samplers, share
+from .loading import check_checkpoint, kind_of, load, samplers, share
 from .telling import console, say
 
 
@@ -45,6 +45,11 @@ def run(args: argparse.Namespace) -> int:
             return int(ranks.failed)
     report(args, everyone)
     return 1 if ranks.failed or any(a.failed for a in everyone) else 0
+
+
+def only_hears(args: argparse.Namespace) -> bool:
+    """Whether one recording was given to a speech-to-text model, and nothing asked for that it could not give."""
+    return len(args.files) == 1 and args.batch is None and args.text is None and kind_of(args) == "stt"
 
 
 @dataclass
