@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -15,8 +14,6 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 from speech_toys import checkpoint
 from test_helium import character_tokenizer
@@ -30,8 +27,6 @@ from moshi_mlx.live.figures import Status
 from moshi_mlx.live.reporter import Event
 from moshi_mlx.live.terminal import TerminalView, joined
 from moshi_mlx.session import voices as session_voices
-from moshi_mlx.speech_to_text.words import within
-from moshi_mlx.text import Word
 from moshi_mlx.text_to_speech.voices import find_voice, known_voices
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,43 +88,6 @@ def test_markup_that_is_left_out_is_told(tmp_path, capsys):
     out = capsys.readouterr()
     assert json.loads(out.out)["text"] == "one two"
     assert 'left out markup that says nothing to this voice: <prosody rate="slow"> </prosody>' in out.err
-
-
-# When words end -------------------------------------------------------------------------------------------------------
-
-
-@given(
-    st.lists(st.tuples(st.floats(0, 30), st.floats(0, 30) | st.just(float("inf"))), max_size=20).map(
-        lambda pairs: [Word("w", *p) for p in sorted(pairs)]
-    ),
-    st.floats(0.1, 30),
-)
-def test_words_follow_each_other(words, duration):
-    frame = 0.08
-    found = within(words, duration, frame)
-    assert len(found) == len(words)
-    for a, b in itertools.pairwise(found):
-        assert a.end <= b.start + 1e-9
-    assert all(0 <= w.start <= w.end <= duration + 1e-9 for w in found)
-    if len(words) * frame <= duration:
-        assert all(w.end - w.start >= frame - 1e-9 for w in found)
-
-
-def test_words_that_are_fine_stay_as_they_are():
-    words = [Word("a", 0.5, 0.9), Word("b", 0.9, 1.2), Word("c", 2.0, 2.5)]
-    assert within(words, 3.0, 0.08) == words
-    assert within([Word("a", 1.0, float("inf")), Word("b", 2.0, float("inf"))], 3.0, 0.08) == [
-        Word("a", 1.0, 2.0), Word("b", 2.0, 3.0),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("rule", ["offline", "streaming"])
-def test_no_word_of_a_transcript_overlaps(rule, capsys):
-    assert stt.main([str(QUESTION), "-f", "json", "--timing", rule, "--model", str(checkpoint("tiny-stt"))]) == 0
-    words = json.loads(capsys.readouterr().out)["words"]
-    for a, b in itertools.pairwise(words):
-        assert a["end"] <= b["start"] + 0.001
-    assert all(w["end"] - w["start"] >= 0.079 for w in words)
 
 
 # Terminals ------------------------------------------------------------------------------------------------------------

@@ -256,12 +256,14 @@ def tell(args: argparse.Namespace, job: Job, answered: Answered) -> None:
         return
     if job.writer is not None and not sound_goes_out(args):
         answered.wrote.append(str(job.writer.path))
+    seconds = round(job.samples / job.reader.sample_rate, 3)
     reply = {
         "input": job.source,
         "output": None if job.writer is None else str(job.writer.path),
         "text": job.reply,
-        "words": [{"word": w.text, "start": w.start, "end": w.end} for w in job.words],
-        "duration": round(job.samples / job.reader.sample_rate, 3),
+        # The last frame may be cut to the length that was asked for.
+        "words": [{"word": w.text, "start": w.start, "end": min(w.end, seconds)} for w in job.words],
+        "duration": seconds,
         **({} if job.ending is None else {"complete": job.ending.complete}),
     }
     answered.replies.append((job.number, reply))

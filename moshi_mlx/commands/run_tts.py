@@ -142,10 +142,9 @@ def say_text(args: argparse.Namespace, text_file: str | None, out: str | None) -
             pieces = stdin_pieces() if text is None else pieces_of(text)
             whole = outlets.run(speech, [outlet], feed_all(feed, pieces), limit_samples(args, tts), step)
         sink.finish()
-    words = speech.words()
-    said = Transcript(
-        text_file or "--text", " ".join(w.text for w in words), words, outlet.samples / tts.mimi.sample_rate
-    )
+    seconds = outlet.samples / tts.mimi.sample_rate
+    words = speech.words(until=seconds)
+    said = Transcript(text_file or "--text", " ".join(w.text for w in words), words, seconds)
     for line in (
         feed.speakable.report(),
         tags_report(speech.tags_left_out),
