@@ -1,10 +1,14 @@
-"""`python -m moshi_mlx.run_inference IN [OUT]`: answer or translate a recording, as sound and text."""
+"""`python -m moshi_mlx.run_inference IN [OUT]`: answer or translate a recording, as sound and text.
+
+With a speech-to-text model and no OUT, the published way of transcribing, it does what `python -m moshi_mlx.stt IN` does.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 
-from . import commands
+from . import commands, stt
 from .checkpoint.published import DEMO_FOLDER, DEMO_NAME
 from .defaults import MOST_SECONDS, QUIET_SECONDS, TRANSLATION_SECONDS
 
@@ -65,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     with commands.importing():
         from .commands import run_inference
 
+    if run_inference.only_hears(args):
+        return stt.main([a for a in (sys.argv[1:] if argv is None else argv) if a != "--verbose"])
     return run_inference.run(args)
 
 

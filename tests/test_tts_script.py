@@ -18,7 +18,7 @@ IDS = TokenIds(TOKENIZER.vocab_size() + 1)
 TEXT = st.lists(
     st.sampled_from(
         ["hello", " ", "\n", "<break/>", "<speak>", "</", "time='3", "500ms'", "<b c", "=", '<break time="1s"/>', '<break time="0.5s">', "<break", ' time="', "2.s", '"', "/>", ">", "<",
-         "wor", "ld!", ":", "(", "\u2019", "\u00a0", "é", "<b", "r"]
+         "wor", "ld!", ":", "<!-", "- x -->", "<?xml ", "?>", "&am", "p;", "=1s", "“1s”", "<x:y", "(", "\u2019", "\u00a0", "é", "<b", "r"]
     ),
     max_size=12,
 ).map("".join)  # fmt: skip
@@ -66,6 +66,14 @@ def test_a_word_is_given_as_soon_as_it_is_complete():
         "<break ",
         "<break time='5",
         "<emphasis level",
+        "<break time=",
+        "<break time=5",
+        "<break time=“1",
+        "<x:",
+        "<!",
+        "<!-",
+        "<!-- a: b",
+        "<?xml version='1.0'",
         '<break time="1',
         '<break time="1s"',
         '<break time="1s" ',
@@ -89,7 +97,8 @@ def test_what_is_no_tag_is_text(text):
     [
         ('<break time="1.5s"/>', 19), ('<break time="500ms"/>', 6), ("<break time='1s'>", 12), ("<break/>", 6), ("<break>", 6), ("<BREAK />", 6),
         ('<break strength="strong"/>', 12), ('<break strength="none"/>', 0), ('<break time=".2s" strength="weak"/>', 2),
-        ('<break time = "2 s" />', 25),
+        ('<break time = "2 s" />', 25), ("<break time=500ms/>", 6), ("<break time=“1s”/>", 12), ("<break time=”1s” >", 12),
+        ("<Break Strength='X-Weak'/>", 1), ('<break\n time="0s"/>', 0), ('<break strength="weak" x:y="z"/>', 3),
     ],
 )  # fmt: skip
 def test_pauses(tag, steps):
@@ -104,6 +113,42 @@ def test_other_markup_is_left_out_and_told():
     text = '<speak version="1.0"><p>one <emphasis level="strong">two</emphasis> <break time="soon"/><voice name="x"/>three</p></speak>'
     assert [e.text for e in [*r.feed(text), *r.end_turn()]] == ["one", "two", "three"]
     assert r.left_out == ['<emphasis level="strong">', "</emphasis>", '<break time="soon"/>', '<voice name="x"/>']
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "left_out"),
+    [
+        # What stands around a text in a file of speech markup.
+        (
+            '<?xml version="1.0"?>\n<!-- a (short): text --><speak version="1.1" xmlns="http://www.w3.org/2001/10/synthesis" xml:lang="en">hi</speak>',
+            ["hi"], [],
+        ),
+        ('<!DOCTYPE speak PUBLIC "x" "y">hi', ["hi"], []),
+        ("<break></break>hi", ["<break>", "hi"], []),
+        ("</break>hi", ["hi"], []),
+        ('<lang xml:lang="fr">oui</lang>', ["oui"], ['<lang xml:lang="fr">', "</lang>"]),
+        ('<x:y z="(a: b)">oui</X:Y>', ["oui"], ['<x:y z="(a: b)">', "</X:Y>"]),
+        ("<b><i>one</i></b>", ["one"], ["<b>", "<i>", "</i>", "</b>"]),
+        *((f'<break time="{t}"/>', [], [f'<break time="{t}"/>']) for t in ("1,5s", "-1s", "1e3ms", "1m", "", "\u0661s")),
+        ("AT&amp;T &lt;break/&gt; &apos;n&apos; &quot;", ["AT&T", "<break/>", "'n'", '"'], []),
+        # No entities, or not those of markup.
+        ("R&D AT&T &ampx; &copy; &#27; &Amp;", ["R&D", "AT&T", "&ampx;", "&copy;", "&#27;", "&Amp;"], []),
+        ("at 10:30 (or later): : ()", ["at", "10", "30", "or", "later"], []),
+        ("<!-- no end", ["<!--", "no", "end"], []),
+        ("<!> <?> <!-->", ["<!>", "<?>"], []),
+    ],
+)  # fmt: skip
+def test_text_as_it_is_written(text, words, left_out):
+    r = reader(multi_speaker=False)
+    assert [e.text for e in [*r.feed(text), *r.end_turn()]] == words
+    assert r.left_out == left_out
+
+
+def test_scripts_of_the_published_package_stay_theirs():
+    """There a break has one form, and everything else is words."""
+    text = "<break time=1s/> <?xml?> &amp; <x:y> a</break>"
+    texts = [e.text for e in script_to_entries(TOKENIZER, IDS, 12.5, [text])]
+    assert texts == ["<break", "time=1s/>", "<?xml?>", "&amp;", "<x", "y>", "a</break>"]
 
 
 def test_a_pause_of_any_number_of_digits():
@@ -152,6 +197,10 @@ def test_a_word_nobody_can_say():
 def test_a_pause_nobody_waits_for():
     [entry] = script_to_entries(TOKENIZER, IDS, 12.5, ['<break time="1000s"/>'])
     with pytest.raises(InputError, match="a pause of 1000 s; a pause may last up to 60 s"):
+        check_entry(entry, 500)
+    # Not "60 s; up to 60 s".
+    [entry] = script_to_entries(TOKENIZER, IDS, 12.5, ['<break time="60.1s"/>'])
+    with pytest.raises(InputError, match="a pause of 60.08 s; a pause may last up to 60 s"):
         check_entry(entry, 500)
 
 

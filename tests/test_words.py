@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,21 +14,20 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 from speech_toys import checkpoint
 from test_helium import character_tokenizer
 
-from moshi_mlx import run_helium, run_tts, stt
+from moshi_mlx import local, local_web, run_helium, run_inference, run_tts, stt, voices
+from moshi_mlx.checkpoint import Loader, hub, registry
+from moshi_mlx.checkpoint.files import locate
+from moshi_mlx.config import presets
 from moshi_mlx.errors import CheckpointError, InputError, MoshiError
 from moshi_mlx.live.figures import Status
 from moshi_mlx.live.reporter import Event
 from moshi_mlx.live.terminal import TerminalView, joined
 from moshi_mlx.session import voices as session_voices
-from moshi_mlx.speech_to_text.words import within
-from moshi_mlx.text import Word
-from moshi_mlx.text_to_speech.voices import find_voice
+from moshi_mlx.text_to_speech.voices import find_voice, known_voices
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION = ROOT / "examples" / "question.wav"
@@ -50,9 +49,15 @@ def test_a_positional_that_is_no_file_is_spoken(tmp_path, capsys, monkeypatch):
     # A word is one too; the name of a file that is not there is not.
     assert run_tts.main(tts("Hello", "hello.wav", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["text"] == "Hello"
-    for name in ("speech.txt", "texts/speech", "REQUESTS.JSONL"):
-        with pytest.raises(InputError, match=f"{name} does not exist"):
+    for name in ("speech.txt", "texts/speech", "REQUESTS.JSONL", "speech.wav", "and/or", "C:\\x", "https://x.org"):
+        with pytest.raises(InputError, match=f"{re.escape(name)} does not exist. .* give it with --text"):
             run_tts.main(tts(name, "hello.wav"))
+    # The advice works.
+    assert run_tts.main(tts("--text", "and/or", "hello.wav", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "and/or"
+    for text in ("e.g.", "3.14", "Hello: we have read notes.txt and talk.wav", "one more " * 40):
+        assert run_tts.main(tts(text, "hello.wav", "--json", "--max-seconds", "1")) == 0
+        assert json.loads(capsys.readouterr().out)["duration"] > 0
     Path("Hello").write_text("from a file")
     assert run_tts.main(tts("Hello", "hello.wav", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["text"] == "from a file"
@@ -83,43 +88,6 @@ def test_markup_that_is_left_out_is_told(tmp_path, capsys):
     out = capsys.readouterr()
     assert json.loads(out.out)["text"] == "one two"
     assert 'left out markup that says nothing to this voice: <prosody rate="slow"> </prosody>' in out.err
-
-
-# When words end -------------------------------------------------------------------------------------------------------
-
-
-@given(
-    st.lists(st.tuples(st.floats(0, 30), st.floats(0, 30) | st.just(float("inf"))), max_size=20).map(
-        lambda pairs: [Word("w", *p) for p in sorted(pairs)]
-    ),
-    st.floats(0.1, 30),
-)
-def test_words_follow_each_other(words, duration):
-    frame = 0.08
-    found = within(words, duration, frame)
-    assert len(found) == len(words)
-    for a, b in itertools.pairwise(found):
-        assert a.end <= b.start + 1e-9
-    assert all(0 <= w.start <= w.end <= duration + 1e-9 for w in found)
-    if len(words) * frame <= duration:
-        assert all(w.end - w.start >= frame - 1e-9 for w in found)
-
-
-def test_words_that_are_fine_stay_as_they_are():
-    words = [Word("a", 0.5, 0.9), Word("b", 0.9, 1.2), Word("c", 2.0, 2.5)]
-    assert within(words, 3.0, 0.08) == words
-    assert within([Word("a", 1.0, float("inf")), Word("b", 2.0, float("inf"))], 3.0, 0.08) == [
-        Word("a", 1.0, 2.0), Word("b", 2.0, 3.0),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("rule", ["offline", "streaming"])
-def test_no_word_of_a_transcript_overlaps(rule, capsys):
-    assert stt.main([str(QUESTION), "-f", "json", "--timing", rule, "--model", str(checkpoint("tiny-stt"))]) == 0
-    words = json.loads(capsys.readouterr().out)["words"]
-    for a, b in itertools.pairwise(words):
-        assert a["end"] <= b["start"] + 0.001
-    assert all(w["end"] - w["start"] >= 0.079 for w in words)
 
 
 # Terminals ------------------------------------------------------------------------------------------------------------
@@ -180,6 +148,18 @@ def test_help_names_its_own_default(capsys):
         assert "moshiko" not in said
 
 
+def test_names_stand_where_they_like():
+    """Before, between and after flags; what follows `--` is no flag."""
+    for argv, files in (
+        ("a.wav --batch 2 b.wav -f txt c.wav", ["a.wav", "b.wav", "c.wav"]), ("--batch 2 -- -a.wav", ["-a.wav"]), ("- --vad", ["-"]),
+    ):  # fmt: skip
+        assert stt.parser().parse_args(argv.split()).files == files
+    assert run_inference.parse(shlex.split("in.wav --temp 0 out.wav")).files == ["in.wav", "out.wav"]
+    assert run_inference.parse(shlex.split("--raw 16000 - -")).files == ["-", "-"]
+    args = voices.parser().parse_args(shlex.split("me.wav --model m me.safetensors"))
+    assert (args.source, args.out, args.model) == ("me.wav", "me.safetensors", "m")
+
+
 def test_the_published_way_of_transcribing(capsys):
     model = ["--model", str(checkpoint("tiny-stt"))]
     assert stt.main([str(QUESTION), "--temp", "0", *model]) == 0
@@ -190,10 +170,31 @@ def test_the_published_way_of_transcribing(capsys):
         stt.main([str(QUESTION), "--temp", "-1", *model])
 
 
+def test_the_published_command_transcribes(tmp_path, capsys, monkeypatch):
+    """`run_inference --hf-repo kyutai/stt-2.6b-en-mlx FILE --temp 0` is what its authors' pages say; a folder is known by its configuration."""
+    folder = checkpoint("tiny-stt")
+    assert stt.main([str(QUESTION), "--model", str(folder)]) == 0
+    expected = capsys.readouterr().out
+    single = ["--lm-config", "config.json", "--moshi-weights", "model.safetensors", "--mimi-weights", presets.MIMI_NAME]
+    single = [
+        str(folder / a) if (folder / a).is_file() else a for a in [*single, "--tokenizer", presets.TOKENIZER_NAME]
+    ]
+    for model in (["--model", str(folder)], single):
+        assert run_inference.main([str(QUESTION), "--temp", "0", "--verbose", *model]) == 0
+        assert capsys.readouterr().out == expected
+    monkeypatch.setattr(hub, "download", lambda repo, *_, **__: pytest.fail(f"{repo} was asked"))
+    monkeypatch.setattr(stt, "main", lambda argv: print(argv) or 0)
+    asked = [str(QUESTION), "--hf-repo", "kyutai/stt-2.6b-en-mlx", "--temp", "0"]
+    assert run_inference.main(asked) == 0
+    assert capsys.readouterr().out == f"{asked}\n"
+    # It has no voice to answer with.
+    for more in (["reply.wav"], ["--text", "reply.txt"], ["--batch", "replies"]):
+        with pytest.raises(InputError, match="is a speech-to-text model; use python -m moshi_mlx.stt"):
+            run_inference.main([*asked, *more])
+
+
 def test_advice_that_works(tiny_checkpoint, monkeypatch):
     """The sentence about memory says -q 4, and that is what helps."""
-    from moshi_mlx.checkpoint import Loader
-    from moshi_mlx.checkpoint.files import locate
     from moshi_mlx.machine import memory
 
     dense, packed = (Loader(locate(tiny_checkpoint), quantized=q).estimate().total for q in (None, 4))
@@ -230,12 +231,54 @@ def test_an_interrupt_while_python_imports(command):
     assert 130 in seen
 
 
+WATCH = """
+import signal, sys
+def told(event, args):
+    if event == "import" and args[0].startswith("moshi_mlx."):
+        print("import", args[0], getattr(signal.getsignal(signal.SIGINT), "__name__", None), file=sys.stderr, flush=True)
+sys.addaudithook(told)
+"""
+
+
+@pytest.mark.parametrize(
+    "command", ["stt -o x.doc x.wav", "models nothing", "local --steps 0", "run_tts", "convert no out"]
+)
+def test_an_interrupt_ends_it_at_once_while_anything_is_imported(tmp_path, command):
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    run = subprocess.run(
+        [sys.executable, "-m", *f"moshi_mlx.{command}".split()], env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 1, run.stderr
+    seen = [line.split()[1:] for line in run.stderr.splitlines() if line.startswith("import ")]
+    names = [name for name, _ in seen]
+    assert names[0] == "moshi_mlx.errors"
+    assert len(names) > 20
+    assert {handler for _, handler in seen[1:]} == {"quit_at_once"}, seen
+
+
+def test_python_s_own_interrupt_comes_back_when_all_is_imported():
+    """Before, one that falls into a callback of Python's imports would be swallowed, with a traceback."""
+    code = """
+import signal
+from moshi_mlx import commands, errors
+def main(argv):
+    at = [signal.getsignal(signal.SIGINT)]
+    with commands.importing():
+        at.append(signal.getsignal(signal.SIGINT))
+    at.append(signal.getsignal(signal.SIGINT))
+    print(*(handler.__name__ for handler in at))
+signal.signal(signal.SIGINT, errors.quit_at_once)
+commands.run(main)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.stdout.split() == ["quit_at_once", "quit_at_once", "default_int_handler"], run.stderr
+
+
 # Voices ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_voice_that_is_none(tmp_path, monkeypatch):
-    from moshi_mlx.checkpoint import hub
-
     monkeypatch.setattr(hub, "is_reachable", lambda: False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(
@@ -247,6 +290,57 @@ def test_a_voice_that_is_none(tmp_path, monkeypatch):
         InputError, match="voice file nope.wav does not exist. A voice is a .safetensors or .pt file, a recording"
     ):
         session_voices.find_voice("nope.wav", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "repo", "said"),
+    [
+        ("a", "FOLDER", "there is no voice 'a' for this model in the folder .*; known voices: a.wav, b.wav"),
+        ("", "FOLDER", "there is no voice '' for this model"),
+        ("x\x1b[31m.wav", "FOLDER", r"there is no voice 'x\\x1b\[31m.wav'"),
+        (
+            "a.wav",
+            "FOLDER/nothere",
+            "looked for in '.*nothere', which is neither a folder nor the name of a repository",
+        ),
+        ("a.wav", "kyutai/tts voices", "which is neither a folder nor the name of a repository [(]owner/name[)]"),
+        ("hf://a b/c/d.wav", "kyutai/tts-voices", "looked for in 'a b/c', which is neither a folder"),
+        ("./a.wav", "kyutai/tts-voices", "the voice file ./a.wav does not exist"),
+    ],
+)
+def test_where_voices_are_looked_for(name, repo, said):
+    folder = checkpoint("tiny-tts") / "voices"
+    with pytest.raises(InputError, match=said):
+        find_voice(name, repo.replace("FOLDER", str(folder)), ".0badcafe@1.safetensors", print)
+
+
+def test_what_is_no_repository_is_not_in_the_cache():
+    """Asked before a download, when nobody has looked at the name yet."""
+    for repo in ("a b/c", "/nothere", "a/b/c", ""):
+        assert not registry.is_cached(repo, "config.json")
+        with pytest.raises(CheckpointError):
+            locate(hf_repo=repo or " ")
+
+
+def test_voices_in_a_folder_of_the_home(monkeypatch):
+    """A shell leaves `--voice-repo=~/voices` as it is."""
+    voices = checkpoint("tiny-tts") / "voices"
+    monkeypatch.setenv("HOME", str(voices.parent))
+    suffix = ".0badcafe@1.safetensors"
+    assert find_voice("a.wav", "~/voices", suffix) == voices / f"a.wav{suffix}"
+    assert list(known_voices("~/voices", suffix)) == ["a.wav", "b.wav"]
+
+
+@pytest.mark.parametrize("command", [run_inference, local, local_web])
+def test_a_voice_is_told_before_weights_are_read(tiny_checkpoint, tmp_path, monkeypatch, command):
+    def load(*args, **kwargs):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(Loader, "load", load)
+    sides = ["--input", str(QUESTION), "--output", str(tmp_path / "o.wav")]
+    sides = {run_inference: [str(QUESTION)], local: sides, local_web: ["--no-browser", "--port", "0"]}[command]
+    with pytest.raises(InputError, match="takes no voice and no text prompt; PersonaPlex does"):
+        command.main([*sides, "--model", str(tiny_checkpoint), "--voice", "NATF2"])
 
 
 # Helium ---------------------------------------------------------------------------------------------------------------

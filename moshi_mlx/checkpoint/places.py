@@ -78,12 +78,17 @@ class Repo(Place):
         return self.repo
 
 
+def is_repository(name: str) -> bool:
+    """Whether a repository of the Hub may be called so: `owner/name`."""
+    return re.fullmatch(_REPOSITORY, name) is not None
+
+
 def repository_of(name: str) -> str | None:
     """The repository of the Hub that is meant where one name stands for folders too: `hf://owner/name`, or `owner/name` where there is no
     such folder.
     """
     plain = name.removeprefix("hf://")
-    if re.fullmatch(_REPOSITORY, plain) and (plain != name or not Path(name).exists()):
+    if is_repository(plain) and (plain != name or not Path(name).exists()):
         return plain
     return None
 
@@ -106,7 +111,7 @@ def open_place(model: str | Path | None = None, hf_repo: str | None = None, quan
     if model is not None and hf_repo is not None:
         raise InputError(f"give either a folder (--model {model}) or a repository (--hf-repo {hf_repo}), not both.")
     if hf_repo is not None:
-        if not re.fullmatch(_REPOSITORY, hf_repo) and Path(hf_repo).expanduser().is_dir():
+        if not is_repository(hf_repo) and Path(hf_repo).expanduser().is_dir():
             raise InputError(f"{hf_repo} is a folder; give it with --model.")
         return Repo(hf_repo)
     if model is None:
@@ -119,7 +124,7 @@ def open_place(model: str | Path | None = None, hf_repo: str | None = None, quan
         path = Path(model).expanduser()
         if not os.path.exists(path) and path.parent == Path():
             raise CheckpointError(registry.unknown_name(str(model)))
-        if not os.path.exists(path) and re.fullmatch(_REPOSITORY, str(model)):
+        if not os.path.exists(path) and is_repository(str(model)):
             raise CheckpointError(
                 f"there is no folder {model}; if that is a repository of the Hub, give it with --hf-repo {model}."
             )

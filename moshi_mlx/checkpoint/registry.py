@@ -231,7 +231,10 @@ def gating(known: Published) -> list[str]:
 
 
 def is_cached(repo: str, filename: str) -> bool:
-    """Whether a file of the Hub is on this machine already."""
-    from huggingface_hub import try_to_load_from_cache
+    """Whether a file of the Hub is on this machine already; nothing is, of what is no name of a repository."""
+    from huggingface_hub import errors, try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(repo, filename), str)
+    try:
+        return isinstance(try_to_load_from_cache(repo, filename), str)
+    except errors.HFValidationError:
+        return False

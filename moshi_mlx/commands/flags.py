@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -24,7 +25,14 @@ _CHECKPOINT_FILES = (".safetensors", ".json", ".model", ".gguf", ".pt", ".bin", 
 
 
 class Parser(argparse.ArgumentParser):
-    """Arguments of a command. What it quotes of a wrong one may be a file's name: no terminal obeys it."""
+    """Arguments of a command; names stand before, between and after flags. What it quotes of a wrong one may be a file's name: no terminal
+    obeys it.
+    """
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        given = sys.argv[1:] if args is None else list(args)
+        # What follows `--` is names, and argparse forgets that when they may stand anywhere.
+        return (super().parse_args if "--" in given else self.parse_intermixed_args)(given, namespace)
 
     def error(self, message: str) -> NoReturn:
         super().error(clean(message, LONGEST_MESSAGE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import mlx.core as mx
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,7 +17,8 @@ from ..checkpoint.fill import describe
 from ..checkpoint.loader import DTYPES, Checkpoint, Loader
 from ..checkpoint.places import open_place
 from ..checkpoint.published import DEFAULT_NAME
-from ..config.description import Generation
+from ..config.description import CheckpointConfig, Generation
+from ..config.json_text import read_json
 from ..errors import ConfigError
 from ..machine import memory
 from ..machine.capacity import capacity
@@ -58,6 +60,21 @@ def _named(args: argparse.Namespace, default: str) -> tuple[str | None, str | No
         return None, None, None if args.moshi_weights and args.lm_config else default
     name = registry.short_name(args.model, args.hf_repo)
     return (None, None, name) if name is not None else (args.model, args.hf_repo, None)
+
+
+def kind_of(args: argparse.Namespace, default: str = DEFAULT_NAME) -> str | None:
+    """The kind of the model that is asked for, by its name or else its configuration; None where neither tells."""
+    model, hf_repo, name = _named(args, default)
+    if name is not None:
+        return registry.by_name(name).kind
+    known = registry.by_repo(hf_repo) if hf_repo is not None else None
+    if args.lm_config is not None:
+        config: Path | None = checkpoint_files.override(args.lm_config)
+    elif known is not None:
+        return known.kind
+    else:
+        config = open_place(model, hf_repo).find("config.json", optional=True)
+    return None if config is None else CheckpointConfig.from_dict(read_json(config)).kind
 
 
 def _precision(args: argparse.Namespace, name: str | None) -> int | None:

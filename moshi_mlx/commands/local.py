@@ -32,6 +32,7 @@ from ..output import check_new_folder, is_standard_output
 from ..session import hibiki
 from ..session.answer import FRAME_RATE, Answer, rest_of_answer
 from ..session.codec_rust import RustSession
+from ..session.personaplex import check_prompt
 from ..session.session import Frame, Session
 from .flags import TALKERS, first, refuse_overwriting
 from .loading import check_checkpoint, load, samplers
@@ -104,7 +105,9 @@ def make_canceller(args: argparse.Namespace, sides: Sides) -> echo.Canceller | N
 
 def load_talker(args: argparse.Namespace) -> Session | RustSession:
     """The model the arguments name."""
-    loaded = load(args, with_codec=args.codec == "mlx")
+    loaded = load(
+        args, with_codec=args.codec == "mlx", check=lambda files: check_prompt(files, args.voice, args.text_prompt)
+    )
     text_sampler, audio_sampler = samplers(args, loaded.config.generation)
     options = {
         "seed": args.seed,

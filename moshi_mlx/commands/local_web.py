@@ -14,6 +14,7 @@ from ..checkpoint.published import DEMO_FOLDER
 from ..engine.kind import Kind
 from ..engine.model_thread import ModelThread
 from ..errors import InputError
+from ..session.personaplex import check_prompt
 from .loading import load, samplers
 from .running import server_packages
 from .telling import console, say
@@ -60,7 +61,9 @@ def _load(
 ) -> tuple[Talking, app.About, StepTimes]:
     """The model on its thread, what the page is told of it, and the time of its steps."""
     thread = stack.enter_context(ModelThread())
-    loaded = thread.run(lambda: load(args, batch=args.rows))
+    loaded = thread.run(
+        lambda: load(args, batch=args.rows, check=lambda files: check_prompt(files, args.voice, args.text_prompt))
+    )
     making.refuse_silent(loaded)
     sampling = samplers(args, loaded.config.generation)
     talks = Talks(loaded, Defaults(*sampling, args.seed, args.voice, args.text_prompt))

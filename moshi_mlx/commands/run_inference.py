@@ -17,14 +17,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..audio.files import AudioReader, AudioWriter, Raw
 from ..checkpoint import files as checkpoint_files
+from ..checkpoint.files import Files
 from ..errors import AudioError, InputError, MoshiError
 from ..output import check_folder, check_writable, is_standard_output, make_folder, refuse_terminal, write_text
 from ..session.answer import FRAME_RATE
 from ..session.conversations import Conversations, Talk
+from ..session.personaplex import check_prompt
 from ..session.recordings import Job, OneTalk, Recordings
 from ..session.session import Session
 from .flags import TALKERS, refuse_overwriting
-from .loading import check_checkpoint, load, samplers, share
+from .loading import check_checkpoint, kind_of, load, samplers, share
 from .telling import console, say
 
 
@@ -43,6 +45,11 @@ def run(args: argparse.Namespace) -> int:
             return int(ranks.failed)
     report(args, everyone)
     return 1 if ranks.failed or any(a.failed for a in everyone) else 0
+
+
+def only_hears(args: argparse.Namespace) -> bool:
+    """Whether one recording was given to a speech-to-text model, and nothing asked for that it could not give."""
+    return len(args.files) == 1 and args.batch is None and args.text is None and kind_of(args) == "stt"
 
 
 @dataclass
@@ -96,7 +103,7 @@ def _conversing(
 def open_talks(args: argparse.Namespace, count: int) -> Conversations | OneTalk:
     """Rows for `count` conversations; a single one is a session's."""
     rows = 1 if args.batch is None else min(args.rows, count)
-    loaded = load(args, batch=rows, check=checkpoint_files.require_tokenizer)
+    loaded = load(args, batch=rows, check=lambda files: check(args, files))
     text_sampler, audio_sampler = samplers(args, loaded.config.generation)
     options = {
         "text_sampler": text_sampler,
@@ -108,6 +115,12 @@ def open_talks(args: argparse.Namespace, count: int) -> Conversations | OneTalk:
     if args.batch is not None:
         return Conversations(loaded, rows, alike=True, **options)
     return OneTalk(Session(loaded, seed=args.seed, voice=args.voice, text_prompt=args.text_prompt, **options))
+
+
+def check(args: argparse.Namespace, files: Files) -> None:
+    """What the checkpoint lacks, before its weights are read."""
+    checkpoint_files.require_tokenizer(files)
+    check_prompt(files, args.voice, args.text_prompt)
 
 
 def sound_goes_out(args: argparse.Namespace) -> bool:
@@ -243,12 +256,14 @@ def tell(args: argparse.Namespace, job: Job, answered: Answered) -> None:
         return
     if job.writer is not None and not sound_goes_out(args):
         answered.wrote.append(str(job.writer.path))
+    seconds = round(job.samples / job.reader.sample_rate, 3)
     reply = {
         "input": job.source,
         "output": None if job.writer is None else str(job.writer.path),
         "text": job.reply,
-        "words": [{"word": w.text, "start": w.start, "end": w.end} for w in job.words],
-        "duration": round(job.samples / job.reader.sample_rate, 3),
+        # The last frame may be cut to the length that was asked for.
+        "words": [{"word": w.text, "start": w.start, "end": min(w.end, seconds)} for w in job.words],
+        "duration": seconds,
         **({} if job.ending is None else {"complete": job.ending.complete}),
     }
     answered.replies.append((job.number, reply))

@@ -32,21 +32,10 @@ from .loading import check_checkpoint, load, share
 from .telling import console, say
 
 # A word that ends so is the name of a file that is not there.
-TEXT_ENDINGS = (
-    ".txt",
-    ".md",
-    ".text",
-    ".jsonl",
-    ".json",
-    ".srt",
-    ".vtt",
-    ".html",
-    ".xml",
-    ".ssml",
-    ".rtf",
-    ".docx",
-    ".pdf",
-)
+# fmt: off
+TEXT_ENDINGS = (".txt", ".md", ".text", ".jsonl", ".json", ".srt", ".vtt", ".html", ".xml", ".ssml", ".rtf", ".docx", ".pdf")
+SOUND_ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff")
+# fmt: on
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,7 +58,8 @@ def is_text(name: str) -> bool:
     """Whether a name that is no file is what should be said: it holds spaces, or nothing that a path would."""
     if name == "-" or os.path.exists(name):
         return False
-    return len(name.split()) > 1 or not (Path(name).suffix.lower() in TEXT_ENDINGS or "/" in name or "\\" in name)
+    ending = Path(name).suffix.lower()
+    return len(name.split()) > 1 or not (ending in TEXT_ENDINGS + SOUND_ENDINGS or "/" in name or "\\" in name)
 
 
 def names(args: argparse.Namespace) -> tuple[str | None, str | None]:
@@ -82,6 +72,8 @@ def names(args: argparse.Namespace) -> tuple[str | None, str | None]:
     if args.text is None and is_text(rest[0]):
         args.text = rest.pop(0)
     text_file = None if args.text is not None else rest.pop(0)
+    if text_file not in (None, "-") and not os.path.exists(text_file):
+        raise InputError(f"{text_file} does not exist. If that is what should be spoken, give it with --text.")
     if text_file is not None and text_file.endswith(".jsonl") and rest:
         raise InputError("requests are written to --out-folder DIR; leave out the name of a sound file.")
     if rest and args.output:
@@ -150,10 +142,9 @@ def say_text(args: argparse.Namespace, text_file: str | None, out: str | None) -
             pieces = stdin_pieces() if text is None else pieces_of(text)
             whole = outlets.run(speech, [outlet], feed_all(feed, pieces), limit_samples(args, tts), step)
         sink.finish()
-    words = speech.words()
-    said = Transcript(
-        text_file or "--text", " ".join(w.text for w in words), words, outlet.samples / tts.mimi.sample_rate
-    )
+    seconds = outlet.samples / tts.mimi.sample_rate
+    words = speech.words(until=seconds)
+    said = Transcript(text_file or "--text", " ".join(w.text for w in words), words, seconds)
     for line in (
         feed.speakable.report(),
         tags_report(speech.tags_left_out),

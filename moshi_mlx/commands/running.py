@@ -24,8 +24,8 @@ _is_command = False
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Around the import of what a command needs: Ctrl-C ends it at once. Libraries are not made for an exception while they are
-    imported, and nothing is under way yet that would have to be ended in order.
+    """Around the import of what a command needs: until then Ctrl-C ends it at once. Libraries are not made for an exception while they are
+    imported, Python's own callbacks swallow it, and nothing is under way yet that would have to be ended in order.
     """
     if _is_command:
         signal.signal(signal.SIGINT, quit_at_once)
@@ -68,9 +68,8 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
             show(message, category, *rest)
 
     warnings.showwarning = notice
-    if signal.getsignal(signal.SIGINT) is quit_at_once:
-        _is_command = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Stays so until what it needs has been imported.
+    _is_command = signal.getsignal(signal.SIGINT) is quit_at_once
     for name in _ENDS:
         # What was started to be deaf for it (`nohup`) stays so.
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:

@@ -17,6 +17,7 @@ from ..models.lm_model import LmModel
 from ..modules.conditioner import ConditionTensor, add_cross_positions
 from ..modules.embedding import TokenEmbedding
 from ..modules.sampling import Sampler
+from .caches import Cache, caches
 
 
 class ScaledEmbedding(TokenEmbedding):
@@ -69,6 +70,16 @@ class Lm(LmModel):
         """Forget what `forward_text` and `sample` were given."""
         self._stream: dict | None = None
         self._position = 0
+
+    @property
+    def transformer_cache(self) -> list[Cache]:
+        """To be reset before another stream begins. A `LmGen` remembers its own conversation, and a new one begins anew."""
+        return caches(len(self.transformer.layers), self.reset_stream)
+
+    @property
+    def depformer_cache(self) -> list[Cache]:
+        """Nothing is remembered from frame to frame here."""
+        return []
 
     def forward_text(
         self, token_ids: mx.array, cross_attention_src: mx.array | None = None

@@ -17,6 +17,7 @@ from ..config import MimiConfig
 from ..engine.state import let_go
 from ..errors import InputError
 from ..models.mimi_model import MimiModel
+from .caches import Cache, caches
 
 
 class Mimi(MimiModel):
@@ -28,10 +29,26 @@ class Mimi(MimiModel):
 
     def reset_all(self) -> None:
         """Forget the stream, both sides."""
+        self._forget_encoder()
+        self._forget_decoder()
+
+    def _forget_encoder(self) -> None:
         self._encoder_state: dict | None = None
+
+    def _forget_decoder(self) -> None:
         self._decoder_state: dict | None = None
 
     reset_state = reset_all
+
+    @property
+    def encoder_cache(self) -> list[Cache]:
+        """To be reset before other sound is encoded; the other side goes on."""
+        return caches(self.cfg.transformer.num_layers, self._forget_encoder)
+
+    @property
+    def decoder_cache(self) -> list[Cache]:
+        """To be reset before other codes are decoded; the other side goes on."""
+        return caches(self.cfg.transformer.num_layers, self._forget_decoder)
 
     def encode(self, xs: mx.array, num_codebooks: int | None = None) -> mx.array:
         """A whole recording `[B, 1, T]` -> `[B, K, ceil(T / 1920)]`; the stream is not touched."""

@@ -337,6 +337,15 @@ class MimiConfig:
     def channels(self) -> int:
         return self.seanet.channels
 
+    # Names of the published package.
     @property
     def quantizer_nq(self) -> int:
         return self.num_codebooks
+
+    @property
+    def quantizer_bins(self) -> int:
+        return self.bins
+
+    @property
+    def quantizer_dim(self) -> int:
+        return self.codebook_dim

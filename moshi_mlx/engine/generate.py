@@ -218,7 +218,8 @@ class LmGen:
         execute: Sequence[bool] | np.ndarray | mx.array | None = None,
         depformer_replace_tokens: mx.array | None = None,
     ) -> mx.array:
-        """One frame: the user's codes `[B, n]` or `[B, n, 1]` of this frame (surplus ones are dropped) -> text `[B, 1]`.
+        """One frame: the user's codes `[B, n]` or `[B, n, 1]`, of one conversation also `[n]`, of this frame (surplus ones are dropped) ->
+        text `[B, 1]`.
 
         The returned text token is this step's own; `frame` and `last_audio_tokens` give the un-delayed frame. `ct` and
         `cross_attention_src` are conditions as the published package passes them.
@@ -328,6 +329,8 @@ class LmGen:
         needed = self._step.clock.given
         if codes.ndim == 3:
             codes = codes[..., 0]
+        elif codes.ndim == 1:
+            codes = codes[None]
         if codes.ndim != 2 or codes.shape[0] != self.batch_size or codes.shape[1] < needed:
             raise InputError(f"user codes should have shape [{self.batch_size}, {needed}], found {list(codes.shape)}.")
         return codes[:, :needed].astype(mx.int32)

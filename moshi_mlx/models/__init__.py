@@ -5,18 +5,20 @@ from typing import TYPE_CHECKING
 from ..lazy import hand_on
 
 if TYPE_CHECKING:
+    from ..compat.configurations import LmConfig as LmConfig
     from ..compat.configurations import config1b_202412 as config1b_202412
     from ..compat.configurations import config1b_202412_16rvq as config1b_202412_16rvq
     from ..compat.configurations import config_helium_1_preview_2b as config_helium_1_preview_2b
     from ..compat.configurations import config_v0_1 as config_v0_1
     from ..compat.configurations import mimi_202407 as mimi_202407
+    from ..compat.generate import LmGen as LmGen
     from ..compat.lm import Lm as Lm
     from ..compat.mimi import Mimi as Mimi
-    from ..config import LmConfig as LmConfig
     from ..config import MimiConfig as MimiConfig
-    from ..engine.generate import LmGen as LmGen
     from . import generate as generate
+    from . import lm as lm
     from . import mimi as mimi
+    from . import tts as tts
 
 _HOMES = {
     "config1b_202412": "..compat.configurations",
@@ -26,11 +28,13 @@ _HOMES = {
     "mimi_202407": "..compat.configurations",
     "Lm": "..compat.lm",
     "Mimi": "..compat.mimi",
-    "LmConfig": "..config",
+    "LmConfig": "..compat.configurations",
+    "LmGen": "..compat.generate",
     "MimiConfig": "..config",
-    "LmGen": "..engine.generate",
     "generate": ".generate",
+    "lm": ".lm",
     "mimi": ".mimi",
+    "tts": ".tts",
 }
 __all__ = [*_HOMES]
 __getattr__ = hand_on(__name__, __package__, _HOMES)

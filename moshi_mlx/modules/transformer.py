@@ -10,11 +10,15 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config.parts import TransformerConfig
+from ..config import parts
+from ..lazy import hand_on
 from .attention import Attend, Attention, CrossAttention, Rotate, make_rotation, sin_embedding
 from .kv_cache import Ring, attend, causal_mask, init_ring, make_span, map_ring, ring_attend, ring_capacity, slots_of
 from .mlp import make_mlp
 from .norm import make_norm
+
+# The published package has it here.
+__getattr__ = hand_on(__name__, __package__, {"TransformerConfig": "..compat.configurations"})
 
 
 class LayerScale(nn.Module):
@@ -27,7 +31,7 @@ class LayerScale(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    def __init__(self, cfg: TransformerConfig):
+    def __init__(self, cfg: parts.TransformerConfig):
         super().__init__()
         self.norm1 = make_norm(cfg.norm, cfg.d_model)
         self.self_attn = Attention(cfg)
@@ -64,7 +68,7 @@ class TransformerLayer(nn.Module):
 class Transformer(nn.Module):
     """`stride` is the number of positions of an ordinary step (2 for Mimi, whose frames are two latent steps)."""
 
-    def __init__(self, cfg: TransformerConfig, stride: int = 1):
+    def __init__(self, cfg: parts.TransformerConfig, stride: int = 1):
         super().__init__()
         self._cfg, self._stride = cfg, stride
         self.layers = [TransformerLayer(cfg) for _ in range(cfg.num_layers)]

@@ -17,11 +17,12 @@ from ..engine import prefill
 from ..engine.prefill import Forced
 from ..engine.token_clock import UNGENERATED
 from ..errors import ConfigError, InputError
-from .voices import Voice, find_voice
+from .voices import Voice, find_voice, locate_voice
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
+    from ..checkpoint.files import Files
     from ..checkpoint.loader import Checkpoint
 
 # One frame of silence, and one of a 440 Hz tone at half amplitude, as the model saw them in training.
@@ -49,17 +50,25 @@ def text_tokens(tokenizer: SentencePieceProcessor | None, text: str) -> list[int
     return [int(t) for t in tokenizer.encode(with_tags(text))]
 
 
+def check_prompt(files: Files, voice: str | Path | Voice | None = None, text: str | None = None) -> None:
+    """Refuse voice and role where the model takes none, and the name of a voice that nothing has, before weights are read."""
+    if not files.config.is_personaplex:
+        if voice is not None or text is not None:
+            raise InputError(
+                f"{files.source} takes no voice and no text prompt; PersonaPlex does (--model personaplex)."
+            )
+    elif isinstance(voice, (str, Path)):
+        locate_voice(str(voice), files.place)
+
+
 def prompt_of(loaded: Checkpoint, voice: str | Path | Voice | None = None, text: str | None = None) -> Forced | None:
     """The prompt a conversation with `loaded` begins with; None for models that take none.
 
     `voice` is a `Voice` or the name of one (see `voices.find_voice`); `text` is the role, by default a friendly teacher, empty for
     none. Raises `InputError` for what the model cannot use.
     """
+    check_prompt(loaded.files, voice, text)
     if not loaded.config.is_personaplex:
-        if voice is not None or text is not None:
-            raise InputError(
-                f"{loaded.files.source} takes no voice and no text prompt; PersonaPlex does (--model personaplex)."
-            )
         return None
     if isinstance(voice, (str, Path)):
         voice = find_voice(str(voice), loaded.files.place, loaded.mimi)

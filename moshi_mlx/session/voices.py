@@ -119,10 +119,9 @@ def voice_from_audio(path: str | Path, mimi: MimiModel) -> Voice:
     return Voice(str(path), codes=np.array(codes[0]))
 
 
-def find_voice(name: str, place: Place | None, mimi: MimiModel | None = None) -> Voice:
-    """A voice by the name of a file, or of one that comes with the checkpoint at `place` (`NATF2`).
-
-    A recording is encoded by `mimi`. Raises `InputError` for a name that nothing has, listing those there are.
+def locate_voice(name: str, place: Place | None) -> Path:
+    """The file that holds a voice: by its own name, or for the name of one that comes with the checkpoint at `place` (`NATF2`) its file or
+    the archive. Raises `InputError` for a name that nothing has, listing those there are.
     """
     path = Path(name)
     if path.suffix or path.parent != Path():
@@ -132,21 +131,33 @@ def find_voice(name: str, place: Place | None, mimi: MimiModel | None = None) ->
                 "published one, such as NATF2."
             )
         file_size(path)
-        if path.suffix in STORED:
-            return load_voice(path)
-        if mimi is None:
-            raise InputError(f"making a voice of {path} needs the codec.")
-        return voice_from_audio(path, mimi)
+        return path
     if place is None:
         raise InputError(f"there is no voice {name!r} without a checkpoint folder or repository; name a file.")
     for ending in STORED:
         found = place.find(f"voices/{name}{ending}", optional=True)
         if found is not None:
-            return replace(load_voice(found), name=name)
+            return found
     archive = place.find(ARCHIVE, optional=True)
     if archive is None:
         raise InputError(f"{place} has no voice {name!r} (no voices folder or {ARCHIVE}); name a file instead.")
-    return _from_archive(archive, name)
+    with _open_archive(archive) as tar:
+        known = sorted(_members(tar))
+    if name not in known:
+        raise InputError(f"there is no voice {name!r}; known voices: {', '.join(known) or 'none'}.")
+    return archive
+
+
+def find_voice(name: str, place: Place | None, mimi: MimiModel | None = None) -> Voice:
+    """The voice that `locate_voice` finds. A recording is encoded by `mimi`."""
+    path = locate_voice(name, place)
+    if path == Path(name):
+        if path.suffix in STORED:
+            return load_voice(path)
+        if mimi is None:
+            raise InputError(f"making a voice of {path} needs the codec.")
+        return voice_from_audio(path, mimi)
+    return _from_archive(path, name) if path.name == ARCHIVE else replace(load_voice(path), name=name)
 
 
 def voice_names(place: Place) -> list[str]:
@@ -186,8 +197,6 @@ def _members(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
 def _from_archive(path: Path, name: str) -> Voice:
     with _open_archive(path) as tar:
         members = _members(tar)
-        if name not in members:
-            raise InputError(f"there is no voice {name!r}; known voices: {', '.join(sorted(members)) or 'none'}.")
         data = tar.extractfile(members[name])
         assert data is not None
         try:

@@ -45,11 +45,12 @@ def write(
     state = generator.states[row]
     frames = np.stack(codes, axis=1) if codes else np.zeros((generator.codebooks, 0), np.int32)
     save_weights(folder / f"{request.id}.safetensors", {"frames": mx.array(frames)})
+    words = speech.words(row, until=frames.shape[1] / speech.mimi.frame_rate)
     record = {
         **settings,
         "turns": request.turns,
         "voices": request.voices,
-        "words": [{"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in speech.words(row)],
+        "words": [{"word": w.text, "start": round(w.start, 3), "end": round(w.end, 3)} for w in words],
         "transcript": state.transcript,
         "consumption_times": state.consumption_times,
         "logged_text_tokens": generator.logged_text_tokens[row],

@@ -26,7 +26,7 @@ def check_entry(entry: Entry, window: int | None, frame_rate: float = 12.5) -> N
         raise _too_long(entry.text)
     if not entry.tokens and entry.padding > _PAUSE_SECONDS * frame_rate:
         raise InputError(
-            f"the text holds a pause of {entry.padding / frame_rate:.0f} s; a pause may last up to {_PAUSE_SECONDS} s."
+            f"the text holds a pause of {entry.padding / frame_rate:.5g} s; a pause may last up to {_PAUSE_SECONDS} s."
         )
 
 

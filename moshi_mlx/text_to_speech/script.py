@@ -6,6 +6,7 @@ as it is complete; the entries do not depend on how the text was cut.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,18 +18,21 @@ if TYPE_CHECKING:
 
 _REPLACED = str.maketrans({"\u2019": "'", ":": " ", "(": None, ")": None})
 _NAME = r"[A-Za-z][\w:-]*"
-_VALUE = r"""(?:"[^"<>]*"|'[^'<>]*')"""
+# Quotes that a word processor bends are quotes all the same; a value of one word needs none.
+_VALUE = r"""(?:"[^"<>]*"|'[^'<>]*'|[“”„][^“”<>]*[“”]|[^\s"'“”„<>=/]+)"""
 _KEY = r"\s+[\w:-]+\s*"
-# A tag of speech markup with its name and attributes, or the space between two words.
-_SEPARATOR = re.compile(rf"</?({_NAME})((?:{_KEY}=\s*{_VALUE})*)\s*/?>|\s+")
+# A tag of speech markup with its name and attributes; a comment or declaration; or what stands between two words, a colon too.
+_SEPARATOR = re.compile(rf"<(/?{_NAME})((?:{_KEY}=\s*{_VALUE})*)\s*/?>|<(?:!--|[?!][A-Za-z])[^<>]*>|[\s:]+")
 # The only markup of the published package; everything else is words there.
 _PUBLISHED_SEPARATOR = re.compile(r'<(break)(\s+time="[0-9]+(?:\.[0-9]*)?s")\s*/?>|\s+')
 # What more text may make a tag.
-_UNFINISHED_VALUE = r"""(?:\Z|"[^"<>]*\Z|'[^'<>]*\Z)"""
+_UNFINISHED_VALUE = r"""(?:"[^"<>]*\Z|'[^'<>]*\Z|[“”„][^“”<>]*\Z|[^\s"'“”„<>=/]*\Z)"""
 _UNFINISHED_TAG = re.compile(
-    rf"</?(?:\Z|{_NAME}(?:{_KEY}=\s*{_VALUE})*(?:\s*/?\Z|{_KEY}(?:\Z|=\s*{_UNFINISHED_VALUE})))"
+    rf"</?(?:\Z|{_NAME}(?:{_KEY}=\s*{_VALUE})*(?:\s*/?\Z|{_KEY}(?:\Z|=\s*{_UNFINISHED_VALUE})))|<(?:!-?\Z|[?!]\Z|(?:!--|[?!][A-Za-z])[^<>]*\Z)"
 )
-_ATTRIBUTE = re.compile(r"""([\w:-]+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+_ATTRIBUTE = re.compile(rf"([\w:-]+)\s*=\s*({_VALUE})")
+# What markup cannot write as it is.
+_ENTITY = re.compile("&(?:amp|lt|gt|quot|apos);")
 _TIME = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s)\s*")
 # Seconds of the strengths of the W3C's markup, and of a break that says nothing.
 _STRENGTHS = {"none": 0.0, "x-weak": 0.1, "weak": 0.25, "medium": 0.5, "strong": 1.0, "x-strong": 1.5}
@@ -40,7 +44,7 @@ def pause_of(attributes: str) -> float | None:
     """Seconds of a `<break ...>` by its attributes, `time="1.5s"`, `time='500ms'` or `strength="weak"`; None where they say nothing
     that is understood.
     """
-    said = {name.lower(): double or single for name, double, single in _ATTRIBUTE.findall(attributes)}
+    said = {name.lower(): value.strip("\"'“”„") for name, value in _ATTRIBUTE.findall(attributes)}
     if "time" in said:
         match = _TIME.fullmatch(said["time"].lower())
         if match is None:
@@ -83,14 +87,13 @@ class ScriptReader:
 
     def feed(self, text: str) -> list[Entry]:
         """Entries completed by `text`."""
-        self._pending += text.translate(_REPLACED)
+        self._pending += text if self._markup else text.translate(_REPLACED)
         return self._take(self._unfinished_tag())
 
     def end_turn(self) -> list[Entry]:
         """The last entries of this turn."""
         entries = self._take(len(self._pending))
-        if self._pending:
-            entries.append(self._word(self._pending))
+        entries += self._words(self._pending)
         self._pending = ""
         self._turn, self._turn_has_word = self._turn + 1, False
         return entries
@@ -108,8 +111,7 @@ class ScriptReader:
         """Entries that are complete before position `end`; the rest stays pending."""
         entries, start = [], 0
         for match in self._separator.finditer(self._pending, 0, end):
-            if match.start() > start:
-                entries.append(self._word(self._pending[start : match.start()]))
+            entries += self._words(self._pending[start : match.start()])
             if match[1] is not None:
                 entries += self._tag(match)
             start = match.end()
@@ -118,12 +120,20 @@ class ScriptReader:
 
     def _tag(self, match: re.Match[str]) -> list[Entry]:
         """The pause of a break; other tags are left out, as are breaks that say nothing."""
-        seconds = pause_of(match[2]) if match[1].lower() == "break" else None
+        name = match[1].lower()
+        seconds = pause_of(match[2]) if name == "break" else None
         if seconds is None:
-            if match[1].lower() not in _SILENT_TAGS:
+            if name.removeprefix("/") not in _SILENT_TAGS and name != "/break":
                 self.left_out.append(match[0])
             return []
         return [Entry([], match[0] if self._markup else "", round(seconds * self._frame_rate))]
+
+    def _words(self, text: str) -> list[Entry]:
+        """What stands between two separators: one word, or none where all of it is left out."""
+        word = text.translate(_REPLACED)
+        if self._markup:
+            word = _ENTITY.sub(lambda match: html.unescape(match[0]), word)
+        return [self._word(word)] if word else []
 
     def _word(self, word: str) -> Entry:
         tokens = list(self._tokenizer.encode(word))

@@ -13,7 +13,7 @@ The result does not depend on when the text came: a step waits until it knows th
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -149,10 +149,11 @@ class Speech:
         first = generator.delay_steps + utterance.prefix_length
         return index >= first and (end is None or index < generator.delay_steps + end + generator.final_padding)
 
-    def words(self, row: int = 0, pauses: bool = False) -> list[Word]:
+    def words(self, row: int = 0, pauses: bool = False, until: float | None = None) -> list[Word]:
         """Words begun so far, in seconds of this utterance's sound. A word lasts until the next word or pause begins.
 
-        With `pauses` those too, as they were written in the text.
+        With `pauses` those too, as they were written in the text. `until` is where the sound ended: the text runs ahead of it, and words
+        that were not heard are none.
         """
         generator = self.generator
         utterance = generator.utterances[row]
@@ -161,4 +162,5 @@ class Speech:
         seconds = {step: max(0, step - prefix) / self.mimi.frame_rate for step in (*state.consumption_times, now)}
         following = dict(zip(state.consumption_times, [*state.consumption_times[1:], now], strict=True))
         said = sorted([*state.transcript, *state.pauses], key=lambda each: each[1]) if pauses else state.transcript
-        return [Word(text, seconds[step], seconds[following[step]]) for text, step in said]
+        words = [Word(text, seconds[step], seconds[following[step]]) for text, step in said]
+        return [replace(w, end=min(w.end, until)) for w in words if w.start < until] if until is not None else words

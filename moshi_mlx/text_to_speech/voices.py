@@ -16,6 +16,7 @@ import numpy as np
 
 from ..audio.files import read_audio
 from ..checkpoint import hub, registry
+from ..checkpoint.places import is_repository
 from ..checkpoint.weights_file import read_header
 from ..config.input_files import file_size, name_for_mlx
 from ..errors import CheckpointError, InputError, quoted
@@ -38,20 +39,26 @@ def find_voice(name: str, repo: str, suffix: str = "", tell: Callable[[str], Non
 
     `suffix`, which says what model a voice is for, may be left out of the name. `tell` hears of licences before a download.
     """
-    folder = Path(repo)
+    folder = Path(repo).expanduser()
     # A recording may lie beside the embedding made of it.
     for path in (Path(name + suffix), Path(name), folder / (name + suffix), folder / name):
         if path.is_file():
             return path
     if folder.is_dir():
+        known = [*known_voices(repo, suffix)]
         raise InputError(
-            f"there is no voice {name!r} for this model in the folder {repo} (looked for {name + suffix!r})."
+            f"there is no voice {quoted(name)} for this model in the folder {repo} (looked for {quoted(name + suffix)}); "
+            f"known voices: {', '.join(known[:8]) or 'none'}{', ...' if len(known) > 8 else ''}."
         )
     if re.match(r"([./~]|[A-Za-z]:\\)", name):
         raise InputError(f"the voice file {name} does not exist.")
     full = name if not suffix or name.endswith(".safetensors") else name + suffix
     if hub.is_hub_name(name):
         repo, full = hub.split_hub_name(full)
+    if not is_repository(repo):
+        raise InputError(
+            f"voices are looked for in {quoted(repo)}, which is neither a folder nor the name of a repository (owner/name)."
+        )
     if tell is not None and not registry.is_cached(repo, full):
         tell(f"{repo}: a voice has the licence of its folder, {Path(full).parent}: see https://huggingface.co/{repo}")
     kinds = (
@@ -75,7 +82,8 @@ def known_voices(repo: str, suffix: str = "") -> dict[str, Path]:
 
     With a `suffix` those are embeddings made for one model, and embeddings that do not say for which; without, recordings.
     """
-    folder = Path(repo) if Path(repo).is_dir() else hub.cached_folder(repo)
+    local = Path(repo).expanduser()
+    folder = local if local.is_dir() else hub.cached_folder(repo)
     if folder is None:
         return {}
     found, kinds = {}, (".safetensors",) if suffix else RECORDINGS
