@@ -272,6 +272,8 @@ def test_opus_with_and_without_messages(server, usual):
         msgpack.packb({"type": "Sing"}),
         msgpack.packb({"type": "Voice", "embeddings": [0.0], "shape": []}),
         msgpack.packb({"type": "Text", "text": "x" * 5000 + " "}),
+        # Four bytes each: the close has room for a part of the sentence only.
+        msgpack.packb({"type": "Text", "text": "\U00010400" * 5000 + " "}),
         msgpack.packb({"type": "Text", "text": "word " * 400_000}),
     ],
 )
