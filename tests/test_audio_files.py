@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import struct
 
 import numpy as np
 import pytest
 import soundfile
 
-from moshi_mlx.audio.files import AudioReader, AudioWriter, read_audio
+from moshi_mlx.audio.files import AudioReader, AudioWriter, Raw, read_audio
 from moshi_mlx.errors import AudioError, OutputError
 from moshi_mlx.output import write_text
 
@@ -148,6 +150,30 @@ def test_standard_input_that_is_closed(monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(AudioError, match="standard input is closed"):
         AudioReader("-")
+
+
+class Failing(io.RawIOBase):
+    """Bytes of `content`, then what a disk says that is gone."""
+
+    def __init__(self, content: bytes):
+        self._rest = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        count = self._rest.readinto(buffer)
+        if not count:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return count
+
+
+@pytest.mark.parametrize("seconds", [0, 3])
+def test_a_system_that_fails_while_it_is_read(monkeypatch, seconds):
+    content = tone(24000, seconds).tobytes()
+    monkeypatch.setattr("sys.stdin", type("S", (), {"buffer": io.BufferedReader(Failing(content))}))
+    with pytest.raises(AudioError, match=f"^standard input cannot be read: {os.strerror(errno.EIO)}.$"):
+        read_audio("-", raw=Raw(24000, "f32le") if seconds else None)
 
 
 def test_missing_inputs(tmp_path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import string
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -236,6 +238,29 @@ def test_bad_input(folder, case):
     args, message = BAD[case]
     with pytest.raises(MoshiError, match=message):
         run_helium.main([*args, "--model", str(folder)])
+
+
+def test_a_prompt_from_a_pipe(folder, capsys, monkeypatch, tmp_path):
+    (tmp_path / "prompt").write_text("ba")
+    with open(tmp_path / "prompt") as prompt:
+        monkeypatch.setattr("sys.stdin", prompt)
+        piped = call(folder, "-", "--greedy", "--max-tokens", 2, capsys=capsys)
+    assert piped == call(folder, "ba", "--greedy", "--max-tokens", 2, capsys=capsys)
+
+
+def test_a_pipe_without_a_prompt(folder, monkeypatch, tmp_path):
+    def refused(stdin, message: str) -> None:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with pytest.raises(InputError, match=message):
+            run_helium.main(["-", "--model", str(folder)])
+
+    refused(None, "standard input is closed")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    with open(tmp_path / "bytes") as file:
+        refused(file, "standard input is not UTF-8 text")
+    place = os.open(tmp_path, os.O_RDONLY)
+    refused(SimpleNamespace(fileno=lambda: place), "standard input cannot be read: Is a directory")
+    os.close(place)
 
 
 def test_control_characters_and_emoji(folder, capsys):

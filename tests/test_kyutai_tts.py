@@ -272,6 +272,8 @@ def test_opus_with_and_without_messages(server, usual):
         msgpack.packb({"type": "Sing"}),
         msgpack.packb({"type": "Voice", "embeddings": [0.0], "shape": []}),
         msgpack.packb({"type": "Text", "text": "x" * 5000 + " "}),
+        # Four bytes each: the close has room for a part of the sentence only.
+        msgpack.packb({"type": "Text", "text": "\U00010400" * 5000 + " "}),
         msgpack.packb({"type": "Text", "text": "word " * 400_000}),
     ],
 )
@@ -345,7 +347,14 @@ def test_a_text_posted_is_answered_with_a_wav_of_no_known_length(server):
 @pytest.mark.parametrize("body", [{}, [], {"text": ""}, {"text": 3}, {"text": "hello", "voice": 3}])
 def test_what_cannot_be_posted(server, body):
     assert post(server, "/api/tts_streaming", json=body)[0] == 400
-    assert post(server, "/api/tts_streaming", data=b"{")[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [(b"{", "application/json"), (b"[" * 200_000, "application/json"), (b"{}", "text/plain; charset=no")],
+)
+def test_what_is_no_json(server, data, kind):
+    assert post(server, "/api/tts_streaming", data=data, headers={"Content-Type": kind})[0] == 400
 
 
 def test_a_text_that_cannot_be_said_is_told_to_who_posts_it(server):

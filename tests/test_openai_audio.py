@@ -250,9 +250,10 @@ def test_bad_speech(server, case):
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000])
 def test_what_is_no_object(server, body):
-    status, found = post(server, "/v1/audio/speech", data=body)
-    assert status == 400
-    assert "JSON object" in found["error"]["message"]
+    for kind in ("application/json", "application/json; charset=no"):
+        status, found = post(server, "/v1/audio/speech", data=body, headers={"Content-Type": kind})
+        assert status == 400
+        assert "JSON object" in found["error"]["message"]
 
 
 # Transcriptions -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +41,8 @@ class AudioReader:
         self.sample_rate, self.samples = sample_rate, 0
         self.shortened: str | None = None
         self._tell = tell
-        self._sound = open_sound(path, self.name, raw)
+        with self._readable():
+            self._sound = open_sound(path, self.name, raw)
         rate = self._sound.samplerate
         try:
             if not _MIN_RATE <= rate <= _MAX_RATE:
@@ -63,7 +65,7 @@ class AudioReader:
         """Consecutive pieces of audio, float32 `[n]`."""
         rate = self._sound.samplerate
         size, heard = max(1, int(rate * _BLOCK_SECONDS)), 0
-        while len(block := self._sound.read(size)):
+        while len(block := self._read(size)):
             heard += len(block)
             mono = block.mean(axis=1, dtype=np.float32) if block.shape[1] > 1 else block[:, 0]
             if not np.isfinite(mono).all():
@@ -83,8 +85,21 @@ class AudioReader:
                 yield rest
         self._look_at_the_end(heard / rate)
 
+    def _read(self, size: int) -> np.ndarray:
+        with self._readable():
+            return self._sound.read(size)
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        """What the system refuses, a disk or a share that is gone perhaps, is told like other faults of a recording."""
+        try:
+            yield
+        except OSError as e:
+            raise AudioError(f"{self.name} cannot be read: {e.strerror or e}.") from None
+
     def _look_at_the_end(self, seconds: float) -> None:
-        cut = self._sound.cut(seconds)
+        with self._readable():
+            cut = self._sound.cut(seconds)
         if cut is None:
             return
         there = f"{seconds:.1f} of {cut.whole:.1f} s are there" if cut.whole else f"it ends after {seconds:.1f} s"

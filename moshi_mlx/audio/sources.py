@@ -31,7 +31,7 @@ _EXPECTED = "Expected wav, flac, ogg, mp3, m4a, mp4, webm, aac or amr; sound wit
 
 
 def open_sound(path: str | Path, name: str, raw: Raw | None = None) -> Decoder:
-    """Raises `AudioError` for what cannot be read."""
+    """Raises `AudioError` for what is no sound, `OSError` for what the system refuses."""
     if str(path) == "-":
         return _open_stream(_standard_input(), name, raw)
     path = Path(path)
@@ -39,20 +39,17 @@ def open_sound(path: str | Path, name: str, raw: Raw | None = None) -> Decoder:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise AudioError(f"the audio file {path} does not exist.") from None
-    except (OSError, ValueError) as e:
-        raise AudioError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}.") from None
+    except ValueError as e:
+        raise AudioError(f"{path} cannot be read: {e}.") from None
     if stat.S_ISDIR(mode):
         raise AudioError(f"{path} is a folder; expected an audio file.")
     if not os.access(path, os.R_OK):
         raise AudioError(f"{path} may not be read by this user.")
-    try:
-        if not stat.S_ISREG(mode):
-            return _open_stream(open(path, "rb", buffering=0), name, raw)
-        if not path.stat().st_size:
-            raise AudioError(f"{path} is empty.")
-        return _open_file(path, name, raw)
-    except OSError as e:
-        raise AudioError(f"{path} cannot be read: {e.strerror or e}.") from None
+    if not stat.S_ISREG(mode):
+        return _open_stream(open(path, "rb", buffering=0), name, raw)
+    if not path.stat().st_size:
+        raise AudioError(f"{path} is empty.")
+    return _open_file(path, name, raw)
 
 
 def _standard_input() -> BinaryIO:

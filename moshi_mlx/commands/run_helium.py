@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ..errors import InputError
 from ..helium import text_model
 from ..machine import memory
 from ..output import check_writable
+from ..text_to_speech.text_sources import stdin_pieces
 from .flags import first, refuse_overwriting
 from .telling import console, say
 
@@ -63,10 +63,7 @@ def _prompt(args: argparse.Namespace) -> str:
         raise InputError("give the prompt once: as PROMPT or with --prompt.")
     prompt = first(args.text, args.prompt, DEFAULT_PROMPT)
     if prompt == "-":
-        try:
-            prompt = sys.stdin.buffer.read().decode("utf-8")
-        except UnicodeDecodeError:
-            raise InputError("standard input is not UTF-8 text.") from None
+        prompt = "".join(stdin_pieces())
     if not prompt.strip():
         raise InputError("the prompt is empty; write the beginning of a text for the model to continue.")
     return prompt

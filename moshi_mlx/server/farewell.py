@@ -8,6 +8,8 @@ from aiohttp import web
 
 # With the answer of a client that is slow to close.
 PATIENCE = 8.0
+# A close has room for 123 (RFC 6455, 5.5).
+REASON_BYTES = 120
 
 
 class Farewell:
@@ -26,7 +28,9 @@ class Farewell:
             if self.listening is not None and self.listening is not asyncio.current_task():
                 self.listening.cancel()
                 await asyncio.gather(self.listening, return_exceptions=True)
-            await self._socket.close(code=code, message=sentence.encode()[:120])
+            # Half a character would be an error of the protocol to the client, in place of the code.
+            reason = sentence.encode()[:REASON_BYTES].decode(errors="ignore")
+            await self._socket.close(code=code, message=reason.encode())
         finally:
             self._over.set()
 

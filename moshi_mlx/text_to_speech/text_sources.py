@@ -38,6 +38,8 @@ def pieces_of(text: str) -> Iterator[str]:
 
 def stdin_pieces() -> Iterator[str]:
     """Standard input, every piece as soon as it was written."""
+    if sys.stdin is None:
+        raise InputError("standard input is closed; pipe a text into it.")
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         while data := os.read(sys.stdin.fileno(), _READ_BYTES):
@@ -45,6 +47,8 @@ def stdin_pieces() -> Iterator[str]:
         yield decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         raise InputError("standard input is not UTF-8 text.") from None
+    except OSError as e:
+        raise InputError(f"standard input cannot be read: {e.strerror or e}.") from None
 
 
 class TextFeed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -169,7 +168,7 @@ async def _said(request: web.Request) -> tuple[str, str | None]:
         text = " ".join(text) if isinstance(text, list) else text
         if not isinstance(text, str) or not (voice is None or isinstance(voice, str)):
             raise InputError("`text` and `voice` should be texts.")
-    except (ValueError, KeyError, TypeError, AttributeError, InputError, json.JSONDecodeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, InputError):
         raise Refused(400, 'the body should be JSON such as {"text": "Hello there.", "voice": "a name"}.') from None
     if not text.strip() or len(text) > LONGEST_TEXT:
         raise Refused(400, f"`text` should have 1 to {LONGEST_TEXT} characters, found {len(text)}.")

@@ -103,7 +103,7 @@ async def _object(request: web.Request) -> dict[str, Any]:
     """The body, a JSON object. Raises `ApiError`."""
     try:
         body = await request.json()
-    except (ValueError, RecursionError):
+    except (ValueError, LookupError, RecursionError):
         raise bad("the body should be a JSON object.") from None
     if not isinstance(body, dict):
         raise bad(f"the body should be a JSON object, found {type(body).__name__}.")
