@@ -6,14 +6,13 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import soundfile
+from rich.cells import cell_len
 from rich.console import Console
 from speech_toys import checkpoint
 from test_helium import character_tokenizer
@@ -115,6 +114,27 @@ def test_text_on_a_terminal_that_lacks_letters(tmp_path):
     run.stdout.decode("ascii")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("models", 0), ("models --json", 0), ("models Été", 1), ("stt Été日本.wav --model demo-stt", 1), ("stt --Été日本", 2),
+        ("bench --model Été日本", 1), ("voices --list --model ./Été日本", 1), ("convert ./Été日本 out", 1),
+    ],
+)  # fmt: skip
+def test_what_is_said_on_a_terminal_that_lacks_letters(tmp_path, command, code, encoding):
+    run = subprocess.run(
+        [sys.executable, "-m", *f"moshi_mlx.{command}".split()], capture_output=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    out, err = run.stdout.decode(encoding), run.stderr.decode(encoding)
+    assert run.returncode == code, err
+    assert "Traceback" not in err
+    assert out if code == 0 else "日" not in command or "\\u65e5\\u672c" in err
+    if "--json" in command:
+        json.loads(out)
+
+
 @pytest.mark.parametrize("width", [16, 20, 27, 34, 60, 100])
 def test_words_are_whole_on_a_narrow_terminal(width):
     import io
@@ -130,6 +150,27 @@ def test_words_are_whole_on_a_narrow_terminal(width):
         assert word in found, shown
     for part in ("lag 0 ms", "dropped 0", "underruns 0", "m mute", "Moshi"):
         assert part in shown, shown
+
+
+@pytest.mark.parametrize("width", [16, 27, 40])
+@pytest.mark.parametrize(
+    "text", ["今日はとても良い天気です そして 話しましょう ", "he\u0301llo wo\u0308rld cafe\u0301 ", "한국어 문장 입니다 ", "x" * 100, "\U0001f600 a "]
+)  # fmt: skip
+def test_the_figures_stay_on_the_screen_whatever_is_said(width, text):
+    """Letters that take two columns or none; what is higher than the screen would lose its foot."""
+    import io
+
+    console = Console(width=width, height=24, file=io.StringIO())
+    view = TerminalView(console)
+    view.show(Event("text", {"text": text * 12}))
+    view.show(Event("notice", {"text": "the microphone delivers nothing but zeros"}))
+    console.print(view._picture(Status()))
+    lines = console.file.getvalue().rstrip("\n").split("\n")
+    assert len(lines) <= 24
+    assert max(map(cell_len, lines)) <= width
+    assert "underruns 0" in console.file.getvalue()
+    whole = text.split() if all(cell_len(word) < width for word in text.split()) else []
+    assert set(whole) <= set(console.file.getvalue().split())
 
 
 def test_parts_are_packed_into_lines():
@@ -203,76 +244,6 @@ def test_advice_that_works(tiny_checkpoint, monkeypatch):
     with pytest.raises(CheckpointError, match=r"Pack the weights \(-q 4\)"):
         Loader(locate(tiny_checkpoint)).load()
     assert Loader(locate(tiny_checkpoint), quantized=4).load().lm.dep_q == 8
-
-
-# Interrupts -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("command", ["stt --list-devices", "local --demo", "models demo"])
-def test_an_interrupt_while_python_imports(command):
-    """From the moment our first line runs: no traceback, the exit status of an interrupt."""
-    seen = set()
-    for delay in (0.1, 0.2, 0.3, 0.5):
-        p = subprocess.Popen(
-            [sys.executable, "-X", "importtime", "-m", *f"moshi_mlx.{command}".split()],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        )  # fmt: skip
-        for line in p.stderr:
-            # Our first module is there: from now on the package answers.
-            if "moshi_mlx.errors" in line:
-                break
-        time.sleep(delay / 5)
-        p.send_signal(signal.SIGINT)
-        _, err = p.communicate(timeout=60)
-        seen.add(p.returncode)
-        assert "Traceback" not in err
-        # When all is said and Python goes down, the signal itself ends it: the same number for a shell.
-        assert p.returncode in (0, 1, 2, 130, -signal.SIGINT)
-    assert 130 in seen
-
-
-WATCH = """
-import signal, sys
-def told(event, args):
-    if event == "import" and args[0].startswith("moshi_mlx."):
-        print("import", args[0], getattr(signal.getsignal(signal.SIGINT), "__name__", None), file=sys.stderr, flush=True)
-sys.addaudithook(told)
-"""
-
-
-@pytest.mark.parametrize(
-    "command", ["stt -o x.doc x.wav", "models nothing", "local --steps 0", "run_tts", "convert no out"]
-)
-def test_an_interrupt_ends_it_at_once_while_anything_is_imported(tmp_path, command):
-    (tmp_path / "sitecustomize.py").write_text(WATCH)
-    run = subprocess.run(
-        [sys.executable, "-m", *f"moshi_mlx.{command}".split()], env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert run.returncode == 1, run.stderr
-    seen = [line.split()[1:] for line in run.stderr.splitlines() if line.startswith("import ")]
-    names = [name for name, _ in seen]
-    assert names[0] == "moshi_mlx.errors"
-    assert len(names) > 20
-    assert {handler for _, handler in seen[1:]} == {"quit_at_once"}, seen
-
-
-def test_python_s_own_interrupt_comes_back_when_all_is_imported():
-    """Before, one that falls into a callback of Python's imports would be swallowed, with a traceback."""
-    code = """
-import signal
-from moshi_mlx import commands, errors
-def main(argv):
-    at = [signal.getsignal(signal.SIGINT)]
-    with commands.importing():
-        at.append(signal.getsignal(signal.SIGINT))
-    at.append(signal.getsignal(signal.SIGINT))
-    print(*(handler.__name__ for handler in at))
-signal.signal(signal.SIGINT, errors.quit_at_once)
-commands.run(main)
-"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert run.stdout.split() == ["quit_at_once", "quit_at_once", "default_int_handler"], run.stderr
 
 
 # Voices ---------------------------------------------------------------------------------------------------------------

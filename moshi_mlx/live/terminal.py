@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import deque
 from collections.abc import Iterable
 
@@ -56,14 +55,16 @@ class TerminalView:
 
     def _picture(self, status: Status) -> RenderableType:
         width = self._console.width
-        words = Text(self._tail(width - 1, max(3, self._console.height - 9)))
         notices = [Text(n, style="yellow", overflow="fold") for n in self._notices]
-        return Group(words, Text(""), *notices, _levels(status, width), _numbers(status, width), _keys(status, width))
+        rest = Group(Text(""), *notices, _levels(status, width), _numbers(status, width), _keys(status, width))
+        # What is higher than the screen would be cut at its foot, where the figures are.
+        taken = len(self._console.render_lines(rest, pad=False)) + 1
+        return Group(self._tail(width - 1, max(1, self._console.height - taken)), rest)
 
-    def _tail(self, width: int, height: int) -> str:
-        """The last lines of what was said."""
-        lines = textwrap.wrap(self._text.strip(), max(width, 10), break_long_words=False, break_on_hyphens=False)
-        return "\n".join(lines[-height:])
+    def _tail(self, width: int, height: int) -> Text:
+        """The last lines of what was said. Letters of Chinese, Japanese and Korean are two columns wide."""
+        lines = Text(self._text.strip()).wrap(self._console, max(width, 10))
+        return Text("\n").join(Text(line.plain.rstrip()) for line in lines[-height:])
 
 
 def bar(level: float, length: int = BAR) -> str:
