@@ -451,6 +451,13 @@ def test_any_json_for_long(kind, base):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2_000_000
 
 
+def test_a_sentencepiece_model_whose_fault_is_no_text(tmp_path):
+    whole = (Path(__file__).parent / "goldens" / "system" / "question_a" / "tokenizer.model").read_bytes()
+    (tmp_path / "t.model").write_bytes(whole.replace(b"<0x41>", b"<0x\xd21>"))
+    with pytest.raises(CheckpointError, match="t.model is not a sentencepiece model"):
+        read_tokenizer(tmp_path / "t.model")
+
+
 def test_any_bytes_as_a_sentencepiece_model(tmp_path):
     write_tokenizer(tmp_path / "t.model", 60)
     whole = (tmp_path / "t.model").read_bytes()
