@@ -23,7 +23,7 @@ from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.config import CheckpointConfig, MimiConfig
 from moshi_mlx.config.json_text import read_json
 from moshi_mlx.config.transformers_config import mimi_config
-from moshi_mlx.errors import MoshiError, clean
+from moshi_mlx.errors import CheckpointError, MoshiError, clean
 from moshi_mlx.models.lm_model import LmModel
 from moshi_mlx.models.mimi_model import MimiModel
 
@@ -253,6 +253,13 @@ def test_any_json_for_long(kind, base):
 
     check()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2_000_000
+
+
+def test_a_sentencepiece_model_whose_fault_is_no_text(tmp_path):
+    whole = (Path(__file__).parent / "goldens" / "system" / "question_a" / "tokenizer.model").read_bytes()
+    (tmp_path / "t.model").write_bytes(whole.replace(b"<0x41>", b"<0x\xd21>"))
+    with pytest.raises(CheckpointError, match="t.model is not a sentencepiece model"):
+        read_tokenizer(tmp_path / "t.model")
 
 
 def test_any_bytes_as_a_sentencepiece_model(tmp_path):

@@ -40,7 +40,8 @@ def read_tokenizer(path: Path) -> bytes:
     content = from_json(path) if path.suffix == ".json" else read_bytes(path, LARGEST_TOKENIZER)
     try:
         processor_of(content)
-    except RuntimeError:
+    except (RuntimeError, UnicodeDecodeError):
+        # The second where sentencepiece's own words quote bytes that are no text.
         raise CheckpointError(f"{path} is not a sentencepiece model.") from None
     return content
 
