@@ -15,7 +15,7 @@ import soundfile
 from random_checkpoint import write
 from rich.cells import cell_len
 from rich.console import Console
-from speech_toys import checkpoint
+from speech_toys import checkpoint, loaded
 from test_helium import character_tokenizer
 
 from moshi_mlx import local, local_web, run_helium, run_inference, run_tts, serve, stt, voices
@@ -27,6 +27,7 @@ from moshi_mlx.live.figures import Status
 from moshi_mlx.live.reporter import Event
 from moshi_mlx.live.terminal import TerminalView, joined
 from moshi_mlx.session import voices as session_voices
+from moshi_mlx.text_to_speech import setup
 from moshi_mlx.text_to_speech.voices import find_voice, known_voices
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -188,6 +189,14 @@ def test_help_names_its_own_default(capsys):
         said = " ".join(module.parser().format_help().split())
         assert f"(default: that of --model {name})" in said
         assert "moshiko" not in said
+
+
+def test_a_voice_speaks_at_the_temperature_that_help_says():
+    """Not at the checkpoint's: of these models the authors' own programs take another one."""
+    said = " ".join(run_tts.parser().format_help().split())
+    [told] = re.findall(r"--temp X temperature of audio, .*?[(]default: ([0-9.]+)[)]", said)
+    assert float(told) == setup.configure(run_tts.parser().parse_args(["Hello"]), loaded("tiny-tts")).temp
+    assert "default: the checkpoint's" in " ".join(run_inference.parser().format_help().split())
 
 
 def test_names_stand_where_they_like():
