@@ -57,7 +57,8 @@ def is_small(model: LanguageModel) -> bool:
 
 def refuse_if_too_large(model: LanguageModel) -> None:
     """One model is loaded after the other. Raises `CheckpointError` before it is tried where one alone is too much."""
-    memory.refuse_if_too_large(_float32_bytes(model), "--verify, which runs source and result in float32,")
+    what = "--verify, which runs source and result in float32,"
+    memory.refuse_if_too_large(_float32_bytes(model), what, "Leave it out")
 
 
 def _float32_bytes(model: LanguageModel) -> int:

@@ -28,6 +28,8 @@ PAUSE_THRESHOLD = 0.5
 STT_MODEL = "stt-1b"
 TTS_MODEL = "tts-1.6b"
 TTS_GUIDANCE = 2.0
+# Of text and sound, whatever a checkpoint says: the one its authors speak with.
+TTS_TEMPERATURE = 0.6
 VOICE_REPO = "kyutai/tts-voices"
 VOICE = "expresso/ex03-ex01_happy_001_channel1_334s.wav"
 # Codebooks of Mimi that Moshi speaks.

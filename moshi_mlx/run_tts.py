@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 
 from . import commands
-from .defaults import TRANSCRIPTS, TTS_GUIDANCE, TTS_MODEL, VOICE, VOICE_REPO
+from .defaults import TRANSCRIPTS, TTS_GUIDANCE, TTS_MODEL, TTS_TEMPERATURE, VOICE, VOICE_REPO
 
 
 def parser() -> argparse.ArgumentParser:
@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
         help="the same as -q: packs dense weights while they load",
     )
     commands.add_checkpoint_arguments(p, default=TTS_MODEL)
-    commands.add_sampling_arguments(p)
+    commands.add_sampling_arguments(p, temp=str(TTS_TEMPERATURE))
     p.set_defaults(cfg_coef=TTS_GUIDANCE)
     return p
 

@@ -85,7 +85,8 @@ def answer_codes(source: Source, audio: str) -> mx.array:
     if codec is None or not 0 < cfg.dep_q < cfg.n_q:
         raise InputError("--audio needs a model that listens and answers, with its codec; give codes with --codes.")
     values = sum(int(np.prod(shape)) for shape in model.parameters.values())
-    memory.refuse_if_too_large(values * default_dtype().size, f"running {source.name} for --audio")
+    what = f"running {source.name} for --audio"
+    memory.refuse_if_too_large(values * default_dtype().size, what, "Give codes in its place (--codes)")
     mimi = load_codec(codec, max(cfg.dep_q, cfg.n_q - cfg.dep_q))
     files = Files(source.name, model.config, model.tensors.path, None, None, None)
     session = Session(Checkpoint(files, model.load(default_dtype()), mimi), seed=SEED)

@@ -145,6 +145,20 @@ def test_the_card_of_a_repository_names_it():
     assert "python kyutai/moshiko-mlx-bf16 out x --lora=b.safetensors" in text
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("../me/out/", "out"), ("file:///home/me/x.safetensors", "x.safetensors"), ("--lora=~/me/a b.safetensors", "'--lora=a b.safetensors'"),
+        ("--tokenizer=./me/t.model", "--tokenizer=t.model"), ("hf://owner/repo/a/b", "hf://owner/repo/a/b"), ("owner/other", "other"), ("-q", "-q"),
+    ],
+)  # fmt: skip
+def test_a_card_shows_nobody_s_folders(typed, shown):
+    from moshi_mlx.convert import card
+    from moshi_mlx.convert.source import Source
+
+    assert card.public_command([typed], Source("owner/repo", "MLX", revision="0" * 40)) == shown
+
+
 def test_types(source, tmp_path):
     for flag, dtype in (("f32", mx.float32), ("f16", mx.float16), ("bf16", mx.bfloat16)):
         made = stored(convert(source, tmp_path / flag, "--dtype", flag))

@@ -162,7 +162,9 @@ def test_errors_are_one_sentence_and_exit_code_1(tiny_checkpoint, tmp_path):
 
 def test_a_tokenizer_that_is_missing(tiny_copy, question, tmp_path):
     (tiny_copy / TOKENIZER_NAME).unlink()
-    with pytest.raises(MoshiError, match=f"lacks the tokenizer '{TOKENIZER_NAME}'; name it with --tokenizer"):
+    with pytest.raises(
+        MoshiError, match=f"lacks the tokenizer '{TOKENIZER_NAME}'; put it there or name it with --tokenizer"
+    ):
         call(question, tmp_path / "o.wav", "--model", tiny_copy)
     assert [p.name for p in tmp_path.iterdir()] == [tiny_copy.name]
 

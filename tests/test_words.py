@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from random_checkpoint import write
 from rich.cells import cell_len
 from rich.console import Console
-from speech_toys import checkpoint
+from speech_toys import checkpoint, loaded
 from test_helium import character_tokenizer
 
-from moshi_mlx import local, local_web, run_helium, run_inference, run_tts, stt, voices
+from moshi_mlx import local, local_web, run_helium, run_inference, run_tts, serve, stt, voices
 from moshi_mlx.checkpoint import Loader, hub, registry
 from moshi_mlx.checkpoint.files import locate
 from moshi_mlx.config import presets
@@ -26,6 +27,7 @@ from moshi_mlx.live.figures import Status
 from moshi_mlx.live.reporter import Event
 from moshi_mlx.live.terminal import TerminalView, joined
 from moshi_mlx.session import voices as session_voices
+from moshi_mlx.text_to_speech import setup
 from moshi_mlx.text_to_speech.voices import find_voice, known_voices
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,6 +191,14 @@ def test_help_names_its_own_default(capsys):
         assert "moshiko" not in said
 
 
+def test_a_voice_speaks_at_the_temperature_that_help_says():
+    """Not at the checkpoint's: of these models the authors' own programs take another one."""
+    said = " ".join(run_tts.parser().format_help().split())
+    [told] = re.findall(r"--temp X temperature of audio, .*?[(]default: ([0-9.]+)[)]", said)
+    assert float(told) == setup.configure(run_tts.parser().parse_args(["Hello"]), loaded("tiny-tts")).temp
+    assert "default: the checkpoint's" in " ".join(run_inference.parser().format_help().split())
+
+
 def test_names_stand_where_they_like():
     """Before, between and after flags; what follows `--` is no flag."""
     for argv, files in (
@@ -234,16 +244,39 @@ def test_the_published_command_transcribes(tmp_path, capsys, monkeypatch):
             run_inference.main([*asked, *more])
 
 
-def test_advice_that_works(tiny_checkpoint, monkeypatch):
-    """The sentence about memory says -q 4, and that is what helps."""
+def test_advice_that_works(tiny_checkpoint, tmp_path, monkeypatch):
+    """What the sentence about memory says helps: -q 4 where the weights can be packed further, else a shorter window."""
     from moshi_mlx.machine import memory
 
-    dense, packed = (Loader(locate(tiny_checkpoint), quantized=q).estimate().total for q in (None, 4))
-    assert packed < dense
-    monkeypatch.setattr(memory, "available_bytes", lambda: (dense + packed) // 2)
-    with pytest.raises(CheckpointError, match=r"Pack the weights \(-q 4\)"):
-        Loader(locate(tiny_checkpoint)).load()
-    assert Loader(locate(tiny_checkpoint), quantized=4).load().lm.dep_q == 8
+    write(tmp_path / "q8", "tiny", 8, seed=1)
+    cases: list[tuple[Path, dict, str, dict]] = [
+        (tiny_checkpoint, {}, "Pack the weights [(]-q 4[)]", {"quantized": 4}),
+        (tiny_checkpoint, {"quantized": 8}, "Take fewer bits [(]-q 4[)]", {"quantized": 4}),
+        (
+            tiny_checkpoint,
+            {"quantized": 4},
+            "available. Shorten the window [(]--context 60[)]",
+            {"quantized": 4, "context": 1},
+        ),
+        (tmp_path / "q8", {}, "available. Shorten the window", {"context": 1}),
+    ]
+    for folder, options, advice, followed in cases:
+        before, after = (Loader(locate(folder), **o).estimate().total for o in (options, followed))
+        assert after < before
+        monkeypatch.setattr(memory, "available_bytes", lambda room=(before + after) // 2: room)
+        with pytest.raises(CheckpointError, match=advice) as told:
+            Loader(locate(folder), **options).load()
+        assert ("-q 4" in str(told.value)) == ("-q 4" in advice)
+        assert Loader(locate(folder), **followed).load().lm.dep_q == 8
+
+
+def test_a_file_that_is_missing_can_be_put_where_it_belongs(tiny_copy):
+    """`serve` has no flags for single files: the sentence names both ways."""
+    (tiny_copy / presets.MIMI_NAME).unlink()
+    with pytest.raises(
+        CheckpointError, match=f"lacks the codec '{presets.MIMI_NAME}'; put it there or name it with --"
+    ):
+        serve.main(["--talk", str(tiny_copy), "--port", "0", "--rows", "1"])
 
 
 # Voices ---------------------------------------------------------------------------------------------------------------

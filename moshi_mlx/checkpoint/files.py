@@ -177,6 +177,6 @@ def require_tokenizer(files: Files) -> Path:
     """Where the tokenizer is. Raises where there is none, for those who cannot do without text."""
     if files.tokenizer is None:
         raise CheckpointError(
-            f"{files.source} lacks the tokenizer {quoted(files.config.tokenizer_name)}; name it with --tokenizer."
+            f"{files.source} lacks the tokenizer {quoted(files.config.tokenizer_name)}; put it there or name it with --tokenizer."
         )
     return files.tokenizer

@@ -49,7 +49,7 @@ def download(repo: str, filename: str, *, optional: bool = False) -> Path | None
     except hub.LocalEntryNotFoundError:
         raise CheckpointError(
             f"{filename} of {repo} is not in the cache and the Hub cannot be reached. "
-            "Connect to the network, or name a local folder (--model) or file."
+            "Connect to the network, or name a local folder or file."
         ) from None
     except hub.EntryNotFoundError:
         if optional:

@@ -192,7 +192,8 @@ class Loader:
         if self.codec is None:
             architecture = files.config.architecture
             name = f"{CODEC_PREFIXES[architecture]}*" if architecture else files.config.mimi_name
-            raise CheckpointError(f"{files.source} lacks the codec {name!r}; name it with --mimi-weights.")
+            where = "" if architecture else "put it there or "
+            raise CheckpointError(f"{files.source} lacks the codec {name!r}; {where}name it with --mimi-weights.")
         described = read_json(files.mimi_config) if files.mimi_config else MIMI_V0_1
         cfg = files.config.codec or MimiConfig.from_dict(described)
         levels = max(lm.dep_q, lm.n_q - lm.dep_q)
@@ -235,9 +236,15 @@ class Loader:
             for name, shape in shapes.items()
         )
 
+    def _smaller(self) -> str:
+        """What would take less memory. Weights that are packed in their file stay as they are."""
+        least = min((q.bits for q in self.quantizations.values()), default=None)
+        fewer = "Pack the weights (-q 4), shorten" if least is None else "Take fewer bits (-q 4), shorten"
+        return f"{fewer if least is None or (self.packing and least > 4) else 'Shorten'} the window (--context 60)"
+
     def load(self, progress: Progress | None = None) -> Checkpoint:
         """Read everything. Raises before reading if the memory cannot be had. On macOS the GPU's memory is wired (see `memory.wire`)."""
-        memory.refuse_if_too_large(self.estimate().total, str(self.files.moshi))
+        memory.refuse_if_too_large(self.estimate().total, str(self.files.moshi), self._smaller())
         memory.wire()
         tokenizer = load_tokenizer(self.files, self.notes) if self.files.tokenizer else None
         mimi = None

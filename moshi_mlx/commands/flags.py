@@ -96,14 +96,16 @@ def add_precision_arguments(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser, seed: int | None = 299792458) -> None:
-    """`seed`: that of the draws where none is given; None for another one each time."""
+def add_sampling_arguments(
+    parser: argparse.ArgumentParser, seed: int | None = 299792458, temp: str = "the checkpoint's"
+) -> None:
+    """`seed`: that of the draws where none is given; None for another one each time. `temp` says whose the temperature is then."""
     group = parser.add_argument_group("sampling")
     group.add_argument(
         "--temp",
         type=temperature,
         metavar="X",
-        help="temperature of audio, and of text unless --text-temp is given (default: the checkpoint's)",
+        help=f"temperature of audio, and of text unless --text-temp is given (default: {temp})",
     )
     group.add_argument("--text-temp", type=temperature, metavar="X", help="temperature of text")
     group.add_argument(

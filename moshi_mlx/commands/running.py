@@ -104,7 +104,8 @@ def run(main: Callable[[list[str] | None], int | None], argv: list[str] | None =
         print(f"error: {e.filename or 'standard output'} cannot be used: {e.strerror}.", file=sys.stderr)
         code = 1
     except MemoryError:
-        print("error: out of memory. Pack the weights (-q 4) or close other programs.", file=sys.stderr)
+        advice = "Close other programs, or take fewer bits: -q 4, or a folder that python -m moshi_mlx.quantize made."
+        print(f"error: out of memory. {advice}", file=sys.stderr)
         code = 1
     finally:
         remove_unfinished()

@@ -263,7 +263,7 @@ def _load_transformers(place: Place, folder: Path, config: dict) -> TextModel:
             read_json(path, LARGEST_TOKENIZER, CheckpointError)
     window = Reader(config, "config").take("max_position_embeddings", int, 4096, low=1)
     size = sum(_fetch_weights(place))
-    memory.refuse_if_too_large(size + memory.OVERHEAD_BYTES, str(place))
+    memory.refuse_if_too_large(size + memory.OVERHEAD_BYTES, str(place), "Name a checkpoint of fewer bits")
     try:
         model, tokenizer = mlx_lm.load(str(folder), lazy=True, model_config=positions(config))[:2]
         mx.eval(_precision(model).parameters())

@@ -108,13 +108,12 @@ def wire() -> int:
     return limit
 
 
-def refuse_if_too_large(needed: int, what: str) -> None:
-    """Raise before anything is read if `needed` bytes cannot be had."""
+def refuse_if_too_large(needed: int, what: str, advice: str) -> None:
+    """Raise before anything is read if `needed` bytes cannot be had. `advice` is what would help, beside closing other programs."""
     available = available_bytes()
     # macOS compresses and evicts far more than `vm_stat` admits: only what exceeds the machine is hopeless there.
     limit = total_bytes() if sys.platform == "darwin" else available
     if needed > limit:
         raise CheckpointError(
-            f"{what} needs {gigabytes(needed)} of memory, {gigabytes(limit)} are available. "
-            "Pack the weights (-q 4), shorten the window (--context 60) or close other programs."
+            f"{what} needs {gigabytes(needed)} of memory, {gigabytes(limit)} are available. {advice} or close other programs."
         )

@@ -17,7 +17,7 @@ import numpy as np
 from .. import arguments
 from ..compat.mimi import Mimi
 from ..config.description import CheckpointConfig
-from ..defaults import VOICE_REPO
+from ..defaults import TTS_TEMPERATURE, VOICE_REPO
 from ..engine.row_state import Manner
 from ..engine.step import Conditions, make_conditions
 from ..errors import ConfigError, InputError
@@ -79,7 +79,7 @@ class TTSModel:
     logit of PAD, above 0 slows speech down. Paddings and `max_gen_length` in steps of 80 ms.
     """
 
-    default_temp: float = 0.6
+    default_temp: float = TTS_TEMPERATURE
     max_speakers: int = 5
     text_top_k: int = 25
     audio_top_k: int = 250
