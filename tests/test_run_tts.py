@@ -113,6 +113,24 @@ def test_requests(tmp_path):
         assert len(record["logged_text_tokens"]) > record["end_step"]
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_requests_that_cannot_be_spoken_do_not_stop_the_others(tmp_path, capfd, batch):
+    turns = ["\U0001f642 \U0001f642", "Hello world.", "a" * 5000, "Good morning.", "Ha. " + "b" * 5000]
+    said = [{"turns": [t], "voices": ["a.wav"], "id": f"r{n}"} for n, t in enumerate(turns)]
+    for name, some in (("a", said), ("b", [said[1], said[3]])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, some)))
+    args = ("--only-wav", "--batch", batch, "--nq", 4)
+    assert call(tmp_path / "a.jsonl", "--out-folder", tmp_path / "a", *args) == 1
+    told = capfd.readouterr().err
+    assert [line.split(":")[1] for line in told.splitlines() if line.startswith("error:")] == [" r0", " r2", " r4"]
+    assert "there is nothing to say" in told
+    assert "2 requests" in told
+    assert call(tmp_path / "b.jsonl", "--out-folder", tmp_path / "b", *args) == 0
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["r1.wav", "r3.wav"]
+    for name in ("r1.wav", "r3.wav"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
 def test_a_voice_that_is_continued(tmp_path, question):
     call("--text", "Hello world.", tmp_path / "o.wav", "--voice", question, preset="tiny-tts-prefix")
     assert 0.5 < soundfile.info(tmp_path / "o.wav").duration < 4

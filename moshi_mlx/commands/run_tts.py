@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -239,49 +240,70 @@ def answer_requests(args: argparse.Namespace, path: Path) -> int:
     folder = make_folder(args.out_folder)
     with share([r.id for r in requests]) as ranks:
         mine = dict(ranks.part(requests))
-        seconds = 0.0
+        answered = Answered()
         begin = time.perf_counter()
         if mine:
             tts = _model(args, [r.voices for r in requests], min(args.batch, len(mine)))
             begin = time.perf_counter()
-            seconds = answer(args, tts, mine, folder, ranks.done)
-        spoken = sum(ranks.gather(seconds))
+            answer(args, tts, mine, folder, answered, ranks.done)
+        told = [Answered(**found) for found in ranks.gather(asdict(answered))]
         if ranks.leads:
-            taken = time.perf_counter() - begin
+            taken, spoken = time.perf_counter() - begin, sum(a.seconds for a in told)
             say(
-                f"{len(requests)} requests, {args.batch} at once: {spoken:.1f} s of speech in {taken:.1f} s "
+                f"{sum(a.spoken for a in told)} requests, {args.batch} at once: {spoken:.1f} s of speech in {taken:.1f} s "
                 f"(real-time factor {taken / max(spoken, 1e-9):.3f})"
             )
-        return int(ranks.failed)
+        return int(ranks.failed or any(a.failed for a in told))
+
+
+@dataclass
+class Answered:
+    """What a rank has to tell of its requests: how many were `spoken`, the `seconds` of their sound, and how many `failed`."""
+
+    spoken: int = 0
+    seconds: float = 0.0
+    failed: int = 0
 
 
 def answer(
-    args: argparse.Namespace, tts: TTSModel, requests: dict[int, Request], folder: Path, done: Callable[[int], None]
-) -> float:
-    """Speak numbered requests, as many side by side as `--batch` says; the seconds of their sound."""
+    args: argparse.Namespace,
+    tts: TTSModel,
+    requests: dict[int, Request],
+    folder: Path,
+    answered: Answered,
+    done: Callable[[int], None],
+) -> None:
+    """Speak numbered requests, as many side by side as `--batch` says. One that cannot be spoken is told, and does not stop the others."""
     voices = [r.voices for r in requests.values()][: args.batch]
     speech = setup.start(args, tts, voices, keep_log=not args.only_wav, own_clocks=True)
-    speakable, samples = Speakable(tts.tokenizer), 0
+    speakable = Speakable(tts.tokenizer)
     sinks: dict[int, FileSink] = {}
     with ExitStack() as stack:
 
-        def begin(row: int, number: int) -> Outlet:
+        def begin(row: int, number: int) -> Outlet | None:
             request = requests[number]
-            sinks[number] = stack.enter_context(FileSink(str(folder / f"{request.id}.wav")))
-            setup.join(args, tts, speech, row, request.voices)
-            feed = TextFeed(speech, speakable, row)
-            for turn in request.turns:
-                feed.add(turn)
-                feed.end_turn()
-            feed.finish()
+            try:
+                setup.join(args, tts, speech, row, request.voices)
+                feed = TextFeed(speech, speakable, row)
+                for turn in request.turns:
+                    feed.add(turn)
+                    feed.end_turn()
+                feed.finish()
+            except InputError as e:
+                print(f"error: {request.id}: {e}", file=sys.stderr)
+                answered.failed += 1
+                done(number)
+                return None
             speech.finish(row)
+            sinks[number] = stack.enter_context(FileSink(str(folder / f"{request.id}.wav")))
             return Outlet(sinks[number].write, keep_codes=not args.only_wav)
 
         with progress(speech) as step:
             for told in outlets.run_many(speech, requests, begin, limit_samples(args, tts), step):
                 request = requests[told.number]
                 sinks.pop(told.number).finish()
-                samples += told.outlet.samples
+                answered.spoken += 1
+                answered.seconds += told.outlet.samples / tts.mimi.sample_rate
                 if not told.whole:
                     say(f"{request.id}: the text was not finished within --max-seconds")
                 if not args.only_wav:
@@ -291,4 +313,3 @@ def answer(
     for line in (speakable.report(), tags_report(speech.tags_left_out)):
         if line:
             say(line)
-    return samples / tts.mimi.sample_rate

@@ -45,20 +45,22 @@ class Told:
 def run_many(
     speech: Speech,
     numbers: Iterable[int],
-    begin: Callable[[int, int], Outlet],
+    begin: Callable[[int, int], Outlet | None],
     limit: int | None = None,
     on_step: Callable[[], None] | None = None,
 ) -> Iterator[Told]:
     """Speak utterances in the rows of `speech` (with `own_clocks`), the next one as soon as a row is done with the one before.
 
-    `begin(row, number)` begins one, gives all of its text, and says where its sound goes. Each is yielded before its row is taken over.
+    `begin(row, number)` begins one, gives all of its text, and says where its sound goes: nowhere if it cannot be spoken. Each that was is
+    yielded before its row is taken over.
     """
     waiting = iter(numbers)
     rows: dict[int, Told] = {}
     while True:
         for row in range(speech.generator.batch):
-            if row not in rows and (number := next(waiting, None)) is not None:
-                rows[row] = Told(number, row, begin(row, number))
+            while row not in rows and (number := next(waiting, None)) is not None:
+                if (outlet := begin(row, number)) is not None:
+                    rows[row] = Told(number, row, outlet)
         if not rows:
             return
         frame = speech.step(list(rows))
