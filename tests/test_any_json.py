@@ -255,6 +255,16 @@ def test_any_json_for_long(kind, base):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2_000_000
 
 
+def test_a_tokenizer_that_its_own_package_gives_up_on(tmp_path):
+    """A panic of Rust is no `Exception`."""
+    pieces = ["<unk>", "<s>", "\u2581", "a", "b", "ab"]
+    bpe = {"type": "BPE", "unk_token": "<unk>", "continuing_subword_prefix": "######", "merges": ["a b"]}
+    model = {**bpe, "vocab": {piece: i for i, piece in enumerate(pieces)}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**FAST, "model": model}))
+    with pytest.raises(CheckpointError, match="tokenizer.json is not a tokenizer"):
+        read_tokenizer(tmp_path / "tokenizer.json")
+
+
 def test_a_sentencepiece_model_whose_fault_is_no_text(tmp_path):
     whole = (Path(__file__).parent / "goldens" / "system" / "question_a" / "tokenizer.model").read_bytes()
     (tmp_path / "t.model").write_bytes(whole.replace(b"<0x41>", b"<0x\xd21>"))

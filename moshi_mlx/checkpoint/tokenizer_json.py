@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.input_files import read_bytes
 from ..config.json_text import LARGEST_TOKENIZER, read_json
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -176,6 +176,8 @@ def encode_json(path: Path) -> list[list[int]] | None:
         return None
     try:
         fast = Fast.from_file(str(path))
-    except Exception as e:  # the package raises bare Exception
-        raise CheckpointError(f"{path} is not a tokenizer: {e}.") from None
-    return [fast.encode(text, add_special_tokens=False).ids for text in SAMPLES]
+        return [fast.encode(text, add_special_tokens=False).ids for text in SAMPLES]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as e:  # the package raises bare Exception, and its panics are none
+        raise CheckpointError(f"{path} is not a tokenizer: {first_line(e)}.") from None
