@@ -23,7 +23,7 @@ from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.config import CheckpointConfig, MimiConfig
 from moshi_mlx.config.json_text import read_json
 from moshi_mlx.config.transformers_config import mimi_config
-from moshi_mlx.errors import CheckpointError, MoshiError, clean
+from moshi_mlx.errors import CheckpointError, ConfigError, MoshiError, clean
 from moshi_mlx.models.lm_model import LmModel
 from moshi_mlx.models.mimi_model import MimiModel
 
@@ -237,6 +237,16 @@ def test_any_number_at_its_worst(kind):
     for data in worsened(whole):
         with Bounded():
             build(data)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"n_filters": 2**20, "ratios": [1] * 12 + [8, 6, 5, 4]}, {"dilation_base": 2**20, "n_residual_layers": 3}],
+)
+def test_sizes_that_grow_with_every_block(changes):
+    codec = {**random_checkpoint.TINY_MIMI, "seanet": {**random_checkpoint.TINY_MIMI["seanet"], **changes}}
+    with pytest.raises(ConfigError, match="expected at most 1048576 of each"):
+        codec_of(codec)
 
 
 @pytest.mark.slow

@@ -219,7 +219,7 @@ BROKEN = {
     "nan": (lambda d: change(d / MOSHI_NAME, nan_at("audio_embs.3.weight")), "NaN.*audio_embs.3.weight"),
     "nan in codec": (lambda d: change(d / MIMI_NAME, nan_at("decoder.model.0.conv.conv.weight")), "NaN"),
     "config without layers": (lambda d: rewrite_config(d, num_layers="absent"), "lacks the required key 'num_layers'"),
-    "config of impossible sizes": (lambda d: rewrite_config(d, hidden_scale=1e9), "impossibly large matrices"),
+    "config of impossible sizes": (lambda d: rewrite_config(d, hidden_scale=1e9), "'hidden_scale' makes MLPs \\d+ wide"),
     "config with another width": (lambda d: rewrite_config(d, dim=256), "should have the shape"),
     "config with more layers": (lambda d: rewrite_config(d, num_layers=3), "lacks .* tensors"),
     "config with fewer codebooks": (lambda d: rewrite_config(d, n_q=15, delays=[0] + [0] * 15), "no place for"),

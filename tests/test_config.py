@@ -45,7 +45,7 @@ def parse(**changes) -> CheckpointConfig:
         ({"causal": False}, "'causal' is false"),
         ({"depformer_weights_per_step_schedule": [0, 1]}, "should list dep_q = 3"),
         ({"depformer_weights_per_step_schedule": [0, 2, 2]}, "every weight set from 0 up"),
-        ({"depformer_weights_per_step_schedule": [0, 1, 2**70]}, "every weight set from 0 up"),
+        ({"depformer_weights_per_step_schedule": [0, 1, 2**70]}, "should list dep_q = 3 weight sets"),
         ({"depformer_norm": "batch_norm"}, "'depformer_norm' should be one of .*, null"),
         ({"depformer_dim_feedforward": [66, 66]}, "2 sizes for 3"),
         ({"model_type": "llama"}, "'model_type' should be one of"),

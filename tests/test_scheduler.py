@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from row_drivers import in_pieces, noise
-from speech_toys import _tidy, loaded  # noqa: F401
+from speech_toys import _tidy, checkpoint, loaded  # noqa: F401
 
 from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx.engine.kind import Outcome
@@ -521,6 +521,24 @@ def test_clients_of_a_dialogue(tiny_checkpoint):
         session = Session(model, seed=n)
         alone = [session.step(frame) for frame in sounds[n].reshape(-1, FRAME)]
         assert [(f.text, f.codes.tolist()) for f in frames] == [(f.text, f.codes.tolist()) for f in alone]
+
+
+@pytest.mark.parametrize("kind", ["stt", "tts", "talk"])
+def test_what_one_thread_has_used_another_can(kind, tiny_checkpoint):
+    """Nothing of a model is left to be computed by the thread that used it first."""
+    place = tiny_checkpoint if kind == "talk" else checkpoint(f"tiny-{kind}")
+    model = checkpoints.load(place)
+
+    def make():
+        if kind == "stt":
+            return Transcriptions(model, rows=1)
+        if kind == "tts":
+            return Utterances(TTSModel.from_checkpoint(model, temp=0.0, n_q=16), rows=1)
+        return Conversations(model, rows=1)
+
+    make()
+    with Scheduler(make) as scheduler:
+        assert scheduler.running
 
 
 def test_clients_of_speech_to_text():

@@ -267,6 +267,13 @@ def _read_seanet(reader: Reader) -> SeanetConfig:
         pad_mode=take("pad_mode", str, "constant", one_of=("constant", "replicate")),
     )
     reader.finish()
+    # Both grow with every block.
+    channels, dilation = cfg.n_filters << len(ratios), cfg.dilation_base ** max(0, cfg.n_residual_layers - 1)
+    if max(channels, dilation) > LARGEST:
+        raise ConfigError(
+            f"{reader.where}: {len(ratios)} ratios make {channels} channels, {cfg.n_residual_layers} residual layers a dilation of "
+            f"{dilation}; expected at most {LARGEST} of each."
+        )
     return cfg
 
 

@@ -37,6 +37,8 @@ def lay_out(module: nn.Module) -> None:
             columns = mx.contiguous((_unpacked(m) if isinstance(m, nn.QuantizedLinear) else m.weight).T)
             mx.eval(columns)
             done[id(m.weight)] = columns.T
+            # The view too: what is not computed yet could only be computed on this thread.
+            mx.eval(done[id(m.weight)])
         layer = _empty_linear(m.get("bias")) if packed else m
         layer.weight = done[id(m.weight)]
         return layer
