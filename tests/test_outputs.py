@@ -493,9 +493,11 @@ run(main)
 def test_every_signal_cleans_up(tmp_path, sent, code, word):
     """At whatever moment it comes: outputs are begun and dropped all the time."""
     env = {**os.environ, "TMPDIR": str(tmp_path)}
+    # The tests themselves may run under `nohup`.
+    script = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n{BUSY}"
     for i in range(4):
         process = subprocess.Popen(
-            [sys.executable, "-c", BUSY, str(tmp_path / "o"), *["slowly"] * (i % 2)],
+            [sys.executable, "-c", script, str(tmp_path / "o"), *["slowly"] * (i % 2)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
         )  # fmt: skip
         assert process.stdout.readline() == "ready\n"
