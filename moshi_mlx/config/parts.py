@@ -260,6 +260,7 @@ def _check_lm(cfg: LmConfig) -> None:
         return
     for kind in ("sum", "cross"):
         for name in getattr(cfg.fuser, kind):
+            # A list: what a file names may be nothing that can be looked up.
             if name not in [*cfg.conditioners]:
                 raise ConfigError(
                     f"config: 'fuser' lists the conditioner {quoted(name)} under {kind!r}, but 'conditioners' does not define it."

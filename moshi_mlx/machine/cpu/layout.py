@@ -34,10 +34,8 @@ def lay_out(module: nn.Module) -> None:
         if not isinstance(m, nn.Linear) and not packed:
             return m
         if id(m.weight) not in done:
-            columns = mx.contiguous((_unpacked(m) if isinstance(m, nn.QuantizedLinear) else m.weight).T)
-            mx.eval(columns)
-            done[id(m.weight)] = columns.T
-            # The view too: what is not computed yet could only be computed on this thread.
+            # The view is computed too: what is left to be computed could only be by this thread.
+            done[id(m.weight)] = mx.contiguous((_unpacked(m) if isinstance(m, nn.QuantizedLinear) else m.weight).T).T
             mx.eval(done[id(m.weight)])
         layer = _empty_linear(m.get("bias")) if packed else m
         layer.weight = done[id(m.weight)]
