@@ -7,12 +7,14 @@ import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
 from examples.train_demo import domain, flite, takes  # noqa: E402
+from examples.train_demo.same_words import LONGEST_WORD, same_words  # noqa: E402
 from examples.train_demo.sentences import Chains, heard_words, words  # noqa: E402
 from examples.train_demo.speakers import (  # noqa: E402
     HELD_OUT,
@@ -78,6 +80,34 @@ def test_no_recited_sum_holds_a_kept_pair():
     every = [*itertools.chain(*domain.recited_operands())]
     assert {len(operands) for operands in every} == {2, 3, 4}
     assert not [operands for operands in every if domain.names_held_out_sum(domain.sum_answer(operands))]
+
+
+def test_words_that_are_exchanged_are_the_same_and_as_long():
+    """Moshi hears other recordings of its own words: never of another word, nor of one that the next word follows sooner or later."""
+    frames, pad = 60, 3
+    rng = np.random.default_rng(1)
+    text = np.where(rng.random((40, frames)) < 0.25, rng.integers(pad + 1, pad + 5, (40, frames)), pad).astype(np.int16)
+    found = same_words(text, pad)
+
+    def length(session: int, frame: int) -> int:
+        """Frames to the next word of the session, 0 without one."""
+        later = np.flatnonzero(text[session, frame + 1 :] > pad)
+        return int(later[0]) + 1 if len(later) else 0
+
+    exchanged = 0
+    for session, frame in zip(*np.nonzero(text > pad), strict=True):
+        group, own = found.group[session, frame], length(session, frame)
+        if not 0 < own <= LONGEST_WORD:
+            assert group == -1
+            continue
+        exchanged += 1
+        others = [divmod(p, frames) for p in found.places[found.first[group] :][: found.count[group]]]
+        assert (session, frame) in others
+        assert {(text[s, f], length(s, f)) for s, f in others} == {(text[session, frame], own)}
+        assert [*found.since[session, frame : frame + own]] == [*range(own)]
+        assert {*found.group[session, frame : frame + own]} == {group}
+    assert exchanged == len(found.places) == found.count.sum() > 300
+    assert (found.group >= 0).sum() == sum(length(*divmod(p, frames)) for p in found.places)
 
 
 def test_no_sentence_that_is_kept_is_said(lines):

@@ -6,7 +6,7 @@ tokenizer, the recogniser grammars and the evaluation are all generated from it.
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 NUMBERS = [
@@ -110,11 +110,13 @@ REPEAT_WORDS = [
     "rainbow",
 ]
 
-# Phrasings; {a}, {b}, {c} are digit words, {w} a word of REPEAT_WORDS, {n} a number to count to.
+# Phrasings; {a} to {d} are digit words, {w} a word of REPEAT_WORDS, {n} a number to count to,
+# {digits} some digits.
 SUM_PHRASINGS = ("what is {a} plus {b}", "how much is {a} plus {b}", "{a} plus {b}",
                  "tell me {a} plus {b}", "what is the sum of {a} and {b}")  # fmt: skip
 THREE_PHRASINGS = ("what is {a} plus {b} plus {c}", "how much is {a} plus {b} plus {c}",
                    "{a} plus {b} plus {c}")  # fmt: skip
+FOUR_PHRASINGS = ("{a} plus {b} plus {c} plus {d}",)
 REPEAT_PHRASINGS = ("repeat the word {w}", "say {w}", "say the word {w}", "please say {w}",
                     "repeat after me {w}", "can you say {w}")  # fmt: skip
 HELD_OUT_REPEAT_PHRASINGS = ("please repeat the word {w}", "can you repeat the word {w}",
@@ -131,7 +133,8 @@ JOKES = ("tell me a joke", "do you know a joke")
 NEXT_PHRASINGS = ("what comes after {a}", "which number comes after {a}")
 COUNT_PHRASINGS = ("count to {n}", "please count to {n}")
 COUNT_TO = range(3, 11)
-DIGIT_PHRASINGS = ("say {d}", "repeat {d}", "repeat after me {d}")
+DIGIT_PHRASINGS = ("say {digits}", "repeat {digits}", "repeat after me {digits}")
+LONGER_STRINGS = {3: 600, 4: 1000, 5: 1000}  # digits in a string that is repeated: how many of them
 # What a user says while thinking, anywhere after the first word of a question.
 HESITATIONS = ("uh", "um", "er")
 
@@ -218,16 +221,14 @@ def kept_apart(words: list[str]) -> list[list[int]]:
     return apart
 
 
-def three_operands() -> list[tuple[int, int, int]]:
-    """Triples with a sayable total that contain no held-out pair.
+def sayable_sums(count: int, of: Iterable[int] = DIGITS) -> list[tuple[int, ...]]:
+    """Every `count` operands whose total has a name and that hold no held-out pair side by side.
 
-    Sums of three are what makes the model add: from pairs alone it learns the table by heart
-    and fails on every pair it has not heard.
+    Sums of three and more are what makes the model add, and write down what it heard: from pairs
+    alone it learns the table by heart and fails on every pair it has not heard.
     """
-    return [
-        (a, b, c) for a in DIGITS for b in DIGITS for c in DIGITS
-        if a + b + c < len(NUMBERS) and not {(a, b), (b, c)} & HELD_OUT_SUMS
-    ]  # fmt: skip
+    every = (t for t in itertools.product(of, repeat=count) if sum(t) < len(NUMBERS))
+    return [t for t in every if not {*itertools.pairwise(t)} & HELD_OUT_SUMS]
 
 
 def recited_operands() -> list[list[tuple[int, ...]]]:
@@ -236,25 +237,30 @@ def recited_operands() -> list[list[tuple[int, ...]]]:
     More than anybody says: the fewer of the sums that could be are known, the more it pays to add. No held-out pair.
     """
     numbers = range(len(NUMBERS))
-
-    def sayable(count: int, of: range) -> list[tuple[int, ...]]:
-        every = (t for t in itertools.product(of, repeat=count) if sum(t) < len(NUMBERS))
-        return [t for t in every if not {*itertools.pairwise(t)} & HELD_OUT_SUMS]
-
-    large = [[t for t in sayable(count, numbers) if max(t) not in DIGITS] for count in (2, 3)]
-    return [sayable(2, DIGITS), sayable(3, DIGITS), sayable(4, DIGITS), *large]
+    large = [[t for t in sayable_sums(count, numbers) if max(t) not in DIGITS] for count in (2, 3)]
+    return [*(sayable_sums(count) for count in (2, 3, 4)), *large]
 
 
 def digit_strings() -> list[tuple[int, ...]]:
-    """Two digits in any order, and some strings of three: what is heard has to be copied one by one, as in sums never heard."""
-    longer = list(itertools.product(DIGITS, repeat=3))
-    return [*itertools.product(DIGITS, repeat=2), *random.Random("digits").sample(longer, 300)]
+    """All pairs of digits and many strings of three to five, more than can be learnt by heart.
+
+    What is heard has to be copied one by one, as in sums never heard.
+    """
+    draw, strings = random.Random("digits"), list(itertools.product(DIGITS, repeat=2))
+    for length, count in LONGER_STRINGS.items():
+        strings += draw.sample(list(itertools.product(DIGITS, repeat=length)), count)
+    return strings
+
+
+def sums_of_four() -> list[tuple[int, ...]]:
+    """As many as there is room for."""
+    return random.Random("four").sample(sayable_sums(4), 1200)
 
 
 def sum_exchange(operands: tuple[int, ...], phrasing: str) -> Exchange:
     words = [NUMBERS[n] for n in operands]
-    kind = "sum" if len(operands) == 2 else "sum3"
-    return Exchange(kind, phrasing.format(**dict(zip("abc", words, strict=False))), sum_answer(operands))
+    kind = {2: "sum", 3: "sum3", 4: "sum4"}[len(operands)]
+    return Exchange(kind, phrasing.format(**dict(zip("abcd", words, strict=False))), sum_answer(operands))
 
 
 def sum_answer(operands: tuple[int, ...]) -> str:
@@ -276,7 +282,9 @@ def exchanges(kind: str, held_out: bool = False) -> list[Exchange]:
     if held_out:
         return []
     if kind == "sum3":
-        return [sum_exchange(t, p) for t in three_operands() for p in THREE_PHRASINGS]
+        return [sum_exchange(t, p) for t in sayable_sums(3) for p in THREE_PHRASINGS]
+    if kind == "sum4":
+        return [sum_exchange(t, p) for t in sums_of_four() for p in FOUR_PHRASINGS]
     if kind == "count":
         return [Exchange(kind, p.format(n=NUMBERS[n]), count_answer(n))
                 for n in COUNT_TO for p in COUNT_PHRASINGS]  # fmt: skip
@@ -285,7 +293,7 @@ def exchanges(kind: str, held_out: bool = False) -> list[Exchange]:
                 for n in DIGITS for p in NEXT_PHRASINGS]  # fmt: skip
     if kind == "digits":
         said = [" ".join(NUMBERS[d] for d in digits) for digits in digit_strings()]
-        return [Exchange(kind, p.format(d=text), text) for text in said for p in DIGIT_PHRASINGS]
+        return [Exchange(kind, p.format(digits=text), text) for text in said for p in DIGIT_PHRASINGS]
     prompts, answer = {
         "greet": (GREETINGS, GREETING_ANSWER), "name": (NAME_QUESTIONS, NAME_ANSWER),
         "thanks": (THANKS, THANKS_ANSWER), "bye": (FAREWELLS, FAREWELL_ANSWER),
@@ -297,7 +305,7 @@ def exchanges(kind: str, held_out: bool = False) -> list[Exchange]:
 
 KINDS = (
     "sum", "sum3", "repeat", "greet", "name", "thanks", "bye", "about", "count", "next", "wellbeing", "hearing", "joke",
-    "digits",
+    "digits", "sum4",
 )  # fmt: skip
 
 
@@ -445,18 +453,20 @@ def speech_rules() -> dict[str, str]:
     def any_of(words) -> str:
         return " | ".join(words)
 
-    templates = (*SUM_PHRASINGS, *THREE_PHRASINGS, *REPEAT_PHRASINGS, *HELD_OUT_REPEAT_PHRASINGS,
-                 *COUNT_PHRASINGS, *NEXT_PHRASINGS, *DIGIT_PHRASINGS)  # fmt: skip
-    rules = dict(a="<digit>", b="<digit>", c="<digit>", d="<digit> <digit> [<digit>]", w="<word>", n="<number>")
+    templates = (*SUM_PHRASINGS, *THREE_PHRASINGS, *FOUR_PHRASINGS, *REPEAT_PHRASINGS, *HELD_OUT_REPEAT_PHRASINGS,
+                 *COUNT_PHRASINGS, *NEXT_PHRASINGS)  # fmt: skip
+    string = "<digit> <digit> [<digit>] [<digit>] [<digit>]"
+    rules = dict(a="<digit>", b="<digit>", c="<digit>", d="<digit>", w="<word>", n="<number>")
     prompt = [t.format(**rules) for t in templates]
+    prompt += [t.format(digits=string) for t in DIGIT_PHRASINGS]
     prompt += [*GREETINGS, *NAME_QUESTIONS, *THANKS, *FAREWELLS, *ABOUT, *WELLBEING, *HEARING, *JOKES]
     digits = {e.answer for e in exchanges("digits")}
     fixed = [a for a in answers() if " plus " not in a and " comes after " not in a and a not in digits]
     return dict(
         digit=any_of(NUMBERS[:10]), number=any_of(NUMBERS), word=any_of(REPEAT_WORDS),
         prompt=any_of(prompt), fixed=any_of(fixed),
-        answer="<digit> plus <digit> [plus <digit>] is <number> | <number> comes after <digit> "
-               "| <digit> <digit> [<digit>] | <fixed>",
+        answer="<digit> plus <digit> [plus <digit>] [plus <digit>] is <number> | <number> comes after <digit> "
+               f"| {string} | <fixed>",
         phrase=f"({any_of(_ARTICLES)}) [{any_of(_ADJECTIVES)}] ({any_of(_NOUNS)})",
         general=f"<phrase> ({any_of(_VERBS)}) <phrase> [{any_of(_PLACES)}]",
         speech="<prompt> | <answer> | <general>",

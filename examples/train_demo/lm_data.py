@@ -13,6 +13,7 @@ from .dialogue import FADE, Composer
 from .encode import encode_scenes
 from .lm import PAD
 from .rates import FRAME_SIZE
+from .same_words import EXCHANGED_SHARE, SameWords, same_words
 from .scene import Placed, Scene
 from .takes import Takes
 from .tokenizer import Tokenizer, text_channel
@@ -96,33 +97,55 @@ class Dialogues:
     def __init__(self, paths: list[Path], tokenizer: Tokenizer, device: torch.device):
         files = [np.load(path) for path in paths]
         self.silence = files[0]["silence"]
+        self.own = len(self.silence)  # codebooks of Moshi's side
 
         codes, text, heard, active = (
             np.concatenate([f[name] for f in files]) for name in ("codes", "text", "heard", "active")
         )
+        words = same_words(text, PAD)
+        self.words = SameWords(*(torch.from_numpy(a).to(device) for a in words))
         apart = np.stack([digits_apart(text, tokenizer), digits_apart(heard, tokenizer)], 1)
         self.codes, self.text, self.heard, self.active, self.apart = (
             torch.from_numpy(a).to(device) for a in (codes, text, heard, active, apart)
         )
 
-    def batch(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """codes [B, 17, F] int64 (text first), heard [B, F] int64, active [B, F], `digits_apart` [B, 2, F] of text and heard."""
+    def batch(self, count: int) -> tuple[Tensor, ...]:
+        """codes [B, 17, F] int64 (text first), the same as Moshi hears itself, heard [B, F] int64, active [B, F],
+        `digits_apart` [B, 2, F] of text and heard.
+        """
         at = torch.randint(0, len(self.codes), (count,), device=self.codes.device)
         both = torch.cat([self.text[at, None].long(), self.codes[at].long()], 1)
-        return both, self.heard[at].long(), self.active[at], self.apart[at]
+        session, frame = self._exchanged(at)
+        own = self.codes[:, : self.own][session, :, frame].transpose(1, 2).long()
+        felt = torch.cat([both[:, :1], own, both[:, 1 + self.own :]], 1)
+        return both, felt, self.heard[at].long(), self.active[at], self.apart[at]
+
+    def _exchanged(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Sessions [B] -> for each frame [B, F] the session and the frame that Moshi hears itself from."""
+        words = self.words
+        group, since = words.group[at].long(), words.since[at].long()
+        length = group.shape[1]
+        frames = torch.arange(length, device=at.device).expand_as(group)
+        # One draw for all frames of a word.
+        which, whether = (torch.rand(group.shape, device=at.device).gather(1, frames - since) for _ in range(2))
+        known = group.clamp(min=0)
+        elsewhere = words.places[words.first[known] + (which * words.count[known]).long()] + since
+        place = torch.where((group >= 0) & (whether < EXCHANGED_SHARE), elsewhere, at[:, None] * length + frames)
+        return place // length, place % length
 
 
 class Recitations:
-    """Sums on the text channel, while both sides are silent: text-only data, as in the paper's mixture.
+    """Sums on the text channel, while both sides are silent or talk of something else: text-only data, as in the paper's mixture.
 
     A conversation holds a handful of sums, and a model that hears them learns their answers by heart; these teach it to
-    add what its own text says. Only the totals count, so nobody learns to speak out of silence.
+    add what its own text says, whatever is heard. Only the totals count, so nobody learns to speak out of silence.
     """
 
     PACE, PAUSE = (2, 6), (4, 12)  # frames between the words of a sum, and between sums
+    SILENT_SHARE = 0.5
 
-    def __init__(self, silence: np.ndarray, tokenizer: Tokenizer, seed: int, device: torch.device):
-        self.tokenizer = tokenizer
+    def __init__(self, dialogues: Dialogues, tokenizer: Tokenizer, seed: int, device: torch.device):
+        self.tokenizer, self.dialogues, silence = tokenizer, dialogues, dialogues.silence
         self.kinds = domain.recited_operands()
         draw = random.Random(f"recitations {seed}")
         texts, totals = zip(*(self._session(draw) for _ in range(RECITATIONS)), strict=True)
@@ -135,7 +158,8 @@ class Recitations:
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
         """codes [B, 17, F] int64 (text first) and totals [B, F], true where the text is the total of a sum."""
         at = torch.randint(0, len(self.text), (count,), device=self.text.device)
-        codes = self.silence.expand(count, -1, -1)
+        silent = torch.rand(count, 1, 1, device=self.text.device) < self.SILENT_SHARE
+        codes = torch.where(silent, self.silence, self.dialogues.batch(count)[0][:, 1:])
         return torch.cat([self.text[at, None].long(), codes], 1), self.totals[at]
 
     def _session(self, draw: random.Random) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ Stages run in order and resume where they stopped; `--stage` runs one of them.
 import argparse
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,11 +49,20 @@ class Run:
         self.args, self.seed, self.device, self.graph = args, args.seed, device_of(args.device), args.graph
         self.work, self.model = args.out / "work", args.out / "model"
         self.demo, self.stt_folder, self.tts_folder = (self.model / n for n in ("demo", "demo-stt", "demo-tts"))
-        if not (self.demo / TOKENIZER).exists():
-            train_dialogue_tokenizer(self.demo / TOKENIZER)
+        self._tokenizer(self.demo, train_dialogue_tokenizer, MIMI, MIMI_CONFIG)
         for folder in (self.stt_folder, self.tts_folder):
-            if not (folder / TOKENIZER).exists():
-                train_reading_tokenizer(folder / TOKENIZER)
+            self._tokenizer(folder, train_reading_tokenizer)
+
+    def _tokenizer(self, folder: Path, train: Callable[[Path], None], *codec: str) -> None:
+        """The tokenizer of a result, and its codec: those of the model that training goes on from, if it does."""
+        if (folder / TOKENIZER).exists():
+            return
+        if (earlier := self._earlier(folder)) is None:
+            train(folder / TOKENIZER)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*codec, TOKENIZER):
+            shutil.copy2(earlier / name, folder)
 
     def pace(self, pace: Pace, steps: float = 1.0, **changes) -> Pace:
         wanted = int(steps * self.args.scale * pace.steps)
@@ -126,7 +136,7 @@ class Run:
             )
         plan = replace(plan, pace=pace, batch=self._batch(plan.batch), recited=self._batch(plan.recited))
         dialogues = Dialogues([self.work / "dialogues" / f"{name}.npz" for name in names], tokenizer, self.device)
-        recitations = Recitations(dialogues.silence, tokenizer, self.seed, self.device)
+        recitations = Recitations(dialogues, tokenizer, self.seed, self.device)
         train_lm(dialogues, recitations, lm, out, plan, self.seed, self.graph)
         self._export(lm, self._result(self.demo, more), self.demo, "moshi", lm_gen_config=SAMPLING)
 
@@ -183,10 +193,14 @@ class Run:
 
     def _start(self, lm: Lm, result: Path) -> Path | None:
         """The weights that an earlier run exported as `result`, where `--go-on-from` has them; the folder they are in."""
-        if self.args.go_on_from is None or not (folder := self.args.go_on_from / result.name).is_dir():
-            return None
-        lm.load_state_dict(load_file(folder / MOSHI))
+        if folder := self._earlier(result):
+            lm.load_state_dict(load_file(folder / MOSHI))
         return folder
+
+    def _earlier(self, result: Path) -> Path | None:
+        """Where `--go-on-from` has a model of the name of `result`."""
+        folder = self.args.go_on_from and self.args.go_on_from / result.name
+        return folder if folder and folder.is_dir() else None
 
     def _batch(self, rows: int) -> int:
         return rows if self.device.type != "cpu" else max(2, rows // 10)

@@ -24,13 +24,14 @@ from .speakers import HEARD, LEFT_OUT, MOSHI_VOICE, TTS_VOICES, Speaker, Synthes
 LEVEL_DB = -20.0
 # Roles of a take.
 ASK, MURMUR, OTHER = "ask", "murmur", "other"
-SPEAKERS_IN_SHARD, ASKS, MURMURS, OTHERS = 8, 26, 5, 14
+# Many questions of each speaker: what is heard twice is soon known by heart, voice and answer together.
+SPEAKERS_IN_SHARD, ASKS, MURMURS, OTHERS = 8, 90, 5, 14
 HESITANT_SHARE, DOMAIN_SENTENCE_SHARE = 0.15, 0.3
 SENTENCES_IN_SHARD, ANSWERS_IN_SHARD = 250, 250
 WORDS_HOPPED_TO = 900  # in a shard of sentences, about
 KIND_WEIGHTS = {
-    "sum": 0.20, "sum3": 0.15, "repeat": 0.20, "greet": 0.04, "name": 0.05, "thanks": 0.03, "bye": 0.03, "about": 0.04,
-    "count": 0.07, "next": 0.04, "wellbeing": 0.02, "hearing": 0.02, "joke": 0.02, "digits": 0.09,
+    "sum": 0.18, "sum3": 0.16, "sum4": 0.09, "digits": 0.15, "repeat": 0.13, "greet": 0.03, "name": 0.04, "thanks": 0.025,
+    "bye": 0.025, "about": 0.03, "count": 0.05, "next": 0.03, "wellbeing": 0.02, "hearing": 0.02, "joke": 0.02,
 }  # fmt: skip
 
 

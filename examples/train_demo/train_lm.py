@@ -59,6 +59,7 @@ def lm_losses(
     lm: Lm,
     ear: nn.Linear,
     codes: Tensor,
+    felt: Tensor,
     heard: Tensor,
     active: Tensor,
     apart: Tensor,
@@ -67,25 +68,24 @@ def lm_losses(
     digits: Tensor,
     plan: LmTraining,
 ) -> dict[str, Tensor]:
-    """codes [B, 17, F], heard and active [B, F], apart [B, 2, F]; recited [R, 17, F], totals [R, F]; tokens of digits [10] -> losses.
+    """codes [B, 17, F], the same as Moshi hears itself, heard and active [B, F], apart [B, 2, F]; recited [R, 17, F], totals [R, F]; tokens of digits [10] -> losses.
 
     Model time t predicts column t + 1.
     """
     cfg, talks = lm.cfg, len(codes)
-    columns = lm.delayed(torch.cat([codes, recited]))
-    inputs, targets = columns[:, :, :-1], columns[:, :, 1:]
+    inputs, targets = lm.delayed(torch.cat([felt, recited]))[:, :, :-1], lm.delayed(codes)[:, :, 1:]
     with bfloat16(codes.device):
         hidden = lm.trunk(corrupt(inputs, cfg, plan.own_corruption, plan.user_corruption))
         text_logits, heard_logits = lm.text_linear(hidden), ear(hidden[:talks])
     total_loss = weighted_loss(text_logits[talks:], recited[:, 0], totals.float())
     text_logits = without_digits(text_logits[:talks], digits, apart[:, 0])
-    text_loss = text_channel_loss(text_logits, targets[:talks, 0], plan.pad_weight)
+    text_loss = text_channel_loss(text_logits, targets[:, 0], plan.pad_weight)
     heard_loss = text_channel_loss(without_digits(heard_logits, digits, apart[:, 1]), heard, plan.pad_weight)
 
     wanted = active | (torch.rand(active.shape, device=active.device) < plan.silent_depth_share)
     wanted[:, : max(cfg.delays)].fill_(False)  # there the delayed codebooks are still initial tokens
     at, weight = some_of(wanted, int(plan.depth_share * talks * SESSION_FRAMES))
-    known = targets[:talks, : cfg.dep_q + 1].transpose(1, 2).flatten(0, 1).index_select(0, at)  # [N, 1 + dep_q]
+    known = targets[:, : cfg.dep_q + 1].transpose(1, 2).flatten(0, 1).index_select(0, at)  # [N, 1 + dep_q]
     with bfloat16(codes.device):
         logits = lm.depth_logits(
             hidden[:talks].flatten(0, 1).index_select(0, at), slips(known[:, :-1], cfg, plan.own_corruption)
