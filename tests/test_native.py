@@ -141,7 +141,7 @@ def test_a_conversation_goes_on_on_the_other_side(native, demo, folders, rings, 
 
 
 def test_begin_again(native, folders):
-    pcm, warm = sound(20), {"temp": 1.2, "top_k": 0}
+    pcm, warm = sound(20), {"temp": 3.0, "top_k": 0}
     actions = [["step", 20], ["reset", {"seed": 4, **warm}], ["step", 20], ["reset", warm], ["step", 20]]
     answer, arrays = native.run(folders["demo"], actions, pcm, options=warm)
     tokens, heard = arrays["tokens"].reshape(3, 20, -1), arrays["pcm"].reshape(3, 20, -1)
