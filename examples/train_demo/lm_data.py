@@ -159,7 +159,8 @@ class Recitations:
         """codes [B, 17, F] int64 (text first) and totals [B, F], true where the text is the total of a sum."""
         at = torch.randint(0, len(self.text), (count,), device=self.text.device)
         silent = torch.rand(count, 1, 1, device=self.text.device) < self.SILENT_SHARE
-        codes = torch.where(silent, self.silence, self.dialogues.batch(count)[0][:, 1:])
+        talks = torch.randint(0, len(self.dialogues.codes), (count,), device=self.text.device)
+        codes = torch.where(silent, self.silence, self.dialogues.codes[talks].long())
         return torch.cat([self.text[at, None].long(), codes], 1), self.totals[at]
 
     def _session(self, draw: random.Random) -> tuple[np.ndarray, np.ndarray]:
