@@ -15,12 +15,14 @@ from .takes import ASK, MURMUR, OTHER, Take, Takes
 
 # Seconds from the end of a question to the answer's first frame, before rounding up to a frame.
 ANSWER_AFTER_S = (0.20, 0.36)
-# Seconds from the start of an interruption to Moshi's silence, before rounding up to a frame.
-STOP_AFTER_S = (0.26, 0.36)
+# Seconds from the start of an interruption to Moshi's silence, before rounding up to a frame. A few are late: a model that has
+# never seen itself talk on into an interruption does not stop once it has missed the moment.
+STOP_AFTER_S, LATE_STOP_S, LATE_STOP_SHARE = (0.26, 0.36), (0.36, 0.9), 0.04
 FADE = 360  # samples: 15 ms, so that a stop does not click
 
 MURMUR_SHARE, OTHER_SHARE = 0.12, 0.08
-INTERRUPT_SHARE, MURMUR_OVER_ANSWER_SHARE = 0.25, 0.12
+# Of answers longer than that many seconds; who listens to a long one interrupts more often.
+INTERRUPT_SHARES, MURMUR_OVER_ANSWER_SHARE = {0.8: 0.25, 3.0: 0.5}, 0.12
 QUIET_SESSION_SHARE, SAME_VOICE_SHARE = 0.06, 0.85
 
 
@@ -79,7 +81,8 @@ class Composer:
             said = made.user.add(take, at)
             if answer:
                 if interrupting:
-                    stop = next_frame(at + samples(rng.uniform(*STOP_AFTER_S))) * FRAME_SIZE
+                    after = LATE_STOP_S if rng.random() < LATE_STOP_SHARE else STOP_AFTER_S
+                    stop = next_frame(at + samples(rng.uniform(*after))) * FRAME_SIZE
                     answer.stop = min(answer.stop, stop)
                 self._say(made, answer)
                 answer = None
@@ -92,9 +95,10 @@ class Composer:
             answer = Placed(reply, begin, begin + reply.length)
             at = answer.stop + samples(self._pause())
             spoken = reply.length / SAMPLE_RATE
-            if spoken > 0.8 and rng.random() < INTERRUPT_SHARE:
+            shares = [share for seconds, share in INTERRUPT_SHARES.items() if spoken > seconds]
+            if shares and rng.random() < shares[-1]:
                 at, interrupting = begin + samples(rng.uniform(0.0, spoken - 0.4)), True
-            elif spoken > 0.8 and rng.random() < MURMUR_OVER_ANSWER_SHARE:
+            elif shares and rng.random() < MURMUR_OVER_ANSWER_SHARE:
                 made.user.add(self._take(speaker, MURMUR), begin + samples(rng.uniform(0.1, spoken - 0.3)))
         if answer:
             self._say(made, answer)

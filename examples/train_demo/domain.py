@@ -318,6 +318,20 @@ def hesitant(prompt: str, rng: random.Random) -> str:
     return f"{' '.join(words[:at])}, {rng.choice(HESITATIONS)}, {' '.join(words[at:])}"
 
 
+def haltingly(prompt: str, rng: random.Random) -> str:
+    """The prompt with one or two pauses: behind numbers if it has some that more follows, else behind any word but the last."""
+    words = prompt.split()
+    inner = [i for i, word in enumerate(words[:-1]) if word in NUMBERS] or [*range(len(words) - 1)]
+    for i in rng.sample(inner, min(len(inner), rng.choice((1, 1, 2)))):
+        words[i] += ","
+    return " ".join(words)
+
+
+def plainly(prompt: str, rng: random.Random) -> str:
+    """The prompt."""
+    return prompt
+
+
 def answer_to(prompt: str) -> str:
     """The right answer to a prompt of the domain."""
     every = (e for kind in KINDS for h in (False, True) for e in exchanges(kind, h))

@@ -254,6 +254,14 @@ class Lm(nn.Module):
         for head in [self.text_linear, *(self.linears if cfg.dep_q else [])]:
             nn.init.normal_(head.weight, std=0.5 * head.in_features**-0.5)
 
+    def compiled(self) -> "Lm":
+        """Itself, its trunk compiled at the first call: small kernels joined to larger ones.
+
+        Not the depth transformer: on a GPU PyTorch 2.11 gives the gradient of its norms another shape than they have.
+        """
+        self.trunk = torch.compile(self.trunk)
+        return self
+
     def delayed(self, codes: Tensor) -> Tensor:
         """codes [B, K, T] -> [B, K, T + 1]: an initial column, then each channel shifted right."""
         batch, channels, steps = codes.shape

@@ -11,9 +11,9 @@ from . import domain
 from .codec import Codec
 from .dialogue import FADE, Composer
 from .encode import encode_scenes
+from .exchange import Exchange
 from .lm import PAD
 from .rates import FRAME_SIZE
-from .same_words import EXCHANGED_SHARE, SameWords, same_words
 from .scene import Placed, Scene
 from .takes import Takes
 from .tokenizer import Tokenizer, text_channel
@@ -22,6 +22,7 @@ SESSION_FRAMES = 300  # 24 s, more than twice the attention window
 # Silence encoded around an answer, in frames: more than the codec's window.
 LEAD, TAIL = 10, 10
 RECITATIONS = 16384
+EXCHANGED_SHARE = 0.9  # of its own words, which it hears from another recording
 
 
 def build_dialogues(
@@ -102,8 +103,7 @@ class Dialogues:
         codes, text, heard, active = (
             np.concatenate([f[name] for f in files]) for name in ("codes", "text", "heard", "active")
         )
-        words = same_words(text, PAD)
-        self.words = SameWords(*(torch.from_numpy(a).to(device) for a in words))
+        self.exchange = Exchange(text, PAD, EXCHANGED_SHARE, device)
         apart = np.stack([digits_apart(text, tokenizer), digits_apart(heard, tokenizer)], 1)
         self.codes, self.text, self.heard, self.active, self.apart = (
             torch.from_numpy(a).to(device) for a in (codes, text, heard, active, apart)
@@ -115,23 +115,10 @@ class Dialogues:
         """
         at = torch.randint(0, len(self.codes), (count,), device=self.codes.device)
         both = torch.cat([self.text[at, None].long(), self.codes[at].long()], 1)
-        session, frame = self._exchanged(at)
+        session, frame = self.exchange.draw(at)
         own = self.codes[:, : self.own][session, :, frame].transpose(1, 2).long()
         felt = torch.cat([both[:, :1], own, both[:, 1 + self.own :]], 1)
         return both, felt, self.heard[at].long(), self.active[at], self.apart[at]
-
-    def _exchanged(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        """Sessions [B] -> for each frame [B, F] the session and the frame that Moshi hears itself from."""
-        words = self.words
-        group, since = words.group[at].long(), words.since[at].long()
-        length = group.shape[1]
-        frames = torch.arange(length, device=at.device).expand_as(group)
-        # One draw for all frames of a word.
-        which, whether = (torch.rand(group.shape, device=at.device).gather(1, frames - since) for _ in range(2))
-        known = group.clamp(min=0)
-        elsewhere = words.places[words.first[known] + (which * words.count[known]).long()] + since
-        place = torch.where((group >= 0) & (whether < EXCHANGED_SHARE), elsewhere, at[:, None] * length + frames)
-        return place // length, place % length
 
 
 class Recitations:

@@ -37,6 +37,8 @@ SAMPLING = dict(temp=0.4, temp_text=0.0, top_k=50, top_k_text=10)
 STAGES = (
     "takes", "codec", "dialogues", "lm", "talks", "stt", "readings", "tts", "lm-more", "stt-more", "evaluate",
 )  # fmt: skip
+# A model that an earlier run made goes on more gently than a new one begins.
+ON = dict(learning_rate=1.4e-3)
 # The second part of dialogue and speech-to-text, in which the synthesiser that was left out is heard too.
 MORE = dict(learning_rate=6e-4, warmup=50)
 MORE_STEPS = 0.25  # of the first part's
@@ -78,6 +80,9 @@ class Run:
         takes.record(self.work / "takes", wanted, self.seed, a.workers)
 
     def codec(self) -> None:
+        if self._earlier(self.demo):
+            print("codec: that of the models to go on with stays")
+            return
         plan = CodecTraining()
         plan = replace(plan, pace=self.pace(plan.pace))
         if self.device.type == "cpu":
@@ -123,9 +128,9 @@ class Run:
     def lm(self, more: bool = False) -> None:
         plan, names, out = LmTraining(), [takes.HEARD_SET], self.work / "lm"
         tokenizer = Tokenizer(self.demo / TOKENIZER)
-        lm = Lm(LmConfig(text_card=len(tokenizer))).to(self.device)
+        lm = self._lm(LmConfig(text_card=len(tokenizer)))
         earlier = self._start(lm, self.demo)
-        pace = self.pace(plan.pace)
+        pace = self.pace(plan.pace, **(ON if earlier else {}))
         if more:
             if earlier is None or (out / STATE).exists():
                 _load_weights(lm, out)
@@ -142,9 +147,9 @@ class Run:
 
     def stt(self, more: bool = False) -> None:
         plan, names, out = SttTraining(), [takes.HEARD_SET], self.work / "stt"
-        lm = Lm(stt_config(len(Tokenizer(self.stt_folder / TOKENIZER)))).to(self.device)
+        lm = self._lm(stt_config(len(Tokenizer(self.stt_folder / TOKENIZER))))
         earlier = self._start(lm, self.stt_folder)
-        pace = self.pace(plan.pace)
+        pace = self.pace(plan.pace, **(ON if earlier else {}))
         if more:
             if earlier is None or (out / STATE).exists():
                 _load_weights(lm, out)
@@ -163,7 +168,7 @@ class Run:
         plan = replace(plan, pace=self.pace(plan.pace), batch=self._batch(plan.batch))
         cfg = tts_config(len(Tokenizer(self.tts_folder / TOKENIZER)))
         torch.manual_seed(self.seed)
-        lm, voices = Lm(cfg).to(self.device), Voices(cfg.speaker_dim).to(self.device)
+        lm, voices = self._lm(cfg), Voices(cfg.speaker_dim).to(self.device)
         if earlier := self._start(lm, self.tts_folder):
             vectors = load_voices(list(TTS_VOICES), MODEL_ID, earlier / "voices")
             voices.load_state_dict(dict(vectors=vectors))
@@ -190,6 +195,10 @@ class Run:
         from .report import write_report
 
         write_report(self.model, self.args.out / "report")
+
+    def _lm(self, cfg: LmConfig) -> Lm:
+        lm = Lm(cfg).to(self.device)
+        return lm.compiled() if self.args.compile else lm
 
     def _start(self, lm: Lm, result: Path) -> Path | None:
         """The weights that an earlier run exported as `result`, where `--go-on-from` has them; the folder they are in."""
@@ -239,6 +248,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="time for each training stage; the learning rate falls to fit")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps (default: %(default)s)")
     parser.add_argument("--no-graph", dest="graph", action="store_false", help="on a GPU, run every step anew")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the language models' trunks: fewer, larger kernels"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that synthesise")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     data = parser.add_argument_group("amount of data")

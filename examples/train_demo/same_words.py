@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# A word's recordings are exchanged where the next word begins at most this many frames later, and in this share of them.
-LONGEST_WORD, EXCHANGED_SHARE = 10, 0.9
+# A word's recordings are exchanged where the next word begins at most this many frames later.
+LONGEST_WORD = 10
 
 
 class SameWords(NamedTuple):

@@ -25,8 +25,10 @@ LEVEL_DB = -20.0
 # Roles of a take.
 ASK, MURMUR, OTHER = "ask", "murmur", "other"
 # Many questions of each speaker: what is heard twice is soon known by heart, voice and answer together.
-SPEAKERS_IN_SHARD, ASKS, MURMURS, OTHERS = 8, 90, 5, 14
-HESITANT_SHARE, DOMAIN_SENTENCE_SHARE = 0.15, 0.3
+SPEAKERS_IN_SHARD, ASKS, MURMURS, OTHERS = 8, 90, 5, 50
+DOMAIN_SENTENCE_SHARE = 0.5
+# How a question is asked: as it is written, with an "uh" in it, with pauses.
+MANNERS, MANNER_WEIGHTS = (domain.plainly, domain.hesitant, domain.haltingly), (0.74, 0.12, 0.14)
 SENTENCES_IN_SHARD, ANSWERS_IN_SHARD = 250, 250
 WORDS_HOPPED_TO = 900  # in a shard of sentences, about
 KIND_WEIGHTS = {
@@ -84,8 +86,8 @@ def user_lines(seed: int, shard: int, side: str) -> Iterator[Line]:
         speaker = moved(sample_speaker(rng, side), rng)
         for kind in rng.choices(kinds, weights, k=ASKS):
             exchange = rng.choice(exchanges[kind])
-            text = domain.hesitant(exchange.prompt, rng) if rng.random() < HESITANT_SHARE else exchange.prompt
-            yield Line(speaker, number, ASK, text, exchange.answer)
+            manner = rng.choices(MANNERS, MANNER_WEIGHTS)[0]
+            yield Line(speaker, number, ASK, manner(exchange.prompt, rng), exchange.answer)
         for text, spelling in rng.sample(list(domain.BACKCHANNELS.items()), MURMURS):
             yield Line(speaker, number, MURMUR, text, spelling=spelling)
         for _ in range(OTHERS):
@@ -164,7 +166,10 @@ def record(folder: Path, sets: list[TakeSet], seed: int, workers: int) -> None:
         paths = [folder / wanted.name / f"{i:04d}.npy" for i in range(wanted.shards)]
         jobs += [(path, wanted, seed, i) for i, path in enumerate(paths) if not path.exists()]
     # A process for each shard: the synthesisers' global state would make one depend on those before it.
-    pool = multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1)
+    # Each is a copy of one that has imported everything and loaded nothing else.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    pool = context.Pool(workers, maxtasksperchild=1)
     with pool, Progress("takes", sum(s.shards for s in sets), "shards") as progress:
         for _ in pool.imap_unordered(_write, jobs):
             progress.advance()

@@ -27,7 +27,7 @@ class TtsTraining:
     depth_share: float = 0.6  # of all steps, at most
     semantic_weight: float = 2.0
     text_weight: float = 0.3
-    corruption: float = 0.03  # of the codes it reads
+    corruption: float = 0.05  # of the codes it reads
 
 
 def tts_config(vocabulary: int) -> LmConfig:
@@ -66,12 +66,21 @@ def train_tts(
 
 
 def tts_losses(
-    lm: Lm, voices: Voices, codes: Tensor, asked: Tensor, speakers: Tensor, learnt: Tensor, plan: TtsTraining
+    lm: Lm,
+    voices: Voices,
+    codes: Tensor,
+    felt: Tensor,
+    asked: Tensor,
+    speakers: Tensor,
+    learnt: Tensor,
+    plan: TtsTraining,
 ) -> dict[str, Tensor]:
-    """codes [B, 9, T], asked and learnt [B, T], speakers [B, 2] -> losses. Model time t predicts column t + 1."""
+    """codes [B, 9, T], the same as the model hears itself, asked and learnt [B, T], speakers [B, 2] -> losses.
+
+    Model time t predicts column t + 1.
+    """
     cfg = lm.cfg
-    columns = lm.delayed(codes)
-    inputs, targets = columns[:, :, :-1], columns[:, :, 1:]
+    inputs, targets = lm.delayed(felt)[:, :, :-1], lm.delayed(codes)[:, :, 1:]
     source = lm.voices(F.embedding(speakers.clamp(min=0), voices.vectors), speakers >= 0)
     with bfloat16(codes.device):
         hidden = lm.trunk(corrupt(inputs, cfg, plan.corruption, 0.0), source)

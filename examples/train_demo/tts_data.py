@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .codec import Codec
 from .encode import encode_scenes
+from .exchange import Exchange
 from .lm import END_OF_PAD, NOTHING, PAD
 from .rates import FRAME_SIZE
 from .scene import Scene, samples
@@ -29,14 +30,16 @@ MAIN, OTHER = 1, 2
 SPELT_SHARE, STOP_SHARE, COMMA_SHARE, TWO_SPEAKERS_SHARE = 0.1, 0.4, 0.03, 0.25
 NEW_WORD = END_OF_PAD
 MOST_PADDING = 8
+EXCHANGED_SHARE = 0.5  # of the words, which the model hears from another recording of the same voice
 
 
 @dataclass
 class Word:
-    """What is fed for a word, and the frame of its onset in the sound."""
+    """What is fed for a word, the frame of its onset in the sound, and what is said by whom."""
 
     tokens: list[int]
     frame: int
+    said: str
 
 
 @dataclass
@@ -86,7 +89,7 @@ class Reader:
             tokens = encode.spell(word) if spelt else encode.encode(word)
             if rng.random() < COMMA_SHARE:
                 tokens = [*tokens, encode.piece(",")]
-            found.append(Word(tokens, (at + onset) // FRAME_SIZE))
+            found.append(Word(tokens, (at + onset) // FRAME_SIZE, f"{take.speaker} {word}"))
         if found and rng.random() < STOP_SHARE:
             found[-1].tokens = [*found[-1].tokens, encode.piece(rng.choice("...?!"))]
         if found and mark:
@@ -124,8 +127,9 @@ def text_streams(words: list[Word], end: int, card: int) -> tuple[np.ndarray, np
 
 
 def build_readings(path: Path, codec: Codec, tokenizer: Tokenizer, readers: Takes, readings: int, seed: str) -> None:
-    """Write codes int16 [N, 8, STEPS] (-1: no sound yet), text int32 and asked int8 [N, STEPS], speakers int8 [N, 2] and
-    learnt bool [N, STEPS], true where the sound counts.
+    """Write codes int16 [N, 8, STEPS] (-1: no sound yet), text int32 and asked int8 [N, STEPS], speakers int8 [N, 2], learnt
+    bool [N, STEPS], true where the sound counts, and said int32 [N, STEPS]: at the onset of a word in the sound a number above
+    `PAD`, the same for the same word of the same voice.
     """
     reader = Reader(readers, tokenizer, seed)
     made = [r for r in (reader.reading() for _ in range(readings)) if r.words]
@@ -135,11 +139,15 @@ def build_readings(path: Path, codec: Codec, tokenizer: Tokenizer, readers: Take
     texts, asked = zip(*(text_streams(r.words, r.end, len(tokenizer) + 1) for r in made), strict=True)
     steps = np.arange(STEPS)
     learnt = np.stack([(steps >= DELAY_STEPS) & (steps < DELAY_STEPS + r.end + TAIL_FRAMES) for r in made])
+    said, numbers = np.full((len(made), STEPS), PAD, np.int32), {}
+    for row, reading in zip(said, made, strict=True):
+        for word in reading.words:
+            row[DELAY_STEPS + word.frame] = numbers.setdefault(word.said, PAD + 1 + len(numbers))
     part = path.with_suffix(".part.npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         part, codes=delayed, text=np.stack(texts).astype(np.int32), asked=np.stack(asked).astype(np.int8),
-        speakers=np.array([r.speakers for r in made], np.int8), learnt=learnt,
+        speakers=np.array([r.speakers for r in made], np.int8), learnt=learnt, said=said,
     )  # fmt: skip
     part.rename(path)
 
@@ -152,9 +160,13 @@ class Readings:
         self.codes, self.text, self.asked, self.speakers, self.learnt = (
             torch.from_numpy(file[n]).to(device) for n in ("codes", "text", "asked", "speakers", "learnt")
         )
+        self.exchange = Exchange(file["said"], PAD, EXCHANGED_SHARE, device)
 
     def batch(self, count: int) -> tuple[Tensor, ...]:
-        """codes [B, 9, T] int64 (text first), asked [B, T], speakers [B, 2], learnt [B, T]."""
+        """codes [B, 9, T] int64 (text first), the same as the model hears itself, asked [B, T], speakers [B, 2], learnt [B, T]."""
         at = torch.randint(0, len(self.codes), (count,), device=self.codes.device)
-        both = torch.cat([self.text[at, None].long(), self.codes[at].long()], 1)
-        return both, self.asked[at].long(), self.speakers[at].long(), self.learnt[at]
+        text = self.text[at, None].long()
+        session, frame = self.exchange.draw(at)
+        heard = self.codes[session, :, frame].transpose(1, 2)
+        both, felt = (torch.cat([text, codes.long()], 1) for codes in (self.codes[at], heard))
+        return both, felt, self.asked[at].long(), self.speakers[at].long(), self.learnt[at]
