@@ -14,7 +14,7 @@ from moshi_mlx.checkpoint.weights_writer import refuse_if_disk_is_full
 from moshi_mlx.commands.telling import console, say
 from moshi_mlx.errors import InputError
 from moshi_mlx.machine.memory import gigabytes
-from moshi_mlx.output import check_new_folder, write_bytes, write_text
+from moshi_mlx.output import check_new_folder, make_folder, write_bytes, write_text
 from moshi_mlx.version import __version__
 
 from . import card, hub_upload, outputs, verify
@@ -111,6 +111,7 @@ def make(planned: Outputs, destination: Path, job: Any, finish: Callable[[Path],
             task = bar.add_task("convert", total=planned.cost)
             for name, path in planned.copies.items():
                 check_finite(path)
+                make_folder((folder / name).parent)
                 copy(path, folder / name)
             for name, jobs in planned.weights.items():
                 write_file(folder / name, jobs, {"format": "pt"}, lambda count: bar.advance(task, count))

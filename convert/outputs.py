@@ -113,7 +113,7 @@ def _for_pytorch(cfg: LmConfig) -> LmConfig:
 
 
 def add_companions(outputs: Outputs, source: Source) -> None:
-    """Codec and tokenizer beside the language model."""
+    """Codec, tokenizer and voices beside the language model."""
     codec = source.codec
     if codec is not None:
         if codec.path is not None:
@@ -124,6 +124,7 @@ def add_companions(outputs: Outputs, source: Source) -> None:
             outputs.texts[CODEC_CONFIG] = codec.raw
     if source.tokenizer is not None:
         outputs.contents[source.tokenizer.name] = source.tokenizer.content
+    outputs.copies |= source.speakers
 
 
 def add_voices(outputs: Outputs, source: Source, folder: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from moshi_mlx.checkpoint import hub, registry
 from moshi_mlx.checkpoint.places import Folder, Place, Repo, open_place
+from moshi_mlx.checkpoint.published import DEMOS
 from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.errors import CheckpointError
 
@@ -63,6 +64,8 @@ def find_place(source: str) -> tuple[Place, Path | None]:
     if not source:
         raise CheckpointError("the source's name is empty. Name a file, a folder or a repository of the Hub.")
     path = Path(source).expanduser()
+    if path.is_dir() and path.resolve() in DEMOS.values():
+        return open_place(path), None
     if path.is_dir():
         inner = path / "consolidated"
         # moshi-finetune keeps the weights of a checkpoint one level down.

@@ -12,10 +12,11 @@ from moshi_mlx.checkpoint import transformers_files
 from moshi_mlx.checkpoint.files import adapter_beside, override
 from moshi_mlx.checkpoint.layouts import kinds
 from moshi_mlx.checkpoint.layouts.transformers_lm import FAMILIES
-from moshi_mlx.checkpoint.places import Place, fetch_shards
+from moshi_mlx.checkpoint.places import Folder, Place, fetch_shards
 from moshi_mlx.config.input_files import check_name
 from moshi_mlx.config.json_text import read_json
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError, quoted
+from moshi_mlx.text_to_speech import voices as speakers
 
 from . import formats, language_model, tokenizers, voice_files
 from .codec import Codec, find_codec
@@ -28,7 +29,9 @@ from .tokenizers import Tokenizer
 
 @dataclass
 class Source:
-    """A recognised source. `notes` are sentences for the user: what is missing, what was left out."""
+    """A recognised source. `voices` are PersonaPlex's, `speakers` files of the voices beside a text-to-speech model by their names in
+    its folder. `notes` are sentences for the user: what is missing, what was left out.
+    """
 
     name: str
     kind: str
@@ -36,6 +39,7 @@ class Source:
     codec: Codec | None = None
     tokenizer: Tokenizer | None = None
     voices: list[tuple[str, voice_files.Reader]] = field(default_factory=list)
+    speakers: dict[str, Path] = field(default_factory=dict)
     licence: str | None = None
     revision: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -89,6 +93,7 @@ def open_source(request: Request) -> Source:
     if source.model is not None:
         source.tokenizer = tokenizers.find_tokenizer(place, data, request, source.model.config, source.notes)
         source.voices = _voices(place, source.model)
+        source.speakers = _speakers(place, source.model)
         source.notes += _missing(source)
     return source
 
@@ -211,6 +216,16 @@ def _voices(place: Place, model: LanguageModel) -> list[tuple[str, voice_files.R
         return voice_files.in_archive(archive)
     folder = place.path / "voices" if isinstance(place, CheckedFolder) else None
     return voice_files.in_folder(folder) if folder is not None and folder.is_dir() else []
+
+
+def _speakers(place: Place, model: LanguageModel) -> dict[str, Path]:
+    """The voices made for a text-to-speech model that lie beside it."""
+    config = model.config
+    folder = place.path / speakers.OWN_VOICES if isinstance(place, Folder) else None
+    if folder is None or not folder.is_dir() or speakers.TENSOR not in config.lm.conditioners:
+        return {}
+    found = speakers.known_voices(str(folder), speakers.suffix_of(config.model_id))
+    return {path.relative_to(folder.parent).as_posix(): path for path in found.values()}
 
 
 def _missing(source: Source) -> list[str]:

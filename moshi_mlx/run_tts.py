@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 
 from . import commands
+from .checkpoint.published import DEMO_TTS_NAME
 from .defaults import TRANSCRIPTS, TTS_GUIDANCE, TTS_MODEL, TTS_TEMPERATURE, VOICE, VOICE_REPO
 
 
@@ -40,13 +41,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--voice",
         action="append",
-        help=f"voice: a name in the voice repository or a local file; twice for a dialogue (default: {VOICE})",
+        help=f"voice: a name in the voice repository or a local file; twice for a dialogue (default: the first of the model's own, else {VOICE})",
     )
     p.add_argument(
         "--voice-repo",
-        default=VOICE_REPO,
         metavar="REPO",
-        help="Hub repository or folder of voices (default: %(default)s)",
+        help=f"Hub repository or folder of voices (default: the folder voices of the model, else {VOICE_REPO})",
     )
     p.add_argument(
         "--subtitles", metavar="FILE", help=f"also write the words with their times (.{', .'.join(TRANSCRIPTS)})"
@@ -106,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
         choices=[4, 8],
         help="the same as -q: packs dense weights while they load",
     )
-    commands.add_checkpoint_arguments(p, default=TTS_MODEL)
+    commands.add_checkpoint_arguments(p, demo=DEMO_TTS_NAME, default=TTS_MODEL)
     commands.add_sampling_arguments(p, temp=str(TTS_TEMPERATURE))
     p.set_defaults(cfg_coef=TTS_GUIDANCE)
     return p

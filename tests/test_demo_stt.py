@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 
+import numpy as np
 import pytest
+import soundfile
+import virtual_audio
 
 from moshi_mlx import stt
 from moshi_mlx.checkpoint.files import locate
@@ -16,11 +23,23 @@ FOLDER = DEMOS["demo-stt"]
 
 
 def test_the_folder_is_complete_and_small():
-    assert sum(p.stat().st_size for p in FOLDER.iterdir()) <= 13e6
+    assert sum(p.stat().st_size for p in FOLDER.iterdir()) <= 7e6
     files = locate("demo-stt")
     assert files.licence == "mit"
     assert files.config.stt is not None
-    assert None not in (files.mimi, files.tokenizer)
+    # The codec is in the package once.
+    assert (files.mimi, files.tokenizer) == (DEMO_FOLDER / "mimi.safetensors", FOLDER / "tokenizer.model")
+    assert not [*FOLDER.glob("mimi*")]
+
+
+def test_a_copy_made_by_a_command_has_its_codec(tmp_path):
+    from moshi_mlx.convert import __main__ as convert
+
+    for source in ("demo-stt", str(FOLDER)):
+        copy = tmp_path / source.replace("/", "_")
+        assert convert.main([source, str(copy), "--no-verify"]) == 0
+        assert (copy / "mimi.safetensors").read_bytes() == (DEMO_FOLDER / "mimi.safetensors").read_bytes()
+        assert locate(copy).mimi == copy / "mimi.safetensors"
 
 
 def test_the_page_says_its_size():
@@ -50,6 +69,36 @@ def test_what_it_hears(name, text, capsys, tmp_path):
     starts = [word["start"] for word in words]
     assert starts == sorted(starts)
     assert 0.2 <= starts[0] <= 0.8  # the recordings begin with 0.4 s of silence
+
+
+@pytest.mark.skipif(not virtual_audio.available(), reason="PulseAudio and its ALSA plugin are not installed")
+def test_what_it_hears_through_a_microphone(tmp_path):
+    """In real time: no frame is lost, and the end of the turn is told."""
+    pcm, rate = soundfile.read(DEMO_FOLDER / "prompts" / "about.flac", dtype="float32")
+    server = virtual_audio.VirtualAudio(tmp_path)
+    try:
+        command = [
+            sys.executable,
+            "-m",
+            "moshi_mlx.stt",
+            "--demo",
+            "--input-device",
+            virtual_audio.MICROPHONE,
+            "--json",
+        ]
+        p = subprocess.Popen(command, env=server.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while "listening" not in (line := p.stderr.readline()):
+            assert line, "the command ended"
+        server.speak(np.concatenate([pcm, np.zeros(4 * rate, np.float32)])).wait(120)
+        time.sleep(1)
+        p.send_signal(signal.SIGINT)
+        out, err = p.communicate(timeout=300)
+    finally:
+        server.stop()
+    assert p.returncode == 0, err
+    events = [json.loads(line) for line in out.splitlines()]
+    assert " ".join(e["text"].strip() for e in events if e["type"] == "word") == "tell me about yourself"
+    assert "frames lost" not in err
 
 
 def test_the_list_of_models_names_it(capsys):

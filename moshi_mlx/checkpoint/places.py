@@ -9,7 +9,7 @@ from pathlib import Path
 from ..config.input_files import check_name, file_size
 from ..errors import CheckpointError, ConfigError, InputError, clean, quoted
 from . import hub, registry
-from .published import DEFAULT_NAME, DEMOS
+from .published import DEFAULT_NAME, DEMO_CODEC, DEMO_FOLDER, DEMOS
 from .weights_file import shard_names
 
 _HEADER_BYTES = 16_000
@@ -63,6 +63,15 @@ class Folder(Place):
         return str(self.path)
 
 
+class DemoFolder(Folder):
+    """A small model inside the package. They share one codec, which is in the package once."""
+
+    def find(self, name: str, optional: bool = False) -> Path | None:
+        if name in DEMO_CODEC:
+            return Folder(DEMO_FOLDER).find(name, optional)
+        return super().find(name, optional)
+
+
 class Repo(Place):
     def __init__(self, repo: str):
         self.repo = repo
@@ -100,7 +109,7 @@ def fetch_shards(place: Place, name: str, index: Path) -> None:
 
 
 def open_place(model: str | Path | None = None, hf_repo: str | None = None, quantized: int | None = None) -> Place:
-    """A folder or short name `model` (`demo`, `demo-stt`: those in the package), or a repository `hf_repo`; moshiko without either.
+    """A folder or short name `model` (`demo`, `demo-stt`, `demo-tts`: those in the package), or a repository `hf_repo`; moshiko without either.
 
     `quantized` (4 or 8) chooses among the precisions of a short name.
     """
@@ -117,7 +126,7 @@ def open_place(model: str | Path | None = None, hf_repo: str | None = None, quan
     if model is None:
         model = DEFAULT_NAME
     elif str(model) in DEMOS and not os.path.exists(model):
-        return Folder(DEMOS[str(model)])
+        return DemoFolder(DEMOS[str(model)])
     elif hub.is_hub_name(str(model)):
         raise InputError(f"{model} is a file or repository of the Hub; give a repository with --hf-repo OWNER/NAME.")
     elif os.path.exists(model) or not registry.is_name(str(model)):
@@ -128,5 +137,5 @@ def open_place(model: str | Path | None = None, hf_repo: str | None = None, quan
             raise CheckpointError(
                 f"there is no folder {model}; if that is a repository of the Hub, give it with --hf-repo {model}."
             )
-        return Folder(path)
+        return DemoFolder(path) if path.resolve() in DEMOS.values() else Folder(path)
     return Repo(registry.by_name(str(model), quantized).repo)

@@ -12,11 +12,17 @@ from typing import Any
 
 DEFAULT_NAME = "moshiko"
 # The small models inside the package, wherever a checkpoint is named.
-DEMO_NAME, DEMO_STT_NAME = "demo", "demo-stt"
+DEMO_NAME, DEMO_STT_NAME, DEMO_TTS_NAME = "demo", "demo-stt", "demo-tts"
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
-DEMOS = {DEMO_NAME: DEMO_FOLDER, DEMO_STT_NAME: DEMO_FOLDER.with_name("demo_stt")}
+DEMOS = {
+    DEMO_NAME: DEMO_FOLDER,
+    DEMO_STT_NAME: DEMO_FOLDER.with_name("demo_stt"),
+    DEMO_TTS_NAME: DEMO_FOLDER.with_name("demo_tts"),
+}
 # Which of them takes the place of a published checkpoint of a kind.
-DEMO_OF = {"moshi": DEMO_NAME, "stt": DEMO_STT_NAME}
+DEMO_OF = {"moshi": DEMO_NAME, "stt": DEMO_STT_NAME, "tts": DEMO_TTS_NAME}
+# Their one codec lies with the first.
+DEMO_CODEC = ("mimi.safetensors", "mimi.json")
 
 MIMI_BYTES = 384_644_900
 _MIMI_PYTORCH = "mimi-pytorch-e351c8d8@125.safetensors"

@@ -16,7 +16,7 @@ import mlx.core as mx
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..audio.files import AudioWriter
-from ..defaults import TTS_MODEL, VOICE
+from ..defaults import TTS_MODEL
 from ..errors import InputError
 from ..output import check_writable, is_standard_output, make_folder, write_text
 from ..speech_to_text.transcribe import Transcript
@@ -112,8 +112,8 @@ def check_arguments(args: argparse.Namespace) -> None:
 # One text -------------------------------------------------------------------------------------------------------------
 
 
-def _model(args: argparse.Namespace, voices: Sequence[setup.Voices], batch: int = 1) -> TTSModel:
-    """The model for utterances with these `voices`, `batch` of them at once."""
+def _model(args: argparse.Namespace, voices: Sequence[list[str]], batch: int = 1) -> TTSModel:
+    """The model for utterances with these `voices` (of an empty list the default one), `batch` of them at once."""
     loaded = load(
         args,
         kinds=("tts",),
@@ -130,7 +130,7 @@ def say_text(args: argparse.Namespace, text_file: str | None, out: str | None) -
         text = args.text if text_file is None else read_text(Path(text_file))
         if not text.strip():
             raise InputError(f"{'--text' if text_file is None else text_file} is empty; there is nothing to say.")
-    voices = args.voice or [VOICE]
+    voices = [*(args.voice or [])]
     with ExitStack() as stack:
         # Opened before anything is loaded, so that nothing is loaded in vain.
         sink = stack.enter_context(open_sink(args, out))

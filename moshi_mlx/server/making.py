@@ -10,7 +10,7 @@ from pathlib import Path
 from ..checkpoint.files import Files
 from ..checkpoint.loader import Checkpoint
 from ..checkpoint.published import DEFAULT_NAME
-from ..defaults import TTS_GUIDANCE, VOICE, VOICE_REPO
+from ..defaults import TTS_GUIDANCE
 from ..engine.kind import Kind
 from ..engine.model_thread import ModelThread
 from ..engine.scheduler import Scheduler
@@ -35,7 +35,6 @@ from .warmup import warm_up
 
 # A model that is warmed up reads this aloud.
 WORDS = "one two three four five six seven eight nine ten " * 8
-OWN_VOICES = "voices"
 
 
 @dataclass(frozen=True)
@@ -134,12 +133,11 @@ def voices_of(files: Files, voice: str | None, repo: str | None, say: Callable[[
     """Before anything large is read. `voice` is the default one, of `repo`, a folder or repository (default: the checkpoint's own folder
     of voices, else the published repository). Raises `InputError` where it is not to be had; `say` hears of licences.
     """
-    own = files.moshi.parent / OWN_VOICES
-    repo = repo or (str(own) if own.is_dir() else VOICE_REPO)
+    repo = repo or voice_files.repo_of(files)
     embeddings = voice_files.TENSOR in files.config.lm.conditioners
     suffix = voice_files.suffix_of(files.config.model_id) if embeddings else ""
     known = voice_files.known_voices(repo, suffix)
-    default = voice or (next(iter(known)) if Path(repo).is_dir() and known else VOICE)
+    default = voice or voice_files.default_voice(repo, suffix)
     found = voice_files.find_voice(default, repo, suffix, say)
     # A file of this machine has a name for clients, not a path.
     default = default if default in known else _voice_name(default)

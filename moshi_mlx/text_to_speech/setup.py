@@ -46,8 +46,11 @@ def _first(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
-def check(args: argparse.Namespace, files: Files, voices: Sequence[Voices], say: Callable[[str], None]) -> None:
-    """Refuse options and voices that do not fit this one. `say` is told what a download needs to be said of."""
+def check(args: argparse.Namespace, files: Files, voices: Sequence[list[str]], say: Callable[[str], None]) -> None:
+    """Refuse options and voices that do not fit this one. `say` is told what a download needs to be said of.
+
+    Sets `args.voice_repo` where nobody has named one, and adds the default voice to those of `voices` that are empty.
+    """
     config = files.config
     assert config.tts is not None
     takes_embeddings = voice_files.TENSOR in config.lm.conditioners
@@ -60,7 +63,10 @@ def check(args: argparse.Namespace, files: Files, voices: Sequence[Voices], say:
         if args.cfg_coef not in known:
             raise InputError(f"--cfg-coef: this model knows {', '.join(map(str, known))}; found {args.cfg_coef}.")
     suffix = voice_files.suffix_of(config.model_id) if takes_embeddings else ""
+    args.voice_repo = args.voice_repo or voice_files.repo_of(files)
     for names in voices:
+        if not names:
+            names.append(voice_files.default_voice(args.voice_repo, suffix))
         if not takes_embeddings and len(names) != 1:
             raise InputError(
                 f"this model speaks with exactly one voice, that of a recording it continues; {len(names)} were given."

@@ -16,14 +16,17 @@ import numpy as np
 
 from ..audio.files import read_audio
 from ..checkpoint import hub, registry
+from ..checkpoint.files import Files
 from ..checkpoint.places import is_repository
 from ..checkpoint.weights_file import read_header
 from ..config.input_files import file_size, name_for_mlx
+from ..defaults import VOICE, VOICE_REPO
 from ..errors import CheckpointError, InputError, quoted
 from ..models.mimi_model import MimiModel
 from ..modules.conditioner import TensorCondition
 
 TENSOR = "speaker_wavs"
+OWN_VOICES = "voices"
 # The end of an encoded clip hears the silence that follows it.
 DROPPED_FRAMES = 2
 RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus")
@@ -32,6 +35,18 @@ RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 def suffix_of(model_id: dict) -> str:
     """What follows the name of a recording in that of the embedding made of it for one model."""
     return f".{model_id.get('sig')}@{model_id.get('epoch')}.safetensors"
+
+
+def repo_of(files: Files) -> str:
+    """Where a model's voices are looked for: in a folder `voices` beside its weights, else in the published repository."""
+    own = files.moshi.parent / OWN_VOICES
+    return str(own) if own.is_dir() else VOICE_REPO
+
+
+def default_voice(repo: str, suffix: str = "") -> str:
+    """Who speaks if nobody is named: the first of a folder, or the published default."""
+    known = known_voices(repo, suffix) if Path(repo).expanduser().is_dir() else {}
+    return next(iter(known), VOICE)
 
 
 def find_voice(name: str, repo: str, suffix: str = "", tell: Callable[[str], None] | None = None) -> Path:
