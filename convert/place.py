@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 from moshi_mlx.checkpoint import hub, registry
-from moshi_mlx.checkpoint.places import Folder, Place, Repo, open_place
-from moshi_mlx.checkpoint.published import DEMOS
+from moshi_mlx.checkpoint.places import Folder, Place, Repo, is_demo, open_place
 from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.errors import CheckpointError
 
@@ -64,7 +63,7 @@ def find_place(source: str) -> tuple[Place, Path | None]:
     if not source:
         raise CheckpointError("the source's name is empty. Name a file, a folder or a repository of the Hub.")
     path = Path(source).expanduser()
-    if path.is_dir() and path.resolve() in DEMOS.values():
+    if path.is_dir() and is_demo(path):
         return open_place(path), None
     if path.is_dir():
         inner = path / "consolidated"

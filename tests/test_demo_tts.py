@@ -51,14 +51,16 @@ def sizes(*folders: Path) -> int:
     return sum(p.stat().st_size for folder in folders for p in folder.rglob("*") if p.is_file())
 
 
-def test_the_folder_is_complete_and_shares_the_codec():
+def test_the_folder_is_complete_and_shares_the_codec(tmp_path):
     files = locate("demo-tts")
     assert files.licence == "mit"
     assert files.config.tts is not None
     assert (files.mimi, files.tokenizer) == (DEMO_FOLDER / "mimi.safetensors", FOLDER / "tokenizer.model")
     assert not [*FOLDER.glob("mimi*")]
-    # By its path as by its name.
-    assert locate(FOLDER).mimi == files.mimi
+    # By its path as by its name, and by a path through a link.
+    (tmp_path / "link").symlink_to(FOLDER.parent)
+    for path in (FOLDER, tmp_path / "link" / FOLDER.name):
+        assert locate(path).mimi == files.mimi
 
 
 def test_the_page_says_its_size():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,6 +135,21 @@ def test_requests_that_cannot_be_spoken_do_not_stop_the_others(tmp_path, capfd, 
 def test_a_voice_that_is_continued(tmp_path, question):
     call("--text", "Hello world.", tmp_path / "o.wav", "--voice", question, preset="tiny-tts-prefix")
     assert 0.5 < soundfile.info(tmp_path / "o.wav").duration < 4
+
+
+def test_voices_beside_the_model_are_its_own(tmp_path, monkeypatch):
+    """Named by nobody, the first of them speaks; a folder without voices is none, and the published ones are looked for."""
+    model = ["--model", str(checkpoint("tiny-tts")), "--seed", "3", "--text", "Hello world."]
+    assert run_tts.main([*model, str(tmp_path / "own.wav")]) == 0
+    assert call("--text", "Hello world.", tmp_path / "named.wav", "--voice", "a.wav") == 0
+    assert (tmp_path / "own.wav").read_bytes() == (tmp_path / "named.wav").read_bytes()
+    bare = tmp_path / "bare"
+    shutil.copytree(checkpoint("tiny-tts"), bare, ignore=shutil.ignore_patterns("*.wav*"))
+    assert (bare / "voices").is_dir()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MoshiError, match="kyutai/tts-voices"):
+        run_tts.main(["--model", str(bare), "--text", "Hello world.", str(tmp_path / "bare.wav")])
+    assert not (tmp_path / "bare.wav").exists()
 
 
 def test_quantised_after_loading(tmp_path):

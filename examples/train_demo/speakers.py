@@ -77,10 +77,11 @@ def moved(speaker: Speaker, rng: random.Random) -> Speaker:
     """The speaker with another throat and pace, most of the time."""
     if rng.random() >= MOVED_SHARE:
         return speaker
-    formants = 2 ** rng.uniform(-0.3, 0.3)
+    # Further down than up: most of the synthesisers' voices have short throats.
+    formants = 2 ** rng.uniform(-0.45, 0.3)
     return Speaker(
         speaker.synthesiser, speaker.voice, speaker.stretch,
-        pitch=formants * 2 ** rng.uniform(-0.35, 0.35), formants=formants, tempo=2 ** rng.uniform(-0.25, 0.25),
+        pitch=formants * 2 ** rng.uniform(-0.4, 0.35), formants=formants, tempo=2 ** rng.uniform(-0.25, 0.25),
     )  # fmt: skip
 
 

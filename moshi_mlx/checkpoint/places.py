@@ -72,6 +72,11 @@ class DemoFolder(Folder):
         return super().find(name, optional)
 
 
+def is_demo(path: Path) -> bool:
+    """Whether a folder is one of the package's own models, whatever links lead there."""
+    return any(os.path.exists(path) and os.path.samefile(path, folder) for folder in DEMOS.values())
+
+
 class Repo(Place):
     def __init__(self, repo: str):
         self.repo = repo
@@ -137,5 +142,5 @@ def open_place(model: str | Path | None = None, hf_repo: str | None = None, quan
             raise CheckpointError(
                 f"there is no folder {model}; if that is a repository of the Hub, give it with --hf-repo {model}."
             )
-        return DemoFolder(path) if path.resolve() in DEMOS.values() else Folder(path)
+        return DemoFolder(path) if is_demo(path) else Folder(path)
     return Repo(registry.by_name(str(model), quantized).repo)

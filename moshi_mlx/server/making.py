@@ -134,8 +134,7 @@ def voices_of(files: Files, voice: str | None, repo: str | None, say: Callable[[
     of voices, else the published repository). Raises `InputError` where it is not to be had; `say` hears of licences.
     """
     repo = repo or voice_files.repo_of(files)
-    embeddings = voice_files.TENSOR in files.config.lm.conditioners
-    suffix = voice_files.suffix_of(files.config.model_id) if embeddings else ""
+    suffix = voice_files.suffix_for(files.config)
     known = voice_files.known_voices(repo, suffix)
     default = voice or voice_files.default_voice(repo, suffix)
     found = voice_files.find_voice(default, repo, suffix, say)

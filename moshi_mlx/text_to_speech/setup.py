@@ -62,7 +62,7 @@ def check(args: argparse.Namespace, files: Files, voices: Sequence[list[str]], s
         known = sorted(float(v) for v in guidance.possible_values)
         if args.cfg_coef not in known:
             raise InputError(f"--cfg-coef: this model knows {', '.join(map(str, known))}; found {args.cfg_coef}.")
-    suffix = voice_files.suffix_of(config.model_id) if takes_embeddings else ""
+    suffix = voice_files.suffix_for(config)
     args.voice_repo = args.voice_repo or voice_files.repo_of(files)
     for names in voices:
         if not names:

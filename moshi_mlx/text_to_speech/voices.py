@@ -19,6 +19,7 @@ from ..checkpoint import hub, registry
 from ..checkpoint.files import Files
 from ..checkpoint.places import is_repository
 from ..checkpoint.weights_file import read_header
+from ..config.description import CheckpointConfig
 from ..config.input_files import file_size, name_for_mlx
 from ..defaults import VOICE, VOICE_REPO
 from ..errors import CheckpointError, InputError, quoted
@@ -37,10 +38,15 @@ def suffix_of(model_id: dict) -> str:
     return f".{model_id.get('sig')}@{model_id.get('epoch')}.safetensors"
 
 
+def suffix_for(config: CheckpointConfig) -> str:
+    """The suffix of voices for a model, empty for one that continues a recording."""
+    return suffix_of(config.model_id) if TENSOR in config.lm.conditioners else ""
+
+
 def repo_of(files: Files) -> str:
-    """Where a model's voices are looked for: in a folder `voices` beside its weights, else in the published repository."""
+    """Where a model's voices are looked for: in a folder `voices` beside its weights that has some, else in the published repository."""
     own = files.moshi.parent / OWN_VOICES
-    return str(own) if own.is_dir() else VOICE_REPO
+    return str(own) if own.is_dir() and known_voices(str(own), suffix_for(files.config)) else VOICE_REPO
 
 
 def default_voice(repo: str, suffix: str = "") -> str:
