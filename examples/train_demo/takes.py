@@ -9,7 +9,7 @@ import multiprocessing
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -75,9 +75,14 @@ class TakeSet:
     lines: Callable[[int, int], Iterator[Line]]
 
 
+@cache
+def _exchanges() -> dict[str, list[domain.Exchange]]:
+    return {kind: domain.exchanges(kind) for kind in domain.KINDS}
+
+
 def user_lines(seed: int, shard: int, side: str) -> Iterator[Line]:
     """What the users of a shard say in training."""
-    exchanges = {kind: domain.exchanges(kind) for kind in domain.KINDS}
+    exchanges = _exchanges()
     chains = Chains(heard_words()).stream(seed * 100_003 + shard, first=97 * shard)
     general = domain.general_sentences(seed * 100_003 + shard, held_out=False)
     kinds, weights = list(KIND_WEIGHTS), list(KIND_WEIGHTS.values())
@@ -95,9 +100,10 @@ def user_lines(seed: int, shard: int, side: str) -> Iterator[Line]:
             yield Line(speaker, number, OTHER, text)
 
 
-def own_answers() -> list[str]:
+@cache
+def own_answers() -> tuple[str, ...]:
     """What Moshi may be taught to say: never the total of a held-out sum."""
-    return list(dict.fromkeys(e.answer for kind in domain.KINDS for e in domain.exchanges(kind)))
+    return tuple(dict.fromkeys(e.answer for found in _exchanges().values() for e in found))
 
 
 def own_lines(seed: int, shard: int) -> Iterator[Line]:
