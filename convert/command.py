@@ -83,7 +83,9 @@ def keeps_numbers(args: argparse.Namespace, source: Source) -> bool:
 def fingerprint(source: Source) -> list[list[Any]]:
     """The files of a source, so that a continued run is one of the same bytes."""
     parts = [source.model and source.model.tensors, source.codec and source.codec.tensors]
-    files = sorted({info.file for tensors in parts if tensors for info in tensors.values()})
+    files = sorted(
+        {info.file for tensors in parts if tensors for info in tensors.values()} | {*source.speakers.values()}
+    )
     return [[str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
 

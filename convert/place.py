@@ -69,6 +69,8 @@ def find_place(source: str) -> tuple[Place, Path | None]:
         inner = path / "consolidated"
         # moshi-finetune keeps the weights of a checkpoint one level down.
         return CheckedFolder(inner if inner.is_dir() and not (path / "config.json").exists() else path), None
+    if path.exists() and is_demo(path.parent):
+        return open_place(path.parent), path
     if path.exists():
         return CheckedFolder(path.parent), path
     if source.count("/") == 1 and not source.startswith((".", "~")):

@@ -21,7 +21,7 @@ from moshi_mlx.text_to_speech import voices as speakers
 from . import formats, language_model, tokenizers, voice_files
 from .codec import Codec, find_codec
 from .language_model import LanguageModel
-from .place import WEIGHT_NAMES, CheckedFolder, find_place, published, revision_of
+from .place import WEIGHT_NAMES, CheckedFolder, find_place, published, refuse_outside, revision_of
 from .request import Request
 from .tensors import StoredTensors
 from .tokenizers import Tokenizer
@@ -221,11 +221,12 @@ def _voices(place: Place, model: LanguageModel) -> list[tuple[str, voice_files.R
 def _speakers(place: Place, model: LanguageModel) -> dict[str, Path]:
     """The voices made for a text-to-speech model that lie beside it."""
     config = model.config
-    folder = place.path / speakers.OWN_VOICES if isinstance(place, Folder) else None
-    if folder is None or not folder.is_dir() or speakers.TENSOR not in config.lm.conditioners:
+    if not isinstance(place, Folder) or not (folder := place.path / speakers.OWN_VOICES).is_dir():
+        return {}
+    if speakers.TENSOR not in config.lm.conditioners:
         return {}
     found = speakers.known_voices(str(folder), speakers.suffix_of(config.model_id))
-    return {path.relative_to(folder.parent).as_posix(): path for path in found.values()}
+    return {p.relative_to(place.path).as_posix(): refuse_outside(p, place.path) for p in found.values()}
 
 
 def _missing(source: Source) -> list[str]:

@@ -32,7 +32,7 @@ DATA = ((4, 640, 96, 10_000), (8, 240, 0, 0))
 
 @pytest.fixture(scope="module")
 def lines() -> dict[str, list[takes.Line]]:
-    """Everything that the recipe says with the seeds of the shipped models, by set."""
+    """Everything that the recipe says with the seeds and amounts of the last data, by set."""
     said: dict[str, list[takes.Line]] = {}
     for seed, *amounts in DATA:
         for s in takes.all_sets(*amounts):

@@ -1,14 +1,16 @@
-"""The small text-to-speech model in the package is understood: by a listener that knows nothing of it, and by its neighbour."""
+"""The small text-to-speech model in the package is understood: by a heard_in that knows nothing of it, and by its neighbour."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +19,16 @@ import soundfile
 import virtual_audio
 
 from moshi_mlx import run_tts, stt
-from moshi_mlx.checkpoint.files import locate
+from moshi_mlx.checkpoint.files import Overrides, locate
 from moshi_mlx.checkpoint.published import DEMO_FOLDER, DEMOS
-from moshi_mlx.errors import InputError
+from moshi_mlx.errors import CheckpointError, InputError
 from moshi_mlx.models.__main__ import main as models
 
-pytest.importorskip("pocketsphinx")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
 from examples.train_demo import domain  # noqa: E402
 from examples.train_demo.metrics import word_errors  # noqa: E402
-from examples.train_demo.recogniser import Recogniser, heard_speech  # noqa: E402
 
 RATE = 24000
 FOLDER = DEMOS["demo-tts"]
@@ -42,9 +42,12 @@ PUNCTUATED = "What is three plus four? Tell me about yourself."
 
 
 @pytest.fixture(scope="module")
-def listener() -> Recogniser:
-    """It expects sentences of articles, adjectives, nouns, verbs and places in any combination."""
-    return Recogniser("general")
+def heard_in():
+    """(samples, rate) -> what is heard by who expects sentences of articles, adjectives, nouns, verbs and places in any combination."""
+    pytest.importorskip("pocketsphinx")
+    from examples.train_demo.recogniser import Recogniser, heard_speech
+
+    return partial(heard_speech, Recogniser("general"))
 
 
 def sizes(*folders: Path) -> int:
@@ -61,6 +64,8 @@ def test_the_folder_is_complete_and_shares_the_codec(tmp_path):
     (tmp_path / "link").symlink_to(FOLDER.parent)
     for path in (FOLDER, tmp_path / "link" / FOLDER.name):
         assert locate(path).mimi == files.mimi
+    named = Overrides(moshi=str(FOLDER / "model.safetensors"), config=str(FOLDER / "config.json"))
+    assert locate(overrides=named).mimi == files.mimi
 
 
 def test_the_page_says_its_size():
@@ -87,7 +92,7 @@ def test_it_is_installed_with_the_package():
 
 
 @pytest.mark.parametrize("voice", ["ada", "ben"])
-def test_it_is_understood(voice, listener, tmp_path):
+def test_it_is_understood(voice, heard_in, tmp_path):
     """Of sentences that it was not taught, at most one word in six is heard wrongly; of the synthesiser's own about one in fourteen."""
     assert all(domain.is_held_out(text) for text in SENTENCES)
     wrong = 0
@@ -95,7 +100,7 @@ def test_it_is_understood(voice, listener, tmp_path):
         spoken = tmp_path / "spoken.wav"
         assert run_tts.main(["--demo", text, str(spoken), "--voice", voice]) == 0
         pcm, rate = soundfile.read(spoken, dtype="float32")
-        wrong += word_errors(text, heard_speech(listener, pcm, rate))
+        wrong += word_errors(text, heard_in(pcm, rate))
     assert wrong <= sum(len(text.split()) for text in SENTENCES) // 6
 
 
@@ -138,7 +143,7 @@ def test_its_neighbour_writes_down_what_it_says(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_quantised_it_keeps_its_voices(bits, listener, tmp_path):
+def test_quantised_it_keeps_its_voices(bits, heard_in, tmp_path):
     from moshi_mlx.quantize import __main__ as command
 
     packed, spoken = tmp_path / "packed", tmp_path / "spoken.wav"
@@ -147,7 +152,25 @@ def test_quantised_it_keeps_its_voices(bits, listener, tmp_path):
     assert (packed / "mimi.safetensors").is_file()
     assert run_tts.main(["--model", str(packed), SENTENCES[0], str(spoken)]) == 0
     pcm, rate = soundfile.read(spoken, dtype="float32")
-    assert word_errors(SENTENCES[0], heard_speech(listener, pcm, rate)) <= 1
+    assert word_errors(SENTENCES[0], heard_in(pcm, rate)) <= 1
+
+
+def test_a_voice_from_elsewhere_is_not_copied(tmp_path):
+    """A link out of the folder is refused, as with every other file of a source."""
+    from moshi_mlx.convert import __main__ as convert
+
+    whole, copy = tmp_path / "whole", tmp_path / "copy"
+    assert convert.main(["demo-tts", str(whole), "--no-verify"]) == 0
+    ada, ben = (whole / "voices" / f"{name}.demo@1.safetensors" for name in ("ada", "ben"))
+    ada.unlink()
+    ada.symlink_to(FOLDER / "voices" / ada.name)
+    with pytest.raises(CheckpointError, match="symbolic link"):
+        convert.main([str(whole), str(copy), "--no-verify"])
+    assert not copy.exists()
+    ada.unlink()
+    shutil.copy(ben, ada)
+    assert convert.main([str(whole), str(copy), "--no-verify"]) == 0
+    assert (copy / "voices" / ada.name).read_bytes() == ben.read_bytes()
 
 
 def test_unknown_voices_are_told(tmp_path):
@@ -162,7 +185,7 @@ def test_the_list_of_models_names_it(capsys):
 
 
 @pytest.mark.skipif(not virtual_audio.available(), reason="PulseAudio and its ALSA plugin are not installed")
-def test_on_a_loudspeaker(listener, tmp_path):
+def test_on_a_loudspeaker(heard_in, tmp_path):
     server = virtual_audio.VirtualAudio(tmp_path)
     try:
         with server.recording() as recording:
@@ -176,4 +199,4 @@ def test_on_a_loudspeaker(listener, tmp_path):
             heard = recording.pcm
     finally:
         server.stop()
-    assert word_errors(SENTENCES[0], heard_speech(listener, heard, RATE)) <= 1
+    assert word_errors(SENTENCES[0], heard_in(heard, RATE)) <= 1

@@ -166,7 +166,13 @@ def test_a_wheel_holds_the_package_and_its_data_alone(tmp_path):
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = wheel.namelist()
         metadata = wheel.read(next(n for n in names if n.endswith("METADATA"))).decode()
-    assert "moshi_mlx/demo/model.safetensors" in names
+    for name in (
+        "demo/model.safetensors",
+        "demo_stt/model.q8.safetensors",
+        "demo_tts/model.safetensors",
+        "demo_tts/voices/ben.demo@1.safetensors",
+    ):
+        assert f"moshi_mlx/{name}" in names
     assert "moshi_mlx/convert/command.py" in names
     assert [n for n in names if "test" in n.lower()] == []
     for target in _links(metadata):

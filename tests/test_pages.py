@@ -282,7 +282,7 @@ def in_small(command: Command, models: dict[str, Path]) -> list[str]:
             made += ["--model", value if Path(value).is_dir() else str(models[kind_of(value, name)])]
         elif word in ("--input-device", "--output-device"):
             next(at)
-        elif word == "--voice" and name == "run_tts":
+        elif word == "--voice" and name == "run_tts" and "--demo" not in given:
             next(at)
             made += ["--voice", voice(models)]
         elif word == "--real-time":
@@ -317,14 +317,11 @@ def in_small(command: Command, models: dict[str, Path]) -> list[str]:
     ):
         made += ["--input", "a.wav"]
     if name == "run_tts":
-        made += [
-            "--voice-repo",
-            str(models["tts"] / "voices"),
-            *([] if "--voice" in made else ["--voice", voice(models)]),
-            "--max-seconds",
-            "2",
-        ]
-        if given == ["-"]:
+        made += ["--max-seconds", "2"]
+        if "--demo" not in given:
+            made += ["--voice-repo", str(models["tts"] / "voices")]
+            made += [] if "--voice" in made else ["--voice", voice(models)]
+        if not any((word == "-" and word != given[0]) or word.endswith((".wav", ".flac", ".jsonl")) for word in given):
             made += ["--output", "out.wav"]
     return made
 

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 from speech_toys import _tidy, checkpoint  # noqa: F401
 
 from moshi_mlx import local, run_inference, run_tts
-from moshi_mlx.errors import MoshiError
+from moshi_mlx.checkpoint import hub
+from moshi_mlx.errors import CheckpointError, MoshiError
 from moshi_mlx.text_to_speech import loudspeaker
 from moshi_mlx.text_to_speech.loudspeaker import Loudspeaker, Queue
 from moshi_mlx.text_to_speech.text_sources import pieces_of
@@ -143,10 +144,15 @@ def test_voices_beside_the_model_are_its_own(tmp_path, monkeypatch):
     assert run_tts.main([*model, str(tmp_path / "own.wav")]) == 0
     assert call("--text", "Hello world.", tmp_path / "named.wav", "--voice", "a.wav") == 0
     assert (tmp_path / "own.wav").read_bytes() == (tmp_path / "named.wav").read_bytes()
+
+    def offline(*_, **__):
+        raise CheckpointError("offline")
+
     bare = tmp_path / "bare"
     shutil.copytree(checkpoint("tiny-tts"), bare, ignore=shutil.ignore_patterns("*.wav*"))
     assert (bare / "voices").is_dir()
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(hub, "is_reachable", lambda: False)
+    monkeypatch.setattr(hub, "download", offline)
     with pytest.raises(MoshiError, match="kyutai/tts-voices"):
         run_tts.main(["--model", str(bare), "--text", "Hello world.", str(tmp_path / "bare.wav")])
     assert not (tmp_path / "bare.wav").exists()

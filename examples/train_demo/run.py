@@ -165,13 +165,14 @@ class Run:
 
     def tts(self) -> None:
         plan = TtsTraining()
-        plan = replace(plan, pace=self.pace(plan.pace), batch=self._batch(plan.batch))
         cfg = tts_config(len(Tokenizer(self.tts_folder / TOKENIZER)))
         torch.manual_seed(self.seed)
         lm, voices = self._lm(cfg), Voices(cfg.speaker_dim).to(self.device)
         if earlier := self._start(lm, self.tts_folder):
             vectors = load_voices(list(TTS_VOICES), MODEL_ID, earlier / "voices")
             voices.load_state_dict(dict(vectors=vectors))
+        pace = self.pace(plan.pace, **(ON if earlier else {}))
+        plan = replace(plan, pace=pace, batch=self._batch(plan.batch))
         train_tts(
             Readings(self.work / "readings.npz", self.device),
             lm,
@@ -263,6 +264,8 @@ def main() -> None:
     data.add_argument("--channels", type=int, default=2, help="through which a dialogue and a talk are heard")
     data.add_argument("--sets", nargs="*", help="of takes, only these")
     args = parser.parse_args()
+    if args.codec_from and args.go_on_from:
+        parser.error("--go-on-from brings its own codec; leave out --codec-from")
     torch.set_num_threads(args.threads)
     run = Run(args)
     for stage in [args.stage] if args.stage else STAGES:

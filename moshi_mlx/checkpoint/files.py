@@ -12,7 +12,7 @@ from ..config.presets import MOSHI_NAME
 from ..errors import CheckpointError, InputError, quoted
 from . import hub, transformers_files
 from . import lora as adapters
-from .places import Folder, Place, fetch_shards, open_place
+from .places import Folder, Place, fetch_shards, folder_at, open_place
 
 # Names a folder without config.json may use for its weights, by the bits that `-q` asks for.
 LEGACY_WEIGHTS = {None: MOSHI_NAME, 8: "model.q8.safetensors", 4: "model.q4.safetensors"}
@@ -65,7 +65,7 @@ def locate(
     """
     overrides = overrides or Overrides()
     if model is None and hf_repo is None and overrides.moshi is not None and overrides.config is not None:
-        place: Place = Folder(Path(overrides.config).parent)
+        place: Place = folder_at(Path(overrides.config).parent)
     else:
         place = open_place(model, hf_repo, quantized)
 

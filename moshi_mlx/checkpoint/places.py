@@ -74,7 +74,12 @@ class DemoFolder(Folder):
 
 def is_demo(path: Path) -> bool:
     """Whether a folder is one of the package's own models, whatever links lead there."""
-    return any(os.path.exists(path) and os.path.samefile(path, folder) for folder in DEMOS.values())
+    return os.path.exists(path) and any(os.path.samefile(path, f) for f in DEMOS.values() if os.path.exists(f))
+
+
+def folder_at(path: Path) -> Folder:
+    """The folder with a checkpoint's files."""
+    return DemoFolder(path) if is_demo(path) else Folder(path)
 
 
 class Repo(Place):
@@ -142,5 +147,5 @@ def open_place(model: str | Path | None = None, hf_repo: str | None = None, quan
             raise CheckpointError(
                 f"there is no folder {model}; if that is a repository of the Hub, give it with --hf-repo {model}."
             )
-        return DemoFolder(path) if is_demo(path) else Folder(path)
+        return folder_at(path)
     return Repo(registry.by_name(str(model), quantized).repo)

@@ -20,6 +20,14 @@ from .telling import say
 def run(args: argparse.Namespace) -> int:
     """The command."""
     if args.name in DEMOS:
+        if args.json:
+            print(
+                json.dumps(
+                    [{"name": args.name, "folder": str(DEMOS[args.name]), "command": registry.demo_usage(args.name)}],
+                    indent=1,
+                )
+            )
+            return 0
         print(f"{args.name}: a small model inside the package, nothing to download")
         print(f"use: {registry.demo_usage(args.name)}")
         print(f"more: {DEMOS[args.name] / 'README.md'}")

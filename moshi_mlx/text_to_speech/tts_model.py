@@ -130,9 +130,10 @@ class TTSModel:
 
     @classmethod
     def from_checkpoint(cls, loaded: Checkpoint, **options: Any) -> TTSModel:
-        """Build from a loaded checkpoint; `options` are those of the constructor."""
+        """Build from a loaded checkpoint; `options` are those of the constructor. Its own folder of voices is looked in by default."""
         if loaded.mimi is None or loaded.tokenizer is None:
             raise InputError("text-to-speech needs the checkpoint's codec and tokenizer.")
+        options.setdefault("voice_repo", voice_files.repo_of(loaded.files))
         return cls(loaded.lm, loaded.mimi, loaded.tokenizer, raw_config=loaded.config.raw, **options)
 
     @property

@@ -17,7 +17,7 @@ import numpy as np
 from ..audio.files import read_audio
 from ..checkpoint import hub, registry
 from ..checkpoint.files import Files
-from ..checkpoint.places import is_repository
+from ..checkpoint.places import Folder, is_repository
 from ..checkpoint.weights_file import read_header
 from ..config.description import CheckpointConfig
 from ..config.input_files import file_size, name_for_mlx
@@ -44,15 +44,20 @@ def suffix_for(config: CheckpointConfig) -> str:
 
 
 def repo_of(files: Files) -> str:
-    """Where a model's voices are looked for: in a folder `voices` beside its weights that has some, else in the published repository."""
-    own = files.moshi.parent / OWN_VOICES
-    return str(own) if own.is_dir() and known_voices(str(own), suffix_for(files.config)) else VOICE_REPO
+    """Where a model's voices are looked for: in a folder `voices` of its own folder, or beside its weights, that has some, else in the
+    published repository.
+    """
+    folder = files.place.path if isinstance(files.place, Folder) else files.moshi.parent
+    for own in (folder / OWN_VOICES, files.moshi.parent / OWN_VOICES):
+        if own.is_dir() and known_voices(str(own), suffix_for(files.config)):
+            return str(own)
+    return VOICE_REPO
 
 
 def default_voice(repo: str, suffix: str = "") -> str:
-    """Who speaks if nobody is named: the first of a folder, or the published default."""
+    """Who speaks if nobody is named: the published default, or the first of a folder that does not have it."""
     known = known_voices(repo, suffix) if Path(repo).expanduser().is_dir() else {}
-    return next(iter(known), VOICE)
+    return VOICE if VOICE in known else next(iter(known), VOICE)
 
 
 def find_voice(name: str, repo: str, suffix: str = "", tell: Callable[[str], None] | None = None) -> Path:
