@@ -6,16 +6,23 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from pystoi import stoi
 
 from moshi_mlx import checkpoint
 
 from . import domain
 from .augment import at_level
-from .metrics import intelligibility, word_accuracy
+from .metrics import word_accuracy
 from .rates import FRAME_RATE, FRAME_SIZE, SAMPLE_RATE
 from .recogniser import Recogniser
 from .sentences import Chains, heard_words
 from .speakers import HELD_OUT, Synthesisers, sample_speaker
+
+
+def intelligibility(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float:
+    """STOI of `decoded` against `reference` (both [T] float32), 0..1."""
+    n = min(len(reference), len(decoded))
+    return float(stoi(reference[:n], decoded[:n], sample_rate, extended=False))
 
 
 def spoken_texts(seed: int) -> Iterator[str]:

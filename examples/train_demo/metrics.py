@@ -1,15 +1,6 @@
-"""Intelligibility and shares of words and answers. Audio is numpy float32 in [-1, 1], text plain strings."""
+"""Shares of words and answers that are right."""
 
 import math
-
-import numpy as np
-from pystoi import stoi
-
-
-def intelligibility(reference: np.ndarray, decoded: np.ndarray, sample_rate: int) -> float:
-    """STOI of `decoded` against `reference` (both [T]), 0..1."""
-    n = min(len(reference), len(decoded))
-    return float(stoi(reference[:n], decoded[:n], sample_rate, extended=False))
 
 
 def word_errors(reference: str, hypothesis: str) -> int:
