@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--voice",
         action="append",
-        help=f"voice: a name in the voice repository or a local file; twice for a dialogue (default: the first of the model's own, else {VOICE})",
+        help=f"voice: a name in the voice repository or a local file; twice for a dialogue (default: {VOICE}, or the first of a folder without it)",
     )
     p.add_argument(
         "--voice-repo",

@@ -1,4 +1,4 @@
-"""The small text-to-speech model in the package is understood: by a heard_in that knows nothing of it, and by its neighbour."""
+"""The small text-to-speech model in the package is understood: by a listener that knows nothing of it, and by its neighbour."""
 
 from __future__ import annotations
 
