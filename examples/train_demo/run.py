@@ -195,7 +195,7 @@ class Run:
         # The package itself and a recogniser, which a machine that only trains need not have.
         from .report import write_report
 
-        write_report(self.model, self.args.out / "report")
+        write_report(self.model, self.args.out / "report", self.args.trials)
 
     def _lm(self, cfg: LmConfig) -> Lm:
         lm = Lm(cfg).to(self.device)
@@ -263,6 +263,7 @@ def main() -> None:
     data.add_argument("--readings", type=int, default=12_000, help="for text-to-speech")
     data.add_argument("--channels", type=int, default=2, help="through which a dialogue and a talk are heard")
     data.add_argument("--sets", nargs="*", help="of takes, only these")
+    parser.add_argument("--trials", type=int, default=60, help="of every kind in the evaluation (default: %(default)s)")
     args = parser.parse_args()
     if args.codec_from and args.go_on_from:
         parser.error("--go-on-from brings its own codec; leave out --codec-from")
