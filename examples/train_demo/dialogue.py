@@ -17,7 +17,7 @@ from .takes import ASK, MURMUR, OTHER, Take, Takes
 ANSWER_AFTER_S = (0.20, 0.36)
 # Seconds from the start of an interruption to Moshi's silence, before rounding up to a frame. A few are late: a model that has
 # never seen itself talk on into an interruption does not stop once it has missed the moment.
-STOP_AFTER_S, LATE_STOP_S, LATE_STOP_SHARE = (0.26, 0.36), (0.36, 0.9), 0.04
+STOP_AFTER_S, LATE_STOP_S, LATE_STOP_SHARE = (0.22, 0.34), (0.36, 0.9), 0.04
 FADE = 360  # samples: 15 ms, so that a stop does not click
 
 MURMUR_SHARE, OTHER_SHARE = 0.12, 0.08

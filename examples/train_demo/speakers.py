@@ -11,7 +11,7 @@ from .festival import VOICES as FESTIVAL_VOICES
 from .festival import Festival
 from .flite import Flite
 from .speech import Utterance
-from .voice_change import change_voice
+from .voice_change import BENDS_HZ, change_voice
 
 # Chosen because the independent recogniser of the evaluation understands it well.
 MOSHI_VOICE = Voice("en-us+f2", rate=140, pitch=50, range=50)
@@ -40,7 +40,7 @@ MOVED_SHARE = 0.75
 
 @dataclass(frozen=True)
 class Speaker:
-    """`synthesiser`, its voice, how slowly it speaks (flite, festival), and factors of the change made to its sound."""
+    """`synthesiser`, its voice, how slowly it speaks (flite, festival), and factors of the change made to its sound (`change_voice`)."""
 
     synthesiser: str
     voice: Voice | str
@@ -48,6 +48,7 @@ class Speaker:
     pitch: float = 1.0
     formants: float = 1.0
     tempo: float = 1.0
+    bends: tuple[float, ...] = ()
 
 
 def sample_voice(rng: random.Random, held_out: bool = False) -> Voice:
@@ -77,11 +78,14 @@ def moved(speaker: Speaker, rng: random.Random) -> Speaker:
     """The speaker with another throat and pace, most of the time."""
     if rng.random() >= MOVED_SHARE:
         return speaker
-    # Further down than up: most of the synthesisers' voices have short throats.
+    # Further down than up: most of the synthesisers' voices have short throats. A long throat has a deep voice half of the time;
+    # where it has not, no high sounds are lost to the change of pitch.
     formants = 2 ** rng.uniform(-0.45, 0.3)
+    deep = formants if rng.random() < 0.5 else 1.0
     return Speaker(
         speaker.synthesiser, speaker.voice, speaker.stretch,
-        pitch=formants * 2 ** rng.uniform(-0.4, 0.35), formants=formants, tempo=2 ** rng.uniform(-0.25, 0.25),
+        pitch=deep * 2 ** rng.uniform(-0.35, 0.35), formants=formants, tempo=2 ** rng.uniform(-0.25, 0.25),
+        bends=tuple(2 ** rng.uniform(-0.12, 0.12) for _ in BENDS_HZ),
     )  # fmt: skip
 
 
@@ -105,4 +109,4 @@ class Synthesisers:
         else:
             assert isinstance(speaker.voice, str)
             said = found.say(text, speaker.voice, speaker.stretch)
-        return change_voice(said, speaker.pitch, speaker.formants, speaker.tempo)
+        return change_voice(said, speaker.pitch, speaker.formants, speaker.tempo, speaker.bends)

@@ -25,8 +25,8 @@ LEVEL_DB = -20.0
 # Roles of a take.
 ASK, MURMUR, OTHER = "ask", "murmur", "other"
 # Many questions of each speaker: what is heard twice is soon known by heart, voice and answer together.
-SPEAKERS_IN_SHARD, ASKS, MURMURS, OTHERS = 8, 90, 5, 50
-DOMAIN_SENTENCE_SHARE = 0.5
+SPEAKERS_IN_SHARD, ASKS, MURMURS, OTHERS = 8, 90, 8, 50
+DOMAIN_SENTENCE_SHARE = 0.6
 # How a question is asked: as it is written, with an "uh" in it, with pauses.
 MANNERS, MANNER_WEIGHTS = (domain.plainly, domain.hesitant, domain.haltingly), (0.74, 0.12, 0.14)
 SENTENCES_IN_SHARD, ANSWERS_IN_SHARD = 250, 250

@@ -5,19 +5,29 @@ from fractions import Fraction
 import numpy as np
 from scipy.signal import istft, resample_poly, stft
 
+from .rates import SAMPLE_RATE
 from .speech import Utterance
 
 FRAME, HOP, SEARCH = 720, 360, 240  # samples at 24 kHz: 30 ms, 15 ms, 10 ms
 FFT, LIFTER = 1024, 48  # the envelope has no detail finer than 500 Hz
 MOST_GAIN = 2.5  # nepers: what the envelope of a moved formant may add
+# Where a throat may differ from one that is only longer or shorter. Towards the edge of the band nothing is moved: a long throat has
+# high sounds too.
+BENDS_HZ, EDGE_HZ = (700, 1600, 3000, 5000), 8000
 
 
-def change_voice(said: Utterance, pitch: float, formants: float, tempo: float) -> Utterance:
-    """`said` with pitch and formants multiplied, spoken `tempo` times as fast; onsets are moved along."""
-    if pitch == formants == tempo == 1:
+def change_voice(
+    said: Utterance, pitch: float, formants: float, tempo: float, bends: tuple[float, ...] = ()
+) -> Utterance:
+    """`said` with pitch and formants multiplied, spoken `tempo` times as fast; onsets are moved along.
+
+    `bends`: further factors of formants near `BENDS_HZ`.
+    """
+    if pitch == formants == tempo == 1 and not bends:
         return said
     length = int(len(said.wav) / tempo)
-    wav = _move_formants(_stretch(_resample(said.wav, pitch), length), formants / pitch)
+    factors = formants / pitch * np.array(bends or [1.0] * len(BENDS_HZ))
+    wav = _move_formants(_stretch(_resample(said.wav, pitch), length), factors)
 
     def placed(found: list) -> list[tuple[str, int]]:
         return [(name, min(int(at / tempo), length - 1)) for name, at in found]
@@ -49,18 +59,20 @@ def _stretch(wav: np.ndarray, length: int) -> np.ndarray:
     return out[HOP // 2 : HOP // 2 + length]
 
 
-def _move_formants(wav: np.ndarray, factor: float) -> np.ndarray:
-    """The spectral envelope stretched by `factor` along the frequencies; the harmonics stay."""
-    if abs(factor - 1) < 0.01 or len(wav) < FFT:
+def _move_formants(wav: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """The spectral envelope moved along the frequencies, near `BENDS_HZ` by these factors; the harmonics stay."""
+    if np.abs(factors - 1).max() < 0.01 or len(wav) < FFT:
         return wav
     _, _, spectrum = stft(wav, nperseg=FFT, noverlap=FFT * 3 // 4)
     cepstrum = np.fft.irfft(np.log(np.abs(spectrum) + 1e-5), axis=0)
     cepstrum[LIFTER:-LIFTER] = 0
     envelope = np.fft.rfft(cepstrum, axis=0).real
-    bins = np.arange(len(envelope))
-    at = np.minimum(bins / factor, bins[-1])
+    bins, hertz = np.arange(len(envelope)), SAMPLE_RATE / FFT
+    moved = [(at * factor, at) for at, factor in zip(BENDS_HZ, factors, strict=True) if at * factor < 0.9 * EDGE_HZ]
+    to, of = zip((0, 0), *moved, (EDGE_HZ, EDGE_HZ), (SAMPLE_RATE / 2, SAMPLE_RATE / 2), strict=True)
+    at = np.interp(bins * hertz, to, of) / hertz
     low = at.astype(int)
     high, part = np.minimum(low + 1, bins[-1]), (at - low)[:, None]
     gain = (1 - part) * envelope[low] + part * envelope[high] - envelope
-    _, moved = istft(spectrum * np.exp(gain.clip(-MOST_GAIN, MOST_GAIN)), nperseg=FFT, noverlap=FFT * 3 // 4)
-    return np.pad(moved, (0, max(0, len(wav) - len(moved))))[: len(wav)].astype(np.float32)
+    _, out = istft(spectrum * np.exp(gain.clip(-MOST_GAIN, MOST_GAIN)), nperseg=FFT, noverlap=FFT * 3 // 4)
+    return np.pad(out, (0, max(0, len(wav) - len(out))))[: len(wav)].astype(np.float32)
