@@ -151,7 +151,7 @@ def check_python(words: tuple[str, ...]) -> None:
         assert all((ROOT / w).is_file() for w in words[3:] if w.startswith("tests/"))
     elif words[2] == "examples.train_demo":
         for flag in [w for w in words if w.startswith("--")]:
-            assert f'"{flag}"' in (ROOT / "examples" / "train_demo" / "run.py").read_text(), flag
+            assert f'"{flag}"' in (ROOT / "examples" / "train_demo" / "__main__.py").read_text(), flag
     else:
         assert words[2] in ("venv",), words
 

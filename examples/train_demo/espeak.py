@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moshi_mlx.errors import MoshiError
+
 from . import phones
 from .speech import Utterance, utterance
 
@@ -49,10 +51,10 @@ class Espeak:
         try:
             self._lib = ctypes.CDLL("libespeak-ng.so.1")
         except OSError:
-            raise RuntimeError("libespeak-ng not found; install it: apt install libespeak-ng1") from None
+            raise MoshiError("libespeak-ng not found; install it: apt install libespeak-ng1") from None
         self._rate = self._lib.espeak_Initialize(_SYNCHRONOUS, 0, None, _PHONEME_EVENTS)
         if self._rate <= 0:
-            raise RuntimeError("espeak-ng could not be initialised; is espeak-ng-data installed?")
+            raise MoshiError("espeak-ng could not be initialised; is espeak-ng-data installed?")
         self._callback = _Callback(self._receive)  # kept alive: the library holds a raw pointer
         self._lib.espeak_SetSynthCallback(self._callback)
         self._voice: Voice | None = None
@@ -94,7 +96,7 @@ class Espeak:
         data = (spelling or text).encode()
         status = self._lib.espeak_Synth(data, len(data) + 1, 0, _POS_CHARACTER, 0, _UTF8_PHONEMES, None, None)
         if status != 0 or not self._chunks:
-            raise RuntimeError(f"espeak-ng could not speak {text!r} (status {status})")
+            raise MoshiError(f"espeak-ng could not speak {text!r} (status {status})")
         source = spelling or text
         words = [
             (_word_at(source, p), s / self._rate)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from scipy.io import wavfile
 
+from moshi_mlx.errors import MoshiError
+
 from . import phones
 from .speech import Utterance, utterance
 
@@ -19,7 +21,7 @@ class Festival:
 
     def __init__(self):
         if shutil.which("festival") is None:
-            raise RuntimeError(
+            raise MoshiError(
                 "festival not found; install it: apt install festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
             )
         self._folder = tempfile.TemporaryDirectory()
@@ -35,7 +37,7 @@ class Festival:
         for line in self._process.stdout:
             if line.strip() == "done":
                 return
-        raise RuntimeError(f"festival ended at {command[:100]!r}")
+        raise MoshiError(f"festival ended at {command[:100]!r}")
 
     def say(self, text: str, voice: str, stretch: float = 1.0) -> Utterance:
         """Speak `text` with one of `VOICES`, `stretch` times as slowly as it is used to (diphone voices only)."""

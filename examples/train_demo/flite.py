@@ -4,6 +4,8 @@ import ctypes
 
 import numpy as np
 
+from moshi_mlx.errors import MoshiError
+
 from . import phones
 from .speech import Utterance, utterance
 
@@ -30,7 +32,7 @@ class Flite:
         try:
             self._lib = ctypes.CDLL("libflite.so.1")
         except OSError:
-            raise RuntimeError("libflite not found; install it: apt install libflite1") from None
+            raise MoshiError("libflite not found; install it: apt install libflite1") from None
         lib = self._lib
         text, number = ctypes.c_char_p, ctypes.c_float
         for name, result, *arguments in (

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from moshi_mlx.errors import MoshiError
+
 from .checkpoint import TrainState
 from .losses import cosine
 from .progress import Progress
@@ -36,6 +38,8 @@ class Pace:
 
 
 def device_of(name: str | None) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MoshiError("PyTorch finds no CUDA device; leave out --device, or say --device cpu.")
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 

@@ -1,12 +1,6 @@
-"""One command from text to models that talk, write down and read aloud.
-
-    python -m examples.train_demo --out runs/demo --seed 1
-
-Stages run in order and resume where they stopped; `--stage` runs one of them.
-"""
+"""The stages of the recipe: what each reads and writes. They resume where they stopped."""
 
 import argparse
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +18,7 @@ from .lm import Lm, LmConfig
 from .lm_data import Dialogues, Recitations, build_dialogues
 from .loop import Pace, device_of
 from .speakers import TTS_VOICES
+from .stages import HEARD_SET, LEFT_OUT_SET, OWN_SET, READERS_SET, STAGES, packages
 from .stt_data import Talks, build_talks
 from .takes import Takes
 from .tokenizer import Tokenizer, train_dialogue_tokenizer, train_reading_tokenizer
@@ -34,9 +29,6 @@ from .train_tts import MODEL_ID, TTS_JSON, TtsTraining, Voices, train_tts, tts_c
 from .tts_data import Readings, build_readings
 
 SAMPLING = dict(temp=0.4, temp_text=0.0, top_k=50, top_k_text=10)
-STAGES = (
-    "takes", "codec", "dialogues", "lm", "talks", "stt", "readings", "tts", "lm-more", "stt-more", "evaluate",
-)  # fmt: skip
 # A model that an earlier run made goes on more gently than a new one begins.
 ON = dict(learning_rate=1.4e-3)
 # The second part of dialogue and speech-to-text, in which the synthesiser that was left out is heard too.
@@ -87,7 +79,7 @@ class Run:
         plan = replace(plan, pace=self.pace(plan.pace))
         if self.device.type == "cpu":
             plan = replace(plan, users=5, own=2, readers=1)
-        names = ((takes.HEARD_SET, False), (takes.OWN_SET, True), (takes.READERS_SET, True))
+        names = ((HEARD_SET, False), (OWN_SET, True), (READERS_SET, True))
         speech = Speech(*(corpus_of(self._takes(n), self.seed, self.device, aligned) for n, aligned in names))
         start = load_codec(self.args.codec_from) if self.args.codec_from else None
         codec = train_codec(speech, self.work / "codec", plan, self.seed, self.device, start, self.graph)
@@ -101,10 +93,10 @@ class Run:
 
     def _sides(self, count: int) -> list[tuple[str, int]]:
         """The sets of users' takes, and how many scenes are made of each."""
-        return [(takes.HEARD_SET, count), (takes.LEFT_OUT_SET, count // 5)]
+        return [(HEARD_SET, count), (LEFT_OUT_SET, count // 5)]
 
     def dialogues(self) -> None:
-        codec, tokenizer, own = self._codec(), Tokenizer(self.demo / TOKENIZER), self._takes(takes.OWN_SET)
+        codec, tokenizer, own = self._codec(), Tokenizer(self.demo / TOKENIZER), self._takes(OWN_SET)
         for name, count in self._sides(self.args.dialogues):
             path = self.work / "dialogues" / f"{name}.npz"
             if not path.exists():
@@ -121,12 +113,10 @@ class Run:
     def readings(self) -> None:
         path, tokenizer = self.work / "readings.npz", Tokenizer(self.tts_folder / TOKENIZER)
         if not path.exists():
-            build_readings(
-                path, self._codec(), tokenizer, self._takes(takes.READERS_SET), self.args.readings, str(self.seed)
-            )
+            build_readings(path, self._codec(), tokenizer, self._takes(READERS_SET), self.args.readings, str(self.seed))
 
     def lm(self, more: bool = False) -> None:
-        plan, names, out = LmTraining(), [takes.HEARD_SET], self.work / "lm"
+        plan, names, out = LmTraining(), [HEARD_SET], self.work / "lm"
         tokenizer = Tokenizer(self.demo / TOKENIZER)
         lm = self._lm(LmConfig(text_card=len(tokenizer)))
         earlier = self._start(lm, self.demo)
@@ -135,7 +125,7 @@ class Run:
             if earlier is None or (out / STATE).exists():
                 _load_weights(lm, out)
             names, out, pace = (
-                [*names, takes.LEFT_OUT_SET],
+                [*names, LEFT_OUT_SET],
                 self.work / "lm-more",
                 self.pace(plan.pace, MORE_STEPS, **MORE),
             )
@@ -146,7 +136,7 @@ class Run:
         self._export(lm, self._result(self.demo, more), self.demo, "moshi", lm_gen_config=SAMPLING)
 
     def stt(self, more: bool = False) -> None:
-        plan, names, out = SttTraining(), [takes.HEARD_SET], self.work / "stt"
+        plan, names, out = SttTraining(), [HEARD_SET], self.work / "stt"
         lm = self._lm(stt_config(len(Tokenizer(self.stt_folder / TOKENIZER))))
         earlier = self._start(lm, self.stt_folder)
         pace = self.pace(plan.pace, **(ON if earlier else {}))
@@ -154,7 +144,7 @@ class Run:
             if earlier is None or (out / STATE).exists():
                 _load_weights(lm, out)
             names, out, pace = (
-                [*names, takes.LEFT_OUT_SET],
+                [*names, LEFT_OUT_SET],
                 self.work / "stt-more",
                 self.pace(plan.pace, MORE_STEPS, **MORE),
             )
@@ -193,7 +183,8 @@ class Run:
 
     def evaluate(self) -> None:
         # The package itself and a recogniser, which a machine that only trains need not have.
-        from .report import write_report
+        with packages():
+            from .report import write_report
 
         write_report(self.model, self.args.out / "report", self.args.trials)
 
@@ -233,40 +224,8 @@ def _load_weights(lm: Lm, folder: Path) -> None:
     lm.load_state_dict(stored["objects"]["lm"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--stage", choices=STAGES, help="only this stage (default: all in order)")
-    parser.add_argument("--codec-from", type=Path, metavar="DIR", help="train this exported codec on")
-    parser.add_argument(
-        "--go-on-from",
-        type=Path,
-        metavar="DIR",
-        help="an earlier run's results: begin with those of its models that are there",
-    )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument("--seconds", type=float, help="time for each training stage; the learning rate falls to fit")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps (default: %(default)s)")
-    parser.add_argument("--no-graph", dest="graph", action="store_false", help="on a GPU, run every step anew")
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the language models' trunks: fewer, larger kernels"
-    )
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that synthesise")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    data = parser.add_argument_group("amount of data")
-    data.add_argument("--speakers", type=int, default=640)
-    data.add_argument("--left-out-speakers", type=int, default=96)
-    data.add_argument("--sentences", type=int, default=6000, help="of each voice of text-to-speech")
-    data.add_argument("--dialogues", type=int, default=8_000)
-    data.add_argument("--talks", type=int, default=6_000, help="to write down")
-    data.add_argument("--readings", type=int, default=12_000, help="for text-to-speech")
-    data.add_argument("--channels", type=int, default=2, help="through which a dialogue and a talk are heard")
-    data.add_argument("--sets", nargs="*", help="of takes, only these")
-    parser.add_argument("--trials", type=int, default=60, help="of every kind in the evaluation (default: %(default)s)")
-    args = parser.parse_args()
-    if args.codec_from and args.go_on_from:
-        parser.error("--go-on-from brings its own codec; leave out --codec-from")
+def run(args: argparse.Namespace) -> None:
+    """All stages in order, or the one that was asked for."""
     torch.set_num_threads(args.threads)
     run = Run(args)
     for stage in [args.stage] if args.stage else STAGES:

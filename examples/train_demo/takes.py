@@ -7,6 +7,7 @@ number alone.
 import json
 import multiprocessing
 import random
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
@@ -14,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from moshi_mlx.errors import MoshiError
+
 from . import domain
 from .augment import at_level
 from .phones import INDEX
 from .progress import Progress
 from .sentences import Chains, heard_words
 from .speakers import HEARD, LEFT_OUT, MOSHI_VOICE, TTS_VOICES, Speaker, Synthesisers, moved, sample_speaker
+from .stages import HEARD_SET, LEFT_OUT_SET, OWN_SET, READERS_SET
 
 LEVEL_DB = -20.0
 # Roles of a take.
@@ -131,9 +135,6 @@ def left_out_lines(seed: int, shard: int) -> Iterator[Line]:
     return user_lines(seed, shard, LEFT_OUT)
 
 
-HEARD_SET, LEFT_OUT_SET, OWN_SET, READERS_SET = "heard", "left_out", "own", "readers"
-
-
 def all_sets(speakers: int, left_out_speakers: int, sentences: int) -> list[TakeSet]:
     """`speakers` of users, as many of the synthesiser added last, and `sentences` of each voice of text-to-speech."""
     return [
@@ -164,6 +165,11 @@ def _write(job: tuple[Path, TakeSet, int, int]) -> None:
     part.rename(path)
 
 
+def _leave_interrupts() -> None:
+    """Ctrl-C is for the process that ends all others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def record(folder: Path, sets: list[TakeSet], seed: int, workers: int) -> None:
     """Write the shards of all `sets` that are not there yet."""
     jobs = []
@@ -175,7 +181,7 @@ def record(folder: Path, sets: list[TakeSet], seed: int, workers: int) -> None:
     # Each is a copy of one that has imported everything and loaded nothing else.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    pool = context.Pool(workers, maxtasksperchild=1)
+    pool = context.Pool(workers, _leave_interrupts, maxtasksperchild=1)
     with pool, Progress("takes", sum(s.shards for s in sets), "shards") as progress:
         for _ in pool.imap_unordered(_write, jobs):
             progress.advance()
@@ -193,7 +199,7 @@ class Takes:
                 self.all.append(take)
             at = self.all[-1].at + self.all[-1].length
         if not self.all:
-            raise FileNotFoundError(f"{folder} has no recordings; run the stage `takes` first")
+            raise MoshiError(f"{folder} has no recordings; run the stage `takes` first")
         self.of: dict[tuple[int, str], list[Take]] = {}
         for take in self.all:
             self.of.setdefault((take.speaker, take.role), []).append(take)
