@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import soundfile
+from random_checkpoint import write_tokenizer
 
 from moshi_mlx import commands, run_inference
 from moshi_mlx.config.presets import TOKENIZER_NAME
@@ -167,6 +168,13 @@ def test_a_tokenizer_that_is_missing(tiny_copy, question, tmp_path):
     ):
         call(question, tmp_path / "o.wav", "--model", tiny_copy)
     assert [p.name for p in tmp_path.iterdir()] == [tiny_copy.name]
+
+
+def test_a_tokenizer_of_fewer_pieces_is_told_of(tiny_copy, question, tmp_path, capsys):
+    """Known only when it is read, after the model was announced."""
+    write_tokenizer(tiny_copy / TOKENIZER_NAME, 150)
+    call(question, tmp_path / "o.wav", "--model", tiny_copy)
+    assert " ".join(capsys.readouterr().err.split()).count("150 pieces, the model 200 text tokens") == 1
 
 
 def test_numbers_that_are_none(capsys):

@@ -142,7 +142,11 @@ def load(
     columns = (TextColumn("loading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("load", total=None)
-        return loader.load(lambda done, total: bar.update(task, completed=done, total=total))
+        told = len(loader.notes)
+        loaded = loader.load(lambda done, total: bar.update(task, completed=done, total=total))
+    # What showed only while the files were read.
+    _say_notes(loader.notes[told:])
+    return loaded
 
 
 def announce(loader: Loader) -> None:
@@ -157,9 +161,13 @@ def announce(loader: Loader) -> None:
     if loader.adapter is not None:
         scale = f"scale {loader.adapter.scaling:g}"
         say(f"adapter: {loader.adapter.path}, rank {loader.adapter.rank}, {scale}")
-    for note in loader.notes:
-        say(f"note: {note}")
+    _say_notes(loader.notes)
     say(f"memory: needs {memory.gigabytes(need.total)}, {memory.gigabytes(memory.available_bytes())} available")
+
+
+def _say_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        say(f"note: {note}")
 
 
 def share(names: Sequence[str]) -> Ranks:
