@@ -267,6 +267,16 @@ def test_other_models_are_refused(tiny_checkpoint, question):
         stt.main([str(question), "--model", str(tiny_checkpoint)])
 
 
+def test_a_tokenizer_that_is_missing(question, tmp_path, capsys):
+    folder = shutil.copytree(checkpoint("tiny-stt"), tmp_path / "c")
+    [tokenizer] = folder.glob("*.model")
+    tokenizer.unlink()
+    with pytest.raises(MoshiError, match=f"lacks the tokenizer '{tokenizer.name}'; put it there or name it with"):
+        stt.main([str(question), "--model", str(folder)])
+    # Before anything is announced, let alone read.
+    assert "memory" not in capsys.readouterr().err
+
+
 def test_turns_without_heads(question, tmp_path):
     folder = shutil.copytree(checkpoint("tiny-stt"), tmp_path / "c")
     tensors = mx.load(str(folder / "model.safetensors"))

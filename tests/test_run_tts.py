@@ -256,6 +256,15 @@ def test_other_models_are_refused(tiny_checkpoint, tmp_path):
         run_tts.main(["--text", "Hi", str(tmp_path / "o.wav"), "--model", str(tiny_checkpoint)])
 
 
+def test_a_tokenizer_that_is_missing(tmp_path):
+    folder = shutil.copytree(checkpoint("tiny-tts"), tmp_path / "c")
+    [tokenizer] = folder.glob("*.model")
+    tokenizer.unlink()
+    with pytest.raises(MoshiError, match=f"lacks the tokenizer '{tokenizer.name}'; put it there or name it with"):
+        run_tts.main(["--text", "Hi", str(tmp_path / "o.wav"), "--model", str(folder)])
+    assert not (tmp_path / "o.wav").exists()
+
+
 def test_nobody_can_talk_to_it(question, tmp_path):
     for command in (run_inference, local):
         args = ["--input", question, "--output", tmp_path / "o.wav", "--fast"] if command is local else [question]

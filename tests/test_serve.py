@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -106,6 +107,15 @@ def test_what_cannot_be_served_is_refused(tmp_path, case):
         args = [a.replace(name, str(path)) for a in args]
     with pytest.raises(MoshiError, match=message):
         serve.main([*args, "--port", "0"])
+
+
+@pytest.mark.parametrize("kind", ["stt", "tts"])
+def test_speech_without_a_tokenizer_is_refused(tmp_path, kind):
+    folder = shutil.copytree(speech_toys.checkpoint(f"tiny-{kind}"), tmp_path / "c")
+    [tokenizer] = folder.glob("*.model")
+    tokenizer.unlink()
+    with pytest.raises(MoshiError, match=f"lacks the tokenizer '{tokenizer.name}'; put it there or name it with"):
+        serve.main([f"--{kind}", str(folder), "--port", "0"])
 
 
 def test_without_names_it_serves_the_usual_models():

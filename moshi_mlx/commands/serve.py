@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..checkpoint.files import Files
+from ..checkpoint.files import Files, require_tokenizer
 from ..checkpoint.loader import Checkpoint
 from ..checkpoint.places import repository_of
 from ..checkpoint.published import DEFAULT_NAME, DEMO_NAME
@@ -125,6 +125,8 @@ def _load(args: argparse.Namespace, kind: str, rows: int) -> Checkpoint:
     default, kinds = KINDS[kind]
 
     def check(files: Files) -> None:
+        if kind != TALK:
+            require_tokenizer(files)
         if kind == TTS:
             voices_of(args, files)
 

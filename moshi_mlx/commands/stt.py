@@ -15,6 +15,7 @@ import mlx.core as mx
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..audio.files import AudioReader, Raw, read_audio
+from ..checkpoint.files import require_tokenizer
 from ..checkpoint.loader import Checkpoint
 from ..config.description import SttConfig
 from ..defaults import STT_MODEL
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load(args: argparse.Namespace, batch: int = 1) -> Checkpoint:
-    return loading.load(args, kinds=("stt",), default=STT_MODEL, batch=batch)
+    return loading.load(args, kinds=("stt",), default=STT_MODEL, batch=batch, check=require_tokenizer)
 
 
 def raw_of(args: argparse.Namespace) -> Raw | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..checkpoint.files import Files
+from ..checkpoint.files import Files, require_tokenizer
 from ..checkpoint.loader import Checkpoint
 from ..config.parts import LmConfig, LutConditionerConfig
 from ..errors import InputError
@@ -53,6 +53,7 @@ def check(args: argparse.Namespace, files: Files, voices: Sequence[list[str]], s
     """
     config = files.config
     assert config.tts is not None
+    require_tokenizer(files)
     takes_embeddings = voice_files.TENSOR in config.lm.conditioners
     _check_codebooks(args.nq, config.lm, takes_embeddings)
     if args.dialogue and not takes_embeddings:
