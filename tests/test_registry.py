@@ -59,6 +59,9 @@ def test_places(tmp_path, monkeypatch):
     assert open_place("personaplex").licence() == "NVIDIA Open Model License"
     with pytest.raises(CheckpointError, match=r"moshka is neither a folder nor .* Did you mean moshika\?"):
         open_place("moshka")
+    for name, meant in (("Demo-TTS", "demo-tts"), ("STT-1B", "stt-1b"), ("demo_stt", "demo-stt")):
+        with pytest.raises(CheckpointError, match=f"Did you mean {meant}"):
+            open_place(name)
     with pytest.raises(CheckpointError, match="`python -m moshi_mlx.models` lists them"):
         open_place("xyzzy")
     with pytest.raises(CheckpointError, match="does not exist"):

@@ -207,7 +207,7 @@ def wrong_kind(name: str, kind: str, kinds: Sequence[str], command: str) -> str:
 
 def unknown_name(name: str) -> str:
     """What to say of a name that is neither a folder nor a checkpoint."""
-    close = difflib.get_close_matches(name, [*_NAMES, *DEMOS], n=1)
+    close = difflib.get_close_matches(name.lower(), [*_NAMES, *DEMOS], n=1)
     hint = f" Did you mean {close[0]}?" if close else " `python -m moshi_mlx.models` lists them."
     return f"{name} is neither a folder nor the name of a published checkpoint.{hint}"
 
