@@ -269,11 +269,17 @@ def test_where_voices_are_found(tmp_path, monkeypatch):
     ):
         voices.find_voice("a/you.wav", "owner/voices", suffix, told.append)
     assert told == ["owner/voices: a voice has the licence of its folder, a: see https://huggingface.co/owner/voices"]
+    told.clear()
+    with pytest.raises(InputError, match="no voice 'you' for this model"):
+        voices.find_voice("you", "owner/voices", suffix, told.append)
+    assert told == ["owner/voices: for licences see https://huggingface.co/owner/voices"]
     with pytest.raises(InputError, match="no voice"):
         voices.find_voice("hf://other/repo/x.wav", "owner/voices", suffix)
     with pytest.raises(InputError, match="the voice file ./you.wav does not exist"):
         voices.find_voice("./you.wav", "owner/voices", suffix)
-    assert asked == [("owner/voices", f"a/you.wav{suffix}"), ("other/repo", f"x.wav{suffix}")]
+    assert asked == [("owner/voices", f"{n}{suffix}") for n in ("a/you.wav", "you")] + [
+        ("other/repo", f"x.wav{suffix}")
+    ]
 
 
 def test_clips_are_checked(tmp_path, question):

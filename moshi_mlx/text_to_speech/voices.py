@@ -86,7 +86,8 @@ def find_voice(name: str, repo: str, suffix: str = "", tell: Callable[[str], Non
             f"voices are looked for in {quoted(repo)}, which is neither a folder nor the name of a repository (owner/name)."
         )
     if tell is not None and not registry.is_cached(repo, full):
-        tell(f"{repo}: a voice has the licence of its folder, {Path(full).parent}: see https://huggingface.co/{repo}")
+        which = f"a voice has the licence of its folder, {Path(full).parent}:" if "/" in full else "for licences"
+        tell(f"{repo}: {which} see https://huggingface.co/{repo}")
     kinds = (
         f"A voice is a local file, hf://owner/repository/file, or a name of https://huggingface.co/{repo}/tree/main."
     )
