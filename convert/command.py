@@ -53,13 +53,13 @@ def run(args: argparse.Namespace, typed: Sequence[str]) -> int:
     job = {"version": __version__, "args": vars(args), "sources": fingerprint(source)}
 
     def finish(folder: Path) -> None:
-        facts = {"size": gigabytes(planned.nbytes), "type": args.dtype or "as stored"}
+        facts = {"size": gigabytes(written(folder)), "type": args.dtype or "as stored"}
         write_text(folder / "README.md", card.write(source, args.to, command, facts, args.destination.name))
         if source.model is not None and args.verify is not False:
             check(source, folder, keeps_numbers(args, source), asked=bool(args.verify))
 
     make(planned, args.destination, job, finish)
-    say(f"wrote {args.destination} ({gigabytes(planned.nbytes)})")
+    say(f"wrote {args.destination} ({gigabytes(written(args.destination))})")
     if args.upload_repo:
         hub_upload.upload(args.destination, args.upload_repo)
     return 0

@@ -110,5 +110,5 @@ def copy(source: Path, target: Path) -> None:
 
 
 def written(folder: Path) -> int:
-    """Bytes that an earlier run left."""
+    """Bytes in a folder, 0 without one."""
     return sum(entry.stat().st_size for entry in folder.rglob("*") if entry.is_file()) if folder.is_dir() else 0

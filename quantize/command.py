@@ -20,7 +20,7 @@ from moshi_mlx.convert.command import (
     say_before_download,
 )  # fmt: skip
 from moshi_mlx.convert.config_file import config_file, recorded
-from moshi_mlx.convert.folder import write_json
+from moshi_mlx.convert.folder import write_json, written
 from moshi_mlx.convert.outputs import Outputs, add_companions, add_voices, quantized_model
 from moshi_mlx.convert.source import Source, open_source
 from moshi_mlx.convert.verify import open_result
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace, typed: Sequence[str]) -> int:
     def finish(folder: Path) -> None:
         if args.report:
             made.append(_report(work, folder))
-        facts = {"size": gigabytes(planned.nbytes), "packing": _words(packing), "recipe": _recipe_words(args.recipe)}
+        facts = {"size": gigabytes(written(folder)), "packing": _words(packing), "recipe": _recipe_words(args.recipe)}
         text = card.write(source, "mlx", [*PROG, *typed], facts, args.destination.name, quantized=True)
         write_text(folder / "README.md", text)
         # The check that every command makes before it loads a checkpoint.
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace, typed: Sequence[str]) -> int:
             check(source, folder, exact=False, asked=bool(args.verify))
 
     make(planned, args.destination, job, finish)
-    say(f"wrote {args.destination} ({gigabytes(planned.nbytes)}, {_words(packing)})")
+    say(f"wrote {args.destination} ({gigabytes(written(args.destination))}, {_words(packing)})")
     if made:
         _show(made[0], args.report, not args.no_picture)
     if args.upload_repo:
