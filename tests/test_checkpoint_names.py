@@ -224,6 +224,22 @@ def test_a_model_of_the_wrong_kind_is_refused_before_the_network(no_network, mod
         module.main(arguments)
 
 
+@pytest.mark.parametrize("module", [stt, run_tts, local, run_inference])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("--demo", "--model", "moshiko"),
+        ("--model", "moshiko", "--demo"),
+        ("--hf-repo", "a/b", "--demo"),
+        ("--model", "demo", "--hf-repo", "a/b"),
+    ],
+)
+def test_one_model_is_named(no_network, capsys, module, names):
+    with pytest.raises(SystemExit) as ended:
+        module.main([*((QUESTION, "o.wav") if module is not local else ()), *names])
+    assert ended.value.code == 2 and f"not allowed with argument {names[0]}" in capsys.readouterr().err
+
+
 def test_a_folder_of_the_wrong_kind_is_refused_before_its_weights(tmp_path):
     write(tmp_path / "stt", "tiny-stt", None, seed=1)
     for module, arguments in (

@@ -14,7 +14,7 @@ from speech_toys import BOUNDARY, PAD, TOKENIZER, ScriptedListener, _tidy, check
 from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx.audio.files import AudioReader, read_audio
 from moshi_mlx.config.description import CheckpointConfig, SttConfig
-from moshi_mlx.errors import InputError
+from moshi_mlx.errors import ConfigError, InputError
 from moshi_mlx.speech_to_text.delays import delays_of
 from moshi_mlx.speech_to_text.listener import Listener
 from moshi_mlx.speech_to_text.live import LiveTranscriber, LiveWord, LiveWordEnd, TurnEnd
@@ -367,6 +367,11 @@ def test_delays_of_configurations_that_leave_them_out():
     assert of(dim=2048, num_layers=16, num_heads=16) == SttConfig(0.5, 0.0)
     assert of(dim=2048, num_layers=48, num_heads=32) == SttConfig(2.5, 1.0)
     assert of(stt_config={"audio_delay_seconds": 1.5}) == SttConfig(1.5, 0.0)
+    # As much silence as a damaged file says would be made in memory.
+    for key in ("audio_delay_seconds", "audio_silence_prefix_seconds"):
+        for wrong in (60.5, 1e9, -0.1):
+            with pytest.raises(ConfigError, match=f"'{key}' should be at"):
+                of(stt_config={key: wrong})
     assert of() is None
 
 

@@ -47,7 +47,7 @@ class Folder(Place):
         if not os.path.exists(path):
             raise CheckpointError(f"the checkpoint folder {path} does not exist.")
         if not os.path.isdir(path):
-            raise CheckpointError(f"{path} is a file; --model expects the checkpoint's folder.")
+            raise CheckpointError(f"{path} is a file; expected the checkpoint's folder.")
 
     def find(self, name: str, optional: bool = False) -> Path | None:
         path = self.path / name

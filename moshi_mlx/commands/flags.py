@@ -44,18 +44,20 @@ def add_checkpoint_arguments(
     """`demo`: the demo model that the command can run, and has a flag for. `default`: the short name of what it runs else."""
     parser.set_defaults(command=parser.prog.rpartition(".")[2])
     group = parser.add_argument_group("checkpoint")
+    # Of two that were typed the last would win without a word.
+    one = group.add_mutually_exclusive_group()
     if demo:
-        group.add_argument(
+        one.add_argument(
             "--demo",
             dest="model",
             action="store_const",
             const=str(DEMOS[demo]),
             help=f"the small model inside the package, as --model {demo}: no download, see docs/demo-model.md",
         )
-    group.add_argument(
+    one.add_argument(
         "--model", metavar="DIR|NAME", help="checkpoint folder, or a short name (python -m moshi_mlx.models lists them)"
     )
-    group.add_argument("--hf-repo", metavar="REPO", help=f"Hub repository (default: that of --model {default})")
+    one.add_argument("--hf-repo", metavar="REPO", help=f"Hub repository (default: that of --model {default})")
     group.add_argument("--moshi-weights", "--moshi-weight", metavar="FILE", help="language model weights")
     group.add_argument("--mimi-weights", "--mimi-weight", metavar="FILE", help="codec weights")
     group.add_argument("--tokenizer", metavar="FILE", help="sentencepiece model, or a tokenizer.json")

@@ -10,7 +10,7 @@ from . import transformers_config
 from .json_objects import read_lm, read_mimi
 from .parts import MODEL_TYPES, LmConfig, MimiConfig
 from .presets import MIMI_NAME, MOSHI_7B, MOSHI_NAME, PERSONAPLEX_7B, TOKENIZER_NAME
-from .reader import Reader
+from .reader import REQUIRED, Reader
 from .transformers_config import CODEC_PREFIXES, TEXT_ARCHITECTURES
 
 
@@ -180,6 +180,7 @@ _OUTER_KEYS = {
 }  # fmt: skip
 
 # One of these, and the configuration is meant to describe a model.
+LONGEST_DELAY_S = 60
 _MODEL_KEYS = {"num_layers", "num_heads", "card", "text_card", "n_q", "dep_q", "delays", "context", "depformer_dim"}
 
 
@@ -201,14 +202,18 @@ def _of_transformers(data: dict) -> CheckpointConfig:
     return replace(config, architecture=kind, codec=None if codec is None else read_mimi(codec, "mimi config"))
 
 
+def _seconds(reader: Reader, key: str, default: Any = REQUIRED) -> float:
+    """A delay. What a damaged file says would be that much silence in memory, so it ends at a minute; published are up to 2.5 s."""
+    return float(reader.take(key, (int, float), default, low=0, high=LONGEST_DELAY_S))
+
+
 def _stt(data: dict | None) -> SttConfig | None:
     if not data:
         return None
     reader = Reader(data, "config: 'stt_config'")
-    number = (int, float)
     cfg = SttConfig(
-        audio_delay_seconds=float(reader.take("audio_delay_seconds", number, 0.0, low=0)),
-        audio_silence_prefix_seconds=float(reader.take("audio_silence_prefix_seconds", number, 0.0, low=0)),
+        audio_delay_seconds=_seconds(reader, "audio_delay_seconds", 0.0),
+        audio_silence_prefix_seconds=_seconds(reader, "audio_silence_prefix_seconds", 0.0),
     )
     reader.finish()
     return cfg
@@ -219,7 +224,7 @@ def _tts(data: dict | None) -> TtsConfig | None:
         return None
     reader = Reader(data, "config: 'tts_config'")
     cfg = TtsConfig(
-        audio_delay=float(reader.take("audio_delay", (int, float), low=0)),
+        audio_delay=_seconds(reader, "audio_delay"),
         second_stream_ahead=reader.take("second_stream_ahead", int, 0, low=0),
         max_speakers=reader.take("max_speakers", int, 5, low=1),
         multistream=reader.take("multistream", bool, False),

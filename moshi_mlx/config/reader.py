@@ -36,11 +36,11 @@ class Reader:
         default: Any = REQUIRED,
         *,
         low: float | None = None,
-        high: int = LARGEST,
+        high: float | None = None,
         one_of=None,
     ) -> Any:
         """Value of `key`. `kinds` is a type or a tuple of types; bools never pass as numbers; `low` is inclusive, and so is
-        `high`, which bounds integers where no other number is possible; others have a bound of their own.
+        `high`; without one a number has the bound of its kind.
         """
         self.known.add(key)
         if key not in self.data:
@@ -57,7 +57,7 @@ class Reader:
             raise ConfigError(f"{self.where}: {key!r} should be a finite number, found {quoted(value)}.")
         if low is not None and isinstance(value, NUMBER) and not isinstance(value, bool) and value < low:
             raise ConfigError(f"{self.where}: {key!r} should be at least {low}, found {quoted(value)}.")
-        most = high if float not in kinds else LARGEST_NUMBER
+        most = high if high is not None else LARGEST_NUMBER if float in kinds else LARGEST
         if isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) > most:
             raise ConfigError(f"{self.where}: {key!r} should be at most {most}, found {quoted(value)}.")
         if one_of is not None and value not in one_of:

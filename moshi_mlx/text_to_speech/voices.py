@@ -27,6 +27,8 @@ from ..models.mimi_model import MimiModel
 from ..modules.conditioner import TensorCondition
 
 TENSOR = "speaker_wavs"
+# Frames of an embedding; published ones have 125 (10 s). The model attends to all of them, of every voice, in each frame.
+LONGEST_VOICE = 1500
 OWN_VOICES = "voices"
 # The end of an encoded clip hears the silence that follows it.
 DROPPED_FRAMES = 2
@@ -125,6 +127,14 @@ def known_voices(repo: str, suffix: str = "") -> dict[str, Path]:
     return found
 
 
+def _is_voice(value: mx.array, dim: int) -> bool:
+    return value.ndim == 3 and value.shape[:2] == (1, dim) and 1 <= value.shape[2] <= LONGEST_VOICE
+
+
+def _expected(dim: int) -> str:
+    return f"[1, {dim}, T] with T of 1 to {LONGEST_VOICE}"
+
+
 def load_speaker(path: str | Path, dim: int, model_id: dict | None = None) -> mx.array:
     """Embedding `[1, dim, T]` float32 of a voice file, checked. `model_id` (sig, epoch) is that of the model."""
     loaded: Any
@@ -136,16 +146,16 @@ def load_speaker(path: str | Path, dim: int, model_id: dict | None = None) -> mx
         loaded = mx.load(name, format="safetensors", return_metadata=True)
     except (RuntimeError, ValueError, OSError):
         raise CheckpointError(
-            f"{path} is not a voice embedding; expected a safetensors file with the tensor {TENSOR!r}. "
-            "This model speaks with published voices only and cannot take on the voice of a recording."
+            f"{path} is not a voice embedding; expected a safetensors file with the tensor {TENSOR!r}; if it is one, it is cut "
+            "short or damaged, and to be downloaded again. This model speaks with published voices only and cannot take on the voice of a recording."
         ) from None
     tensors, metadata = loaded
     if TENSOR not in tensors:
         raise CheckpointError(f"{path} holds no voice: the tensor {TENSOR!r} is missing.")
     value = tensors[TENSOR].astype(mx.float32)
-    if value.ndim != 3 or value.shape[0] != 1 or value.shape[1] != dim or not value.shape[2]:
+    if not _is_voice(value, dim):
         raise CheckpointError(
-            f"{path}: a voice of this model should have shape [1, {dim}, T], found {list(value.shape)}. It is a voice of another model."
+            f"{path}: a voice of this model should have shape {_expected(dim)}, found {list(value.shape)}. It is no voice of this model."
         )
     for key in ("sig", "epoch"):
         stored, expected = metadata.get(key), (model_id or {}).get(key)
@@ -176,8 +186,8 @@ def speaker_of(values: np.ndarray, dim: int) -> mx.array:
     """An embedding `[dim, T]` or `[1, dim, T]` that a program made, as `[1, dim, T]` float32, checked."""
     value = mx.array(np.asarray(values, np.float32))
     value = value[None] if value.ndim == 2 else value
-    if value.ndim != 3 or value.shape[0] != 1 or value.shape[1] != dim or not value.shape[2]:
-        raise InputError(f"a voice of this model should have shape [1, {dim}, T], found {list(np.shape(values))}.")
+    if not _is_voice(value, dim):
+        raise InputError(f"a voice of this model should have shape {_expected(dim)}, found {list(np.shape(values))}.")
     if not mx.isfinite(value).all().item():
         raise InputError("the voice holds NaN or infinite values.")
     return value
