@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,11 +40,11 @@ class Reply:
 TRIAL_KINDS = (*domain.KINDS, "sum-heard", "hesitant", "silence", "backchannel")
 
 
-def make_trials(count: int, seed: int, side: str = HELD_OUT) -> list[Trial]:
-    """`count` trials of every kind, all by speakers of one side that is not heard in training."""
+def make_trials(count: int, seed: int, side: str = HELD_OUT, kinds: Sequence[str] = TRIAL_KINDS) -> list[Trial]:
+    """`count` trials of each of `kinds`, all by speakers of one side that is not heard in training."""
     rng, np_rng, synthesisers = random.Random(seed), np.random.default_rng(seed), Synthesisers()
     trials = []
-    for kind in TRIAL_KINDS:
+    for kind in kinds:
         for _ in range(count):
             prompt, spelling, answer = _pick(kind, rng)
             wav = np.zeros(TEST_FRAMES * FRAME_SIZE, np.float32)
@@ -101,8 +102,10 @@ def _shares(entry: dict) -> dict:
 
 
 def _all(by_kind: dict[str, dict]) -> dict:
-    """Every kind that asks for an answer, taken together."""
+    """Every kind that asks for an answer, taken together; nothing where none does."""
     asking = [entry for entry in by_kind.values() if entry["asks"]]
+    if not asking:
+        return {}
     names = ("text", "sound", "delay")
     return _shares({name: list(itertools.chain(*(entry[name] for entry in asking))) for name in names})
 
