@@ -188,7 +188,7 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(tmp_path, case):
     args, message = BAD[case]
     args = [a.replace("HERE", str(tmp_path)).replace("FILE", str(tmp_path / "file")) for a in args]
     with pytest.raises(MoshiError, match=message):
-        local_web.main(["--demo", "--no-browser", "--port", "0", *args])
+        local_web.main([*([] if "--model" in args else ["--demo"]), "--no-browser", "--port", "0", *args])
 
 
 def test_a_port_in_use_is_told_at_once():
