@@ -179,8 +179,9 @@ _OUTER_KEYS = {
     "model_id", "quantize", "lora", "lora_rank", "lora_scaling", "quantization",
 }  # fmt: skip
 
-# One of these, and the configuration is meant to describe a model.
 LONGEST_DELAY_S = 60
+
+# One of these, and the configuration is meant to describe a model.
 _MODEL_KEYS = {"num_layers", "num_heads", "card", "text_card", "n_q", "dep_q", "delays", "context", "depformer_dim"}
 
 
