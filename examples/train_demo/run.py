@@ -1,6 +1,7 @@
 """The stages of the recipe: what each reads and writes. They resume where they stopped."""
 
 import argparse
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,12 +32,14 @@ from .tts_data import Readings, build_readings
 
 SAMPLING = dict(temp=0.4, temp_text=0.0, top_k=50, top_k_text=10)
 # A model that an earlier run made goes on more gently than a new one begins.
-ON = dict(learning_rate=1.4e-3)
+ON_RATE = 1.4e-3
 # The second part of dialogue and speech-to-text, in which the synthesiser that was left out is heard too.
-MORE = dict(learning_rate=6e-4, warmup=50)
+MORE_RATE, MORE_WARMUP = 6e-4, 50
 MORE_STEPS = 0.25  # of the first part's
 # Of the second part in what is shipped, the rest being the first part's weights: that understands voices never heard better than either.
 MORE_SHARE = 0.7
+# A CPU's batches are so many times smaller.
+CPU_BATCH = 10
 
 
 class Run:
@@ -61,7 +64,7 @@ class Run:
         for name in (*codec, TOKENIZER):
             shutil.copy2(earlier / name, folder)
 
-    def pace(self, pace: Pace, steps: float = 1.0, **changes) -> Pace:
+    def pace(self, pace: Pace, steps: float = 1.0, **changes: float) -> Pace:
         wanted = int(steps * self.args.scale * pace.steps)
         return replace(pace, steps=max(1, wanted), seconds=self.args.seconds, **changes)
 
@@ -147,10 +150,11 @@ class Run:
         """The sets that the first or the second part of a model's training hears, its folder and its pace; `lm` gets the weights it begins with."""
         earlier, out = self._start(lm, result), self.work / name
         if not more:
-            return [HEARD_SET], out, self.pace(pace, **(ON if earlier else {}))
+            return [HEARD_SET], out, self._pace_on(pace) if earlier else self.pace(pace)
         if earlier is None or (out / STATE).exists():
             _load_weights(lm, out)
-        return [HEARD_SET, LEFT_OUT_SET], self.work / f"{name}-more", self.pace(pace, MORE_STEPS, **MORE)
+        pace = self.pace(pace, MORE_STEPS, learning_rate=self._rate(MORE_RATE), warmup=MORE_WARMUP)
+        return [HEARD_SET, LEFT_OUT_SET], self.work / f"{name}-more", pace
 
     def tts(self) -> None:
         plan = TtsTraining()
@@ -160,7 +164,7 @@ class Run:
         if earlier := self._start(lm, self.tts_folder):
             vectors = load_voices(list(TTS_VOICES), MODEL_ID, earlier / "voices")
             voices.load_state_dict(dict(vectors=vectors))
-        pace = self.pace(plan.pace, **(ON if earlier else {}))
+        pace = self._pace_on(plan.pace) if earlier else self.pace(plan.pace)
         plan = replace(plan, pace=pace, batch=self._batch(plan.batch))
         train_tts(
             Readings(self.work / "readings.npz", self.device),
@@ -203,7 +207,14 @@ class Run:
         return folder if folder and folder.is_dir() else None
 
     def _batch(self, rows: int) -> int:
-        return rows if self.device.type != "cpu" else max(2, rows // 10)
+        return rows if self.device.type != "cpu" else max(2, rows // CPU_BATCH)
+
+    def _rate(self, rate: float) -> float:
+        """For a model that goes on: small batches are noisy, and at the full rate it would lose what it can."""
+        return rate if self.device.type != "cpu" else rate / math.sqrt(CPU_BATCH)
+
+    def _pace_on(self, pace: Pace) -> Pace:
+        return self.pace(pace, learning_rate=self._rate(ON_RATE))
 
     def _export(self, lm: Lm, folder: Path, text: Path, model_type: str, **extra) -> None:
         """A whole checkpoint: the model, the tokenizer of the folder `text`, and the codec."""
