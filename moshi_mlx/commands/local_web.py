@@ -96,4 +96,4 @@ def verdict(times: StepTimes, rows: int) -> str:
     if times.p95 <= FRAME_MS:
         return f"{said}: keeps up"
     fewer = "fewer --rows, " if rows > 1 else ""
-    return f"{said}: will not keep up, some of what users say will be dropped; try {fewer}a smaller precision (-q 4) or --context 60"
+    return f"{said}: will not keep up, some of what users say will be dropped; try {fewer}a smaller precision (down to -q 4) or --context 60"

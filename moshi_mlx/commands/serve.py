@@ -171,7 +171,7 @@ def verdict(times: dict[str, StepTimes], services: Services) -> list[str]:
         return [f"{said}: keeps up" if len(parts) == 1 else f"{said}: they keep up together"]
     fewer = ["fewer --rows"] if rows > 1 else []
     fewer += ["one kind less"] if len(parts) > 1 else []
-    advice = ", ".join([*fewer, "a smaller precision (-q 4) or --context 60"])
+    advice = ", ".join([*fewer, "a smaller precision (down to -q 4) or --context 60"])
     if len(parts) == 1:
         return [f"{said}: will not keep up when all are busy, clients will hear gaps and wait; try {advice}"]
     order = " before ".join({TALK: "talk", STT: "speech to text", TTS: "text to speech"}[kind] for kind in times)

@@ -58,7 +58,7 @@ class WarmUp:
 
 def _advice(condition: str) -> str:
     return (
-        f"{condition}: close other programs, plug in the power, choose a smaller precision (-q 4) "
+        f"{condition}: close other programs, plug in the power, choose a smaller precision (down to -q 4) "
         "or a shorter memory (--context 60)"
     )
 
