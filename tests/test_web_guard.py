@@ -333,12 +333,13 @@ def test_a_frame_that_is_too_large_ends_the_talk(server):
     async def send() -> int | None:
         async with aiohttp.ClientSession() as session, session.ws_connect(server.chat, max_msg_size=0) as socket:
             await socket.send_bytes(b"\x01" + bytes((1 << 20) - 1))
-            await socket.send_bytes(b"\x01" + bytes(1 << 20))
+            # Of a connection that is closed amid what is sent, the rest may not go out and the reason may be lost.
+            with contextlib.suppress(ConnectionError):
+                await socket.send_bytes(b"\x01" + bytes(1 << 20))
             while (await socket.receive(PATIENCE)).type is aiohttp.WSMsgType.BINARY:
                 pass
             return socket.close_code
 
-    # Of a connection that is closed amid what was sent, the reason may be lost.
     assert asyncio.run(send()) in (1009, 1006)
     server.wait_free()
 
