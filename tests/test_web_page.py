@@ -85,7 +85,12 @@ class Page:
 
     def open(self, server: Server, path: str = "/", host: str = "localhost") -> Page:
         self.page.goto(f"{server.rules.scheme}://{host}:{server.port}{path}")
+        self.learned()
         return self
+
+    def learned(self) -> None:
+        """The page has heard from the server what it offers, or that it offers nothing."""
+        sync_api.expect(self.page.locator("#talk")).to_be_enabled(timeout=MILLISECONDS)
 
     @property
     def button(self):
@@ -546,10 +551,11 @@ def test_a_phone_in_the_same_network(browser, tmp_path):
 def test_recording_is_told_before_the_talk(browser, server):
     with Page(browser) as p:
         p.open(server)
+        assert p.text("model") == "echo"
         assert not p.page.locator("#recorded").is_visible()
     with Server(about=About(model="echo", recording=True)) as s, Page(browser) as p:
         p.open(s)
-        p.wait("recorded", "keeps a recording of every talk")
+        assert "keeps a recording of every talk" in p.text("recorded")
         assert p.page.locator("#recorded").is_visible()
         assert not p.page.get_by_text("Nothing said is stored").is_visible()
 
@@ -599,16 +605,37 @@ def test_voice_role_and_sampling_reach_the_model_and_are_remembered(browser):
             assert wishes.audio_temperature is None
 
 
+def test_impatience_loses_no_settings(browser, server):
+    """The button can be pressed from when the kept settings are back, however long the server takes."""
+    with Page(browser) as p:
+        p.open(server)
+        p.page.get_by_text("Sampling", exact=True).click()
+        p.page.get_by_label("Seed").fill("7")
+        p.talk().stop()
+        held = []
+        p.page.route("**/api/about", lambda route: held.append(route))
+        p.page.reload()
+        until(p.page, lambda: bool(held))
+        p.page.locator("#talk").click(force=True)
+        assert p.page.locator("body").get_attribute("data-state") == "idle"
+        assert p.button.is_disabled()
+        held[0].continue_()
+        p.learned()
+        p.page.get_by_text("Sampling", exact=True).click()
+        assert p.page.get_by_label("Seed").input_value() == "7"
+        p.talk().stop()
+
+
 def test_devices_of_a_talk(browser, server):
     """What the browser has given; another microphone, and none; a loudspeaker that waits for a tap; nothing open afterwards."""
     with Page(browser) as p:
         p.open(server).talk()
         p.page.get_by_text("Microphone and sound").click()
-        assert p.page.locator("#microphone option").count() > 1
+        sync_api.expect(p.page.locator("#microphone option").nth(1)).to_be_attached(timeout=MILLISECONDS)
         assert p.text("echo-given") in ("given", "not given")
         p.page.get_by_label("Echo cancellation").uncheck()
         p.wait("status", "The microphone has been changed.")
-        assert p.text("echo-given") == "not given"
+        p.wait("echo-given", "not given")
         p.page.evaluate("window.tracks.at(-1).stop(); window.tracks.at(-1).onended()")
         p.wait("status", "The microphone went away; another one is used.")
         assert p.page.evaluate("window.tracks.length") == 3

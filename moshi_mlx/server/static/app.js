@@ -328,4 +328,5 @@ document.addEventListener("visibilitychange", () => {
   if (talk?.open) wakeLock();
 });
 show("idle", "Ready when you are.");
-learn();
+// A talk begun before the kept settings are back would begin without them, and keep that.
+learn().finally(() => ($("talk").disabled = false));
