@@ -417,6 +417,19 @@ def test_damaged_headers(tmp_path, header, message):
         read_header(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", MIMI_NAME])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.8])
+def test_a_download_that_stopped(tiny_copy, name, share):
+    """Given its whole size at once and filled from the start, as some programs download: the header is right."""
+    file = tiny_copy / name
+    data = file.read_bytes()
+    header = 8 + struct.unpack("<Q", data[:8])[0]
+    there = header + int(share * (len(data) - header))
+    file.write_bytes(data[:there] + bytes(len(data) - there))
+    with pytest.raises(CheckpointError, match=rf"{name} holds nothing but zeros in .*norm.*not downloaded whole"):
+        load(tiny_copy)
+
+
 def test_no_tensors(tmp_path):
     header_file(tmp_path / "x.safetensors", {})
     with pytest.raises(CheckpointError, match="holds no tensors"):

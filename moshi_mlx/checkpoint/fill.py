@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
@@ -30,6 +31,7 @@ _AS_INTEGERS = {
     mx.bfloat16: (mx.uint16, mx.int16, 0x7F80),
 }
 _FLOAT_TYPES = tuple(_AS_INTEGERS)
+_NORM_SCALE = re.compile(r"norm(\d*|_cross)\.weight$")
 
 
 def stored_quantization(file: WeightsFile, path: str, in_features: int) -> Quantization | None:
@@ -144,7 +146,7 @@ def fill(
     strict: bool = True,
     packing: Mapping[str, Quantization] | None = None,
 ) -> None:
-    """Read all parameters of a checked plan into `module`, cast, evaluated and looked through for NaN.
+    """Read all parameters of a checked plan into `module`, cast, evaluated and looked through for NaN and norms of zeros.
 
     `dtype_of(parameter, stored type)` says what a floating-point parameter becomes. The weights of layers in `packing`, which are
     dense in the file and quantised in `module`, are packed one after the other, so that only one of them is ever there dense.
@@ -211,14 +213,21 @@ def _packed_from(name: str, kind: str, file: WeightsFile) -> mx.Dtype:
 
 def _finish_group(group: list[_Made], file: WeightsFile) -> None:
     finite = {name: _is_finite(x) for name, x, _ in group if x.dtype in _FLOAT_TYPES and x.size}
+    # No model has a norm that lets nothing through; a download that was given its whole size and not filled has.
+    alive = {name: mx.any(x) for name, x, _ in group if _NORM_SCALE.search(name)}
     try:
-        mx.eval([kept for *_, kept in group], list(finite.values()))
+        mx.eval([kept for *_, kept in group], list(finite.values()), list(alive.values()))
     except RuntimeError as e:
         raise CheckpointError(f"{file.path} cannot be read: {e}") from None
     bad = [name for name, ok in finite.items() if not ok.item()]
     if bad:
         raise CheckpointError(
             f"{file.path} holds NaN or infinite values in {_some(bad)}. The file is damaged; download it again."
+        )
+    empty = [name for name, ok in alive.items() if not ok.item()]
+    if empty:
+        raise CheckpointError(
+            f"{file.path} holds nothing but zeros in {_some(empty)}. It was not downloaded whole; download it again."
         )
 
 
