@@ -84,9 +84,12 @@ def test_a_dialogue(tmp_path, capsys):
     (tmp_path / "d.txt").write_text("How are you?\n\nFine.\r\n  \nGood to hear!")
     both = ["--voice", "a.wav", "--voice", "b.wav", "--json"]
     call(tmp_path / "d.txt", tmp_path / "o.flac", "--dialogue", *both)
-    first = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    first = json.loads(told.out)
+    assert "the whole text was one turn" not in told.err
     assert [w["word"] for w in first["words"]] == ["How", "are", "you?", "Fine.", "Good", "to", "hear!"]
     call(tmp_path / "d.txt", tmp_path / "p.flac", *both)
+    assert "the whole text was one turn, spoken by the first voice; with --dialogue" in capsys.readouterr().err
     assert soundfile.read(tmp_path / "o.flac")[0].tobytes() != soundfile.read(tmp_path / "p.flac")[0].tobytes()
 
 

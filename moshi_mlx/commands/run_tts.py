@@ -37,6 +37,7 @@ from .telling import console, say
 TEXT_ENDINGS = (".txt", ".md", ".text", ".jsonl", ".json", ".srt", ".vtt", ".html", ".xml", ".ssml", ".rtf", ".docx", ".pdf")
 SOUND_ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff")
 # fmt: on
+ONE_TURN = "the whole text was one turn, spoken by the first voice; with --dialogue every line is a turn, and the voices alternate"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -150,6 +151,7 @@ def say_text(args: argparse.Namespace, text_file: str | None, out: str | None) -
         feed.speakable.report(),
         tags_report(speech.tags_left_out),
         None if whole else "the text was not finished within --max-seconds",
+        ONE_TURN if len(voices) > 1 and not args.dialogue else None,
     ):
         if line:
             say(line)
