@@ -274,7 +274,7 @@ def test_a_minute_of_backlog_delays_nobody_else(run):
 
 
 def test_a_step_waits_a_moment_for_who_is_about_due(run):
-    scheduler, kind = run(patience=0.5)
+    scheduler, kind = run(patience=3.0)
     first, second = opened(scheduler), opened(scheduler)
     for stream in (first, second):
         stream.feed(sound(1))
@@ -290,7 +290,7 @@ def test_a_step_waits_a_moment_for_who_is_about_due(run):
     begin = time.monotonic()
     first.feed(sound(1))
     assert first.read(LONG)
-    assert time.monotonic() - begin < 0.4
+    assert time.monotonic() - begin < 2.5
 
 
 # Rows -----------------------------------------------------------------------------------------------------------------
