@@ -60,6 +60,15 @@ def test_flac_without_a_length(tmp_path):
         assert reader.shortened is None
 
 
+def test_a_reader_is_read_once(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(24000, 1.0), 24000)
+    with AudioReader(tmp_path / "a.wav") as reader:
+        assert len(list(reader.frames(1920))) == 13
+        for again in (reader.frames(1920), reader.blocks()):
+            with pytest.raises(AudioError, match="a.wav has been read already; open it again"):
+                next(again)
+
+
 def test_24_khz_is_not_touched(tmp_path):
     pcm = np.random.default_rng(0).uniform(-1, 1, 5000).astype(np.float32)
     soundfile.write(tmp_path / "a.wav", pcm, 24000, subtype="FLOAT")

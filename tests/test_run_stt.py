@@ -56,6 +56,22 @@ def test_text_on_standard_output(question, capsys):
     assert "real-time factor" in out.err
 
 
+def test_json_of_a_recording_is_its_format(question, capsys):
+    for flags in (["-f", "json"], ["--json"]):
+        assert call(question, *flags) == 0
+        yields = json.loads(capsys.readouterr().out)
+        assert yields["words"] and yields["source"].endswith(str(question))
+    assert call(question, question, "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2
+
+
+@pytest.mark.parametrize("flags", [["{q}"], ["{q}", "-o", "-"], ["{q}", "--json"], ["--input", "{q}"], ["-"]])
+def test_a_transcript_that_nobody_would_get(question, flags):
+    command = [sys.executable, "-m", "moshi_mlx.stt", *(f.format(q=question) for f in flags), "--demo"]
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "error: standard output is closed; name a file.\n")
+
+
 @pytest.mark.parametrize("ending", ["txt", "json", "srt", "vtt"])
 def test_files_in_every_format(question, tmp_path, capsys, ending):
     call(question, "-o", tmp_path / f"o.{ending}")
@@ -241,6 +257,13 @@ BAD = {
     "two outputs": (lambda d, q: [q, "-o", d / "o.txt", "--output-dir", d], "not both"),
     "many into one": (lambda d, q: [q, d / "p.wav", "-o", d / "o.txt"], "several recordings need --output-dir"),
     "formats": (lambda d, q: [q, "-f", "txt", "-f", "srt"], "several formats need --output-dir"),
+    "format and ending": (
+        lambda d, q: [q, "-o", d / "o.json", "-f", "srt"],
+        "will be json by its ending, but --format srt was given",
+    ),
+    "live JSON in a file": (lambda d, q: [q, "-o", d / "o.txt", "--json"], "--json is for live words"),
+    "live times": (lambda d, q: [q, "--times"], "--times is for live words"),
+    "standard input twice": (lambda d, q: ["-", q, "-", "--output-dir", d], r"standard input \(-\) was named twice"),
     "same names": (lambda d, q: [q, q, "--output-dir", d], "different names"),
     "batch": (lambda d, q: [q, "--batch", 0], "--batch should be 1 or more"),
     "live and files": (lambda d, q: [q, "--input", q], "not both"),

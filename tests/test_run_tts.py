@@ -218,7 +218,7 @@ BAD = {
     "guidance": (lambda d: ["--text", "Hi", d / "o.wav", "--cfg-coef", 2.2], "this model knows 1.0, 1.5"),
     "too many codebooks": (lambda d: ["--text", "Hi", d / "o.wav", "--nq", 17], "has 16 codebooks, 17 were asked for"),
     "no codebooks": (lambda d: ["--text", "Hi", d / "o.wav", "--nq", 0], "--nq should be above 0"),
-    "negative padding": (lambda d: ["--text", "Hi", d / "o.wav", "--final-padding", -1], "--final-padding should be 0 or more"),
+    "negative padding": (lambda d: ["--text", "Hi", d / "o.wav", "--final-padding", -1], "--final-padding should be 0 to 750 steps, found -1"),
     "mad bonus": (lambda d: ["--text", "Hi", d / "o.wav", "--padding-bonus", 99], "between -20 and 20, found 99"),
     "no requests": (lambda d: [lines(d / "r.jsonl", "")], "holds no requests"),
     "bad JSON": (lambda d: [lines(d / "r.jsonl", REQUEST, "{")], "line 2 is not valid JSON"),

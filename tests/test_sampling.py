@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moshi_mlx.errors import InputError
-from moshi_mlx.modules.sampling import Sampler, gumbel
+from moshi_mlx.modules.sampling import Sampler, choose_by_row, gumbel, row_values
 
 
 def draws(sampler: Sampler, logits: np.ndarray, count: int) -> np.ndarray:
@@ -55,6 +55,15 @@ def test_which_entries_are_kept():
 
 def test_greedy_takes_the_first_of_equals():
     assert Sampler(temp=0).choose(mx.array([[1.0, 3.0, 3.0]]), None).item() == 1
+
+
+@pytest.mark.parametrize("temp", [0, 1e-45, 1e-40, 1e-38, 1e-37, 1e-31, 1e-20])
+def test_hardly_any_temperature_is_none(temp):
+    """Logits divided by it would be infinite, and those the same."""
+    sampler, logits = Sampler(temp=temp, top_p=0), mx.array([[1.0, 29.0, 30.0, -4.0, 5.0]])
+    noise = mx.array([[3.0, 2.0, -1.0, 0.5, 0.0]])
+    assert sampler.choose(logits, noise).item() == 2
+    assert choose_by_row(logits, row_values([sampler]), noise).item() == 2
 
 
 def test_logit_bias():

@@ -128,6 +128,7 @@ def test_whole_numbers_are_scaled_by_their_type(doors):
         dtype = {32768: np.int16, 2**31: np.int32, 128: np.int8}[round(np.abs(whole).max() / np.abs(exact).max())]
         assert (as_samples(whole.astype(dtype)) == exact.astype(np.float32)).all()
     assert (as_samples((exact * 128 + 128).astype(np.uint8)) == exact.astype(np.float32)).all()
+    assert (as_samples(mx.array(exact, mx.bfloat16)) == exact.astype(np.float32)).all()
     said = []
     for sound in (
         exact.astype(np.float32),

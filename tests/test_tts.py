@@ -60,6 +60,43 @@ def test_sound_while_text_is_missing():
     assert not speech.done
 
 
+def test_words_are_told_from_the_first_step_on():
+    tts = make_tts()
+    speech = tts.speech([attributes(tts)], seed=0)
+    assert speech.words() == []
+    speech.say(TEXT)
+    speech.finish()
+    told = [[]]
+    while not speech.done:
+        speech.step()
+        told.append([w.text for w in speech.words()])
+    assert all(late[: len(early)] == early for early, late in itertools.pairwise(told))
+    assert told[-1] == SAID
+
+
+def test_nothing_is_added_to_a_finished_text():
+    tts = make_tts()
+    speech = tts.speech([attributes(tts)], seed=0)
+    speech.say("hello")
+    speech.finish()
+    speech.finish()
+    for late in (lambda: speech.say("more"), speech.end_turn):
+        with pytest.raises(InputError, match="finished, and nothing can be added"):
+            late()
+    while not speech.done:
+        speech.step()
+    with pytest.raises(InputError, match="nothing can be added"):
+        speech.say("goodbye")
+    assert [w.text for w in speech.words()] == ["hello"]
+
+
+@pytest.mark.parametrize("text", [None, b"bytes", 3])
+def test_what_is_no_text_is_not_said(text):
+    tts = make_tts()
+    with pytest.raises(InputError, match="the text should be text, found"):
+        tts.speech([attributes(tts)], seed=0).say(text)
+
+
 def test_the_first_sound_comes_after_the_delays():
     tts = make_tts()
     speech = tts.speech([attributes(tts)], seed=0)

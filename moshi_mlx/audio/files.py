@@ -40,7 +40,7 @@ class AudioReader:
         self.name = "standard input" if str(path) == "-" else str(path)
         self.sample_rate, self.samples = sample_rate, 0
         self.shortened: str | None = None
-        self._tell = tell
+        self._tell, self._begun = tell, False
         with self._readable():
             self._sound = open_sound(path, self.name, raw)
         rate = self._sound.samplerate
@@ -62,7 +62,10 @@ class AudioReader:
         return None if frames is None else frames / self._sound.samplerate
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Consecutive pieces of audio, float32 `[n]`."""
+        """Consecutive pieces of audio, float32 `[n]`. Once: it is read while it is used."""
+        if self._begun:
+            raise AudioError(f"{self.name} has been read already; open it again.")
+        self._begun = True
         rate = self._sound.samplerate
         size, heard = max(1, int(rate * _BLOCK_SECONDS)), 0
         while len(block := self._read(size)):
@@ -102,7 +105,11 @@ class AudioReader:
             cut = self._sound.cut(seconds)
         if cut is None:
             return
-        there = f"{seconds:.1f} of {cut.whole:.1f} s are there" if cut.whole else f"it ends after {seconds:.1f} s"
+        there = (
+            f"{seconds:.1f} of {cut.whole:.1f} s are there"
+            if (cut.whole or 0) > seconds
+            else f"it ends after {seconds:.1f} s"
+        )
         self.shortened = f"{self.name} is cut short: {there}."
         if self._tell is not None:
             self._tell(self.shortened)

@@ -23,7 +23,8 @@ def as_samples(sound: Any) -> np.ndarray:
     Raises `InputError` for anything else. Values are not looked at; see `refuse_nonsense`.
     """
     try:
-        x = np.asarray(sound)
+        # NumPy has no type for bfloat16, MLX's usual one.
+        x = np.asarray(sound.tolist() if "bfloat16" in str(getattr(sound, "dtype", "")) else sound)
     except Exception:
         raise InputError(f"sound should be an array of samples, found {type(sound).__name__}.") from None
     if x.dtype.kind == "f":

@@ -23,6 +23,7 @@ DEFAULT_PROMPT = "Aujourd'hui, il est temps"
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
+    check_writable("-")
     prompt = _prompt(args)
     sampler = _sampler(args)
     if args.save_quantized is not None:

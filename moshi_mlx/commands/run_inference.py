@@ -29,6 +29,9 @@ from .flags import TALKERS, refuse_overwriting
 from .loading import check_checkpoint, kind_of, load, samplers, share
 from .telling import console, say
 
+# Seconds.
+LONGEST_TAIL = 3600
+
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
@@ -132,8 +135,8 @@ def check_outputs(args: argparse.Namespace) -> None:
     """What can be refused before anything is opened."""
     if args.batch is None and len(args.files) > 2:
         raise InputError(f"expected IN [OUT], found {len(args.files)} names. Use --batch DIR for several inputs.")
-    if args.tail is not None and not 0 <= args.tail < float("inf"):
-        raise InputError(f"--tail should be 0 or more seconds, found {args.tail}.")
+    if args.tail is not None and not 0 <= args.tail <= LONGEST_TAIL:
+        raise InputError(f"--tail should be 0 to {LONGEST_TAIL} seconds, found {args.tail}.")
     if args.rows < 1:
         raise InputError(f"--rows should be 1 or more, found {args.rows}.")
     if args.batch is not None:
@@ -148,6 +151,8 @@ def check_outputs(args: argparse.Namespace) -> None:
         return
     out = args.files[1] if len(args.files) > 1 else None
     refuse_overwriting(args, [out, args.text])
+    if args.json or (out is None and args.text is None):
+        check_writable("-")
     if args.text is not None:
         check_writable(args.text)
     if sound_goes_out(args):

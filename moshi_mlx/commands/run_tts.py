@@ -37,6 +37,8 @@ from .telling import console, say
 TEXT_ENDINGS = (".txt", ".md", ".text", ".jsonl", ".json", ".srt", ".vtt", ".html", ".xml", ".ssml", ".rtf", ".docx", ".pdf")
 SOUND_ENDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff")
 # fmt: on
+# Steps: a minute, as for pauses in the text.
+LONGEST_PADDING = 750
 ONE_TURN = "the whole text was one turn, spoken by the first voice; with --dialogue every line is a turn, and the voices alternate"
 
 
@@ -95,6 +97,8 @@ def check_outputs(args: argparse.Namespace, out: str | None) -> None:
     goes_out = out is not None and is_standard_output(out)
     if goes_out and args.json:
         raise InputError("--json and the sound cannot both go to standard output; name a file for the sound.")
+    if args.json:
+        check_writable("-")
     if args.raw and not goes_out:
         raise InputError("--raw is for sound on standard output; name - as OUT.")
 
@@ -104,8 +108,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None and not 0 < getattr(args, name) < float("inf"):
             raise InputError(f"--{name.replace('_', '-')} should be above 0, found {getattr(args, name)}.")
     for name in ("padding_between", "max_padding", "initial_padding", "final_padding"):
-        if getattr(args, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} should be 0 or more steps, found {getattr(args, name)}.")
+        if not 0 <= getattr(args, name) <= LONGEST_PADDING:
+            raise InputError(
+                f"--{name.replace('_', '-')} should be 0 to {LONGEST_PADDING} steps, found {getattr(args, name)}."
+            )
     if not -20 <= args.padding_bonus <= 20:
         raise InputError(f"--padding-bonus should lie between -20 and 20, found {args.padding_bonus}.")
 

@@ -49,6 +49,9 @@ def run(args: argparse.Namespace) -> int:
     if args.output and is_standard_output(args.output):
         # Where transcripts go anyway.
         args.output = None
+    if args.json and args.files and args.files != ["-"] and not (args.output or args.output_dir or args.formats):
+        # The words of a recording, all at once.
+        args.json, args.formats = False, ["json"]
     if args.files == ["-"] and not wants_recordings(args):
         args.files, args.input = [], "-"
     check_arguments(args, listens=not args.files)
@@ -86,17 +89,29 @@ def check_arguments(args: argparse.Namespace, listens: bool) -> None:
         raise InputError(
             "give recordings to transcribe, or --input FILE to be heard as if it were the microphone, not both."
         )
+    if args.files.count("-") > 1:
+        raise InputError("standard input (-) was named twice, and can be heard once.")
+    if not args.output and not args.output_dir:
+        check_writable("-")
     if listens:
         if wants_recordings(args):
             raise InputError(
                 "live words go to standard output: --output, --output-dir, --format and --prompt-audio are for recordings."
             )
         return
+    if args.json or args.times:
+        raise InputError(
+            f"{'--json' if args.json else '--times'} is for live words; the format of a transcript is that of its file, or --format "
+            "(json, srt and vtt have times)."
+        )
     if args.output is not None:
         if len(args.files) > 1:
             raise InputError("several recordings need --output-dir DIR instead of --output.")
         check_writable(args.output)
-        format_of(args.output)
+        if format_of(args.output) not in (args.formats or [format_of(args.output)]):
+            raise InputError(
+                f"{args.output} will be {format_of(args.output)} by its ending, but --format {args.formats[0]} was given; leave out one."
+            )
         refuse_overwriting(args, [args.output])
     if len(args.formats or ()) > 1 and not args.output_dir:
         raise InputError("several formats need --output-dir DIR.")

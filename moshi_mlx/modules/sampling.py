@@ -21,11 +21,13 @@ from ..errors import InputError
 LONGEST_PIECE = 2048
 # Of rows that are sampled each in its own way so many entries are ordered, whatever a row keeps of them.
 MOST_KEPT = 512
+# Logits divided by less overflow float32; no noise changes which of them is the largest long before that.
+COLDEST = 1e-30
 
 
 @dataclass
 class Sampler:
-    """How one stream is sampled. Greedy at temperature 0. `top_k` wins over `top_p`, which wins over `min_p`.
+    """How one stream is sampled. Greedy at temperature 0 (below 1e-30). `top_k` wins over `top_p`, which wins over `min_p`.
 
     The defaults are those of the published package for a bare `Sampler()`; generation defaults are in `LmGen`.
     Entries that tie with the last one kept are kept as well.
@@ -57,7 +59,7 @@ class Sampler:
 
     @property
     def greedy(self) -> bool:
-        return self.temp <= 0
+        return self.temp < COLDEST
 
     def kept(self, logits: mx.array) -> mx.array:
         """`logits [..., V]` divided by the temperature, float32, -inf where nothing may be drawn."""
@@ -145,7 +147,7 @@ def row_values(samplers: Sequence[Sampler]) -> dict[str, mx.array]:
 def choose_by_row(logits: mx.array, values: dict[str, mx.array], noise: mx.array) -> mx.array:
     """Tokens `[B]` uint32 of `logits [B, V]`, each row by its own `values`: what `Sampler.choose` gives for the row alone."""
     temp, top_k = values["temp"][:, None], values["top_k"][:, None]
-    greedy = temp <= 0
+    greedy = temp < COLDEST
     best = mx.sort(_k_largest(logits, min(MOST_KEPT, logits.shape[-1])), axis=-1)
     size = best.shape[-1]
     threshold = mx.take_along_axis(best, mx.clip(size - top_k, 0, size - 1), axis=-1)

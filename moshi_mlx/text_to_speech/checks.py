@@ -23,22 +23,23 @@ _SYMBOLS = ("Cc", "Cf", "Cn", "Co", "Cs", "Sk", "So")
 def check_entry(entry: Entry, window: int | None, frame_rate: float = 12.5) -> None:
     """Refuse a word that does not fit into the model's `window` (in steps), and a pause that nobody waits for."""
     if len(entry.tokens) > (window or _WINDOW):
-        raise _too_long(entry.text)
+        raise _too_long(entry.text, window)
     if not entry.tokens and entry.padding > _PAUSE_SECONDS * frame_rate:
         raise InputError(
-            f"the text holds a pause of {entry.padding / frame_rate:.5g} s; a pause may last up to {_PAUSE_SECONDS} s."
+            f"the text holds a pause of {entry.padding / frame_rate:.10g} s; a pause may last up to {_PAUSE_SECONDS} s."
         )
 
 
 def check_unfinished(word: str, window: int | None) -> None:
     """The same for a word that is still being written."""
     if len(word) > _CHARACTERS * (window or _WINDOW):
-        raise _too_long(word)
+        raise _too_long(word, window)
 
 
-def _too_long(word: str) -> InputError:
+def _too_long(word: str, window: int | None) -> InputError:
     return InputError(
-        f"the text holds a word of {len(word)} characters or more ({word[:20]!r}...), which cannot be spoken; separate words by spaces."
+        f"the text holds a word of {len(word)} characters or more ({word[:20]!r}...), which cannot be spoken: the model's window has "
+        f"{window or _WINDOW} steps; separate words by spaces."
     )
 
 

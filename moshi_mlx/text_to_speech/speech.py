@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from ..arguments import kind
 from ..engine.state import put_rows
+from ..errors import InputError
 from ..models.mimi_model import MimiModel
 from ..text import Word
 from .checks import check_entry, check_unfinished
@@ -65,18 +68,27 @@ class Speech:
     # Text in ----------------------------------------------------------------------------------------------------
 
     def say(self, text: str, row: int = 0) -> None:
-        """Add text to what utterance `row` says. Words end at white space; a word may come in pieces."""
-        self._add(self._readers[row].feed(text), row)
+        """Add text to what utterance `row` says. Words end at white space; a word may come in pieces. Not after `finish`."""
+        self._check_open(row)
+        self._add(self._readers[row].feed(kind("the text", text, str, "text")), row)
 
     def end_turn(self, row: int = 0) -> None:
         """What follows is said by the other speaker."""
-        self._add(self._readers[row].end_turn(), row)
+        self._check_open(row)
+        self._end_turn(row)
 
     def finish(self, row: int | None = None) -> None:
         """No more text will come, for any utterance or for that in `row`."""
         for b in range(len(self._readers)) if row is None else (row,):
-            self.end_turn(b)
+            self._end_turn(b)
             self.generator.utterances[b].text_complete = True
+
+    def _check_open(self, row: int) -> None:
+        if self.generator.utterances[row].text_complete:
+            raise InputError("this text was finished, and nothing can be added; begin another speech for what follows.")
+
+    def _end_turn(self, row: int) -> None:
+        self._add(self._readers[row].end_turn(), row)
 
     def _add(self, entries, row: int) -> None:
         window = self.generator.lm.cfg.transformer.context
@@ -160,7 +172,7 @@ class Speech:
         state, prefix = utterance.state, utterance.prefix_length
         now = utterance.offset if state.end_step is None else state.end_step
         seconds = {step: max(0, step - prefix) / self.mimi.frame_rate for step in (*state.consumption_times, now)}
-        following = dict(zip(state.consumption_times, [*state.consumption_times[1:], now], strict=True))
+        following = dict(pairwise([*state.consumption_times, now]))
         said = sorted([*state.transcript, *state.pauses], key=lambda each: each[1]) if pauses else state.transcript
         words = [Word(text, seconds[step], seconds[following[step]]) for text, step in said]
         return [replace(w, end=min(w.end, until)) for w in words if w.start < until] if until is not None else words
