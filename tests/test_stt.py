@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +16,7 @@ from moshi_mlx import checkpoint as checkpoints
 from moshi_mlx.audio.files import AudioReader, read_audio
 from moshi_mlx.config.description import CheckpointConfig, SttConfig
 from moshi_mlx.errors import ConfigError, InputError
+from moshi_mlx.speech_to_text.collected import Collected
 from moshi_mlx.speech_to_text.delays import delays_of
 from moshi_mlx.speech_to_text.listener import Listener
 from moshi_mlx.speech_to_text.live import LiveTranscriber, LiveWord, LiveWordEnd, TurnEnd
@@ -415,9 +417,32 @@ def test_subtitles_are_short_and_follow_each_other():
     assert [w for cue in found for w in cue] == words
     assert all(cue[-1].end - cue[0].start <= 6.0 for cue in found)
     assert all(sum(len(w.text) + 1 for w in cue) <= 85 for cue in found)
-    # A word that seems to last over a long silence is shown no longer than it may.
+    # A word that seems to last over a long silence is shown with its sentence, and no longer than it takes to say.
     lonely = as_srt(Transcript("s", "", [Word("a", 0, 0.3), Word("b", 0.3, 50.0), Word("c", 50.0, 50.1)], 60))
-    assert lonely.count("-->") == 3
+    assert re.findall(r"(\S+) --> (\S+)\n(.*)", lonely) == [
+        ("00:00:00,000", "00:00:01,300", "a b"),
+        ("00:00:50,000", "00:00:50,100", "c"),
+    ]
+
+
+def test_what_a_server_collects_lasts_no_longer_than_it_takes_to_say():
+    """Events tell the end of a word when the next begins, and nothing of the last one's."""
+    collected = Collected()
+    long = "antidisestablishmentarianism"
+    for event in (
+        LiveWord("what", 0.4),
+        LiveWordEnd(0.6),
+        LiveWord(long, 0.6),
+        LiveWordEnd(30.0),
+        LiveWord("name", 30.0),
+    ):
+        collected.feed([event])
+    words = collected.transcript("s", 60.0, 0.08).words
+    assert [(w.text, w.start, round(w.end, 3)) for w in words] == [
+        ("what", 0.4, 0.6),
+        (long, 0.6, 3.4),
+        ("name", 30.0, 31.0),
+    ]
 
 
 def test_two_lines_of_the_same_length():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..text import Word
 from .live import Event, LiveWord, LiveWordEnd
 from .transcribe import Transcript
-from .words import within
+from .words import spoken, within
 
 
 class Collected:
@@ -35,5 +35,5 @@ class Collected:
 
     def transcript(self, source: str, duration: float, frame_seconds: float) -> Transcript:
         """All of it, of a recording of `duration` seconds."""
-        words = within(self._words, duration, frame_seconds)
+        words = [spoken(w) for w in within(self._words, duration, frame_seconds)]
         return Transcript(source, " ".join(w.text for w in words), words, duration)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import clean
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BOUNDARY, EOS, PAD = 0, 2, 3
 # How long the last word lasts at most when nothing ends it: one second.
 LAST_WORD_FRAMES = 12
+# No word takes longer to say than the larger of: a second, and this for each of its letters.
+SECONDS_PER_LETTER = 0.1
 
 
 def plain_text(tokens: Sequence[int], tokenizer: SentencePieceProcessor) -> str:
@@ -47,6 +49,11 @@ def within(words: Sequence[Word], duration: float, frame: float) -> list[Word]:
         limit = max(0.0, min(start, end - frame))
         found.append(Word(word.text, limit, end))
     return found[::-1]
+
+
+def spoken(word: Word) -> Word:
+    """`word` with an end that it can have: both rules let a word last until the next one begins, however long the pause between."""
+    return replace(word, end=min(word.end, word.start + max(1.0, SECONDS_PER_LETTER * len(word.text))))
 
 
 def offline_words(

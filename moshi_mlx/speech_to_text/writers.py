@@ -11,6 +11,7 @@ from ..defaults import TRANSCRIPTS
 from ..errors import InputError
 from ..text import Word
 from .transcribe import Transcript
+from .words import spoken
 
 # A subtitle ends at the end of a sentence, before a pause, or when it is as long as two lines or as a reader's patience.
 MAX_CHARACTERS = 84
@@ -21,9 +22,9 @@ _SENTENCE_ENDS = (".", "!", "?", "\u2026", "\u3002")
 
 
 def cues(words: Sequence[Word]) -> Iterator[list[Word]]:
-    """Words grouped into subtitles."""
+    """Words grouped into subtitles, none of them longer than it takes to say."""
     cue: list[Word] = []
-    for word in words:
+    for word in map(spoken, words):
         if cue and not _fits(cue, word):
             yield cue
             cue = []
@@ -35,7 +36,6 @@ def cues(words: Sequence[Word]) -> Iterator[list[Word]]:
 def _fits(cue: list[Word], word: Word) -> bool:
     characters = sum(len(w.text) + 1 for w in cue) + len(word.text)
     ended = cue[-1].text.endswith(_SENTENCE_ENDS)
-    # An end that nothing marked reaches to the next word: the time since the start tells a pause as well.
     silent = word.start - cue[-1].end >= PAUSE_SECONDS
     return characters <= MAX_CHARACTERS and word.end - cue[0].start <= MAX_SECONDS and not ended and not silent
 
