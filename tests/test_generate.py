@@ -218,7 +218,10 @@ def test_published_input_shapes(lm):
         (lambda lm: LmGen(lm).step(user(0), execute=[True]), "support_out_of_sync"),
         (lambda lm: LmGen(lm, batch_size=2, seed=[1]), "as many seeds"),
         (lambda lm: LmGen(lm, generated_codebooks=9), "up to 3 codebooks"),
-        (lambda lm: LmGen(lm, cfg_coef=2.0).step(user(0)), "needs conditions for 2 rows"),
+        (
+            lambda lm: LmGen(lm, cfg_coef=2.0).step(user(0)),
+            "needs conditions for 2 rows.*This model has no conditions: leave guidance out",
+        ),
         (lambda lm: LmGen(lm).frame, "no step yet"),
     ],
 )

@@ -404,6 +404,11 @@ def test_subtitles():
     assert as_vtt(silent) == "WEBVTT\n"
 
 
+def test_names_are_no_recordings(question):
+    with pytest.raises(InputError, match="recording 0 should be an AudioReader, found '.*question.wav'"):
+        FileTranscriber(listener(), TOKENIZER, Surroundings(DELAY, 1.0))([str(question)])
+
+
 def test_json_and_text():
     data = json.loads(FORMATS["json"](SPOKEN))
     assert data["words"][0] == {"word": "Hello", "start": 0.16, "end": 0.5}

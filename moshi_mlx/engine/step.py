@@ -376,8 +376,9 @@ class Step:
         if conditions.cross is not None:
             batches.append(conditions.cross[0].shape[1])
         if rows not in batches:
+            advice = "" if self.lm.cfg.conditioners else " This model has no conditions: leave guidance out."
             raise InputError(
-                f"guidance (cfg_coef {g.coef}) needs conditions for {rows} rows, the conditioned ones and then the null ones."
+                f"guidance (cfg_coef {g.coef}) needs conditions for {rows} rows, the conditioned ones and then the null ones.{advice}"
             )
 
 

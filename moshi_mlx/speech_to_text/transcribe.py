@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..arguments import kind
 from ..audio.files import AudioReader
 from ..defaults import TIMINGS
 from ..errors import AudioError, InputError
@@ -97,6 +98,7 @@ class FileTranscriber:
             for b in range(listener.batch):
                 if rows[b] is None and (following := next(waiting, None)) is not None:
                     number, reader = following
+                    kind(f"recording {number}", reader, AudioReader, "an AudioReader")
                     rows[b] = _Row(number, reader, around.frames(reader), around.hidden_tokens)
                     listener.join(b)
                     fresh.append(b)
