@@ -305,16 +305,34 @@ class Heard:
         self.row, self.figures, self.index = Row(), Figures(), 0
         self.session = Transcription("stt", self.row, self.figures, **session)
 
-    def frames(self, n: int = 1, *words: str, paused: float | None = None) -> list[dict]:
-        """`n` frames, the last with `words`."""
+    def frames(self, n: int = 1, *words: str, late: int = 0, paused: float | None = None) -> list[dict]:
+        """`n` frames, the last with `words` that were said `late` frames ago."""
+        self.append(n)
+        return self.hears(n, *words, late=late, paused=paused)
+
+    def append(self, n: int):
+        """`n` frames that wait to be heard."""
+        self.session.receive({"type": APPEND, "audio": sound(n * 1920)})
+
+    def hears(self, n: int, *words: str, late: int = 0, paused: float | None = None) -> list[dict]:
+        """`frames` of what was appended before."""
         told = []
         self.figures.sure = self.figures.sure if paused is None else paused
-        self.session.receive({"type": APPEND, "audio": sound(n * 1920)})
         for i in range(n):
-            found = [e for w in words for e in (LiveWord(w, 0.08 * self.index), LiveWordEnd(0.08 * self.index + 0.2))]
+            start = 0.08 * (self.index - late)
+            found = [e for w in words for e in (LiveWord(w, start), LiveWordEnd(start + 0.2))]
             told += self.session.put(HeardFrame(self.index, np.zeros(0, np.float32), found if i == n - 1 else []))
             self.index += 1
         return told
+
+    def client(self, kind: str) -> list[dict]:
+        """What `commit` or `clear` is answered."""
+        return self.session.receive({"type": f"input_audio_buffer.{kind}"}).answers
+
+    def until_the_client_commits(self) -> Heard:
+        """Without pauses."""
+        self.session.receive({"type": "session.update", "session": {"audio": {"input": {"turn_detection": None}}}})
+        return self
 
     def fetched(self, *words: str) -> list[dict]:
         """Words of silence that was put in."""
@@ -376,9 +394,115 @@ def test_a_client_that_says_itself_when_a_turn_ends():
     assert s.session.put(Marker(1))[0]["transcript"] == "Hello there"
     assert s.frames(1, "Yes")[0]["item_id"] != told[0]["item_id"]
     assert s.session.receive({"type": "input_audio_buffer.clear"}).answers[0]["type"] == "input_audio_buffer.cleared"
+    assert s.session.put(Marker(2)) == []
     s.frames(1, "No")
     s.session.receive({"type": "input_audio_buffer.commit"})
-    assert s.session.put(Marker(2))[0]["transcript"] == "No"
+    assert s.session.put(Marker(3))[0]["transcript"] == "No"
+
+
+def test_words_of_sound_that_was_cleared_before_it_was_heard():
+    s = Heard().until_the_client_commits()
+    s.append(20)
+    first = s.client("commit")[0]["item_id"]
+    s.append(20)
+    assert s.client("clear") == [{"type": "input_audio_buffer.cleared"}]
+    s.append(20)
+    second = s.client("commit")[0]
+    assert second["previous_item_id"] == first
+    assert s.row.asked == ["flush", 1, "flush", 2, "flush", 3]
+    told = s.hears(20, "one", late=6) + s.fetched("two") + s.session.put(Marker(1))
+    told += s.hears(20, "gone", late=6) + s.fetched("too") + s.session.put(Marker(2))
+    told += s.hears(20, "three", late=6) + s.fetched("four") + s.session.put(Marker(3))
+    assert [e["item_id"] for e in told] == [first] * 3 + [second["item_id"]] * 3
+    assert [e["transcript"] for e in told if "transcript" in e] == ["one two", "three four"]
+    assert [e["usage"]["seconds"] for e in told if "usage" in e] == [1.6, 1.6]
+
+
+def test_words_of_sound_that_was_cleared_while_they_were_understood():
+    s = Heard().until_the_client_commits()
+    begun = s.frames(10, "what")
+    assert begun[0]["delta"] == "what"
+    s.client("clear")
+    # By when they were said, where the mark is not back yet, and for as long as a word may be late.
+    assert s.fetched("is") + s.frames(1, "your", late=4) == []
+    later = s.frames(12, "Yes")
+    assert later[0]["delta"] == "Yes"
+    assert s.session.put(Marker(1)) == []
+    assert s.client("commit")[0]["item_id"] == later[0]["item_id"] != begun[0]["item_id"]
+    done = s.session.put(Marker(2))
+    assert [(e["transcript"], e["usage"]["seconds"]) for e in done] == [("Yes", 1.04)]
+
+
+def test_clearing_nothing_asks_nothing_of_the_model():
+    s = Heard()
+    assert kinds(s.client("clear")) == ["input_audio_buffer.cleared"]
+    s.frames(20, paused=1.0)
+    for _ in range(3):
+        assert kinds(s.client("clear")) == ["input_audio_buffer.cleared"]
+    assert s.row.asked == ["flush", 1]
+    assert refused(s.session, {"type": "input_audio_buffer.commit"}).code == "input_audio_buffer_commit_empty"
+
+
+@pytest.mark.parametrize("backlog", [0, 5, 20])
+def test_speech_that_was_cleared_is_no_turn(backlog):
+    """Of the 20 frames that are cleared so many have not been heard yet."""
+    s = Heard()
+    s.frames(20, paused=1.0)
+    begun = s.frames(20 - backlog, paused=0.1)
+    assert kinds(begun) == ["input_audio_buffer.speech_started"] * (backlog < 20)
+    s.append(backlog)
+    s.client("clear")
+    # The figures say some time longer that somebody speaks.
+    assert s.hears(backlog, paused=0.1) + s.fetched("gone") + s.session.put(Marker(1)) == []
+    assert s.frames(3, paused=0.1) + s.frames(1, paused=0.5) + s.frames(20, paused=1.0) == []
+    told = s.frames(3, paused=0.1) + s.frames(1, "Yes") + s.frames(2, paused=1.0) + s.session.put(Marker(2))
+    assert [e.get("audio_start_ms") or e.get("audio_end_ms") for e in told if "speech" in e["type"]] == [5200, 5600]
+    assert len({e.get("item_id") or e["item"]["id"] for e in told}) == 1
+    assert told[0]["item_id"] not in [e["item_id"] for e in begun]
+    assert told[-1]["transcript"] == "Yes"
+    assert [e["previous_item_id"] for e in told if e["type"].endswith("committed")] == [None]
+
+
+def test_speech_that_was_committed_before_it_was_heard_is_no_other_turn():
+    s = Heard()
+    s.frames(20, paused=1.0)
+    s.append(20)
+    told = s.client("commit")
+    told += s.hears(19, "what", late=6, paused=0.1) + s.hears(1) + s.fetched("is") + s.session.put(Marker(1))
+    # Its end is told by frames after it.
+    told += s.frames(3, paused=0.1) + s.frames(40, paused=1.0)
+    assert kinds(told) == [
+        "input_audio_buffer.committed", "conversation.item.added",
+        *["conversation.item.input_audio_transcription.delta"] * 2, "conversation.item.input_audio_transcription.completed",
+    ]  # fmt: skip
+    assert told[-1]["transcript"] == "what is"
+    assert len({e.get("item_id") or e["item"]["id"] for e in told}) == 1
+    assert kinds(s.frames(2, paused=0.1)) == ["input_audio_buffer.speech_started"]
+
+
+def test_a_commit_ends_the_speech_under_way_and_more_words_are_another_turn():
+    s = Heard()
+    s.frames(20, paused=1.0)
+    first = s.frames(10, "what", paused=0.1) + s.client("commit")
+    assert [k.split(".")[-1] for k in kinds(first)] == [
+        "speech_started", "delta", "speech_stopped", "committed", "added",
+    ]  # fmt: skip
+    assert first[2]["audio_end_ms"] == 80 * 30
+    assert s.session.put(Marker(1))[0]["transcript"] == "what"
+    second = s.frames(10, "is", late=6, paused=0.1)
+    assert [(e.get("audio_start_ms"), e.get("delta")) for e in second] == [(80 * 33, None), (None, "is")]
+    second += s.frames(2, paused=1.0) + s.session.put(Marker(2))
+    assert second[-1]["usage"]["seconds"] == pytest.approx(0.08 * (42 - 33))
+    assert [len({e.get("item_id") or e["item"]["id"] for e in told}) for told in (first, second)] == [1, 1]
+
+
+def test_what_was_appended_after_a_pause_can_be_committed():
+    s = Heard()
+    s.frames(20, "Yes", paused=1.0)
+    s.append(30)
+    assert kinds(s.hears(2, paused=1.0))[1] == "input_audio_buffer.committed"
+    assert kinds(s.client("commit")) == ["input_audio_buffer.committed", "conversation.item.added"]
+    assert refused(s.session, {"type": "input_audio_buffer.commit"}).code == "input_audio_buffer_commit_empty"
 
 
 def test_two_commits_before_the_first_is_answered():
@@ -433,6 +557,18 @@ def test_turns():
     assert turns.feed([0.9] * 4, True) is None
     assert [turns.feed([0.9] * 4, False) for _ in range(2)] == [None, STOPPED]
     assert turns.feed([0.9] * 4, True) == STARTED
+
+
+def test_turns_that_the_client_ends():
+    turns = Turns()
+    turns.feed([0.0] * 4, True)
+    turns.cut()
+    assert not turns.speaking
+    assert [turns.feed([p] * 4, False) for p in (0.0, 0.0, 0.0, 0.5, 0.9, 0.9)] == [None] * 6
+    assert [turns.feed([0.0] * 4, False) for _ in range(12)].count(STARTED) == 1
+    turns.cut()
+    assert turns.feed([0.0] * 4, True) == STARTED
+    assert [turns.feed([0.9] * 4, False) for _ in range(2)] == [None, STOPPED]
 
 
 def test_which_figure_ends_a_turn():

@@ -312,6 +312,30 @@ def test_pauses_end_items(server):
     assert (told[1].audio_start_ms, told[5].audio_end_ms) == (14 * 80, 19 * 80)
 
 
+def test_what_a_client_clears_is_not_heard(server):
+    """All is sent before any of it is heard."""
+    loud, quiet = np.full(FRAME, 9000, np.int16), np.zeros(FRAME, np.int16)
+
+    async def transcribe(connection):
+        buffer = connection.input_audio_buffer
+        for frames, end in ([quiet] * 14 + [loud] * 3, buffer.commit), ([loud] * 4, buffer.clear), ([quiet] * 20, None):
+            await buffer.append(audio=base64_of(np.concatenate(frames)))
+            if end is not None:
+                await end()
+        for frame in [loud, quiet, quiet, quiet]:
+            await buffer.append(audio=base64_of(frame))
+        return await until(connection, f"{WORDS}.completed", 2)
+
+    with OpenAI(Services(stt=Hearing("ears", Scheduler(Speaker), heads=4))) as ears:
+        told = with_client(ears, transcribe, "whisper-1")
+    assert [e.transcript for e in told if e.type == f"{WORDS}.completed"] == ["w14 w15 w16", "w41"]
+    committed = [e for e in told if e.type == "input_audio_buffer.committed"]
+    assert [e.previous_item_id for e in committed] == [None, committed[0].item_id]
+    speech = [e for e in told if e.type.startswith("input_audio_buffer.speech")]
+    assert [e.item_id for e in speech[-2:]] == [committed[1].item_id] * 2
+    assert {e.item_id for e in speech} <= {e.item_id for e in committed}
+
+
 # Translation ----------------------------------------------------------------------------------------------------------
 
 

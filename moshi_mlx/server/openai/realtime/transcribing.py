@@ -47,13 +47,17 @@ class PauseFigures(Protocol):
 
 @dataclass
 class _Item:
-    """What was said in one go, from `begun` on, in seconds of the stream; words that begin after `until` are those of another."""
+    """What was said in one go, from `begun` on, in seconds of the stream; words that begin after `until` are those of another.
+
+    Of one that is `cleared` the client hears nothing.
+    """
 
     id: str
     begun: float
     words: list[str] = field(default_factory=list)
     until: float = math.inf
     seconds: float = 0.0
+    cleared: bool = False
 
 
 class Transcription:
@@ -75,12 +79,14 @@ class Transcription:
         sample_rate: int = 24000,
     ):
         self._model, self._stream, self._pauses, self._check_model = model, stream, pauses, check_model
-        self._delay, self._sample_rate, self._frame_seconds = delay, sample_rate, frame_size / sample_rate
+        self._delay, self._sample_rate = delay, sample_rate
+        self._frame_size, self._frame_seconds = frame_size, frame_size / sample_rate
         self._id, self._pcm = new_id("sess"), Pcm("pcm_s16le")
         self._language, self._prompt = "", ""
         self._detection: Any = DETECTION
         self._turns = detector(DETECTION)
-        self._frames = self._appended = self._samples = 0
+        # Frames that were heard, samples that were appended, and how many of these were committed or cleared.
+        self._frames = self._samples = self._done = 0
         self._item: _Item | None = None
         # Items that have ended and whose last words are being fetched, by the mark that comes after them.
         self._ending: deque[tuple[int, _Item]] = deque()
@@ -113,25 +119,25 @@ class Transcription:
         kind = event["type"]
         if kind == "input_audio_buffer.append":
             pcm = decoded(event, self._pcm)
-            self._appended += len(pcm)
             self._samples += len(pcm)
             self._pauses.hear(pcm)
             return Received(pcm=pcm)
         if kind == "session.update":
             return Received(self._update(event))
         if kind == "input_audio_buffer.commit":
-            if not self._appended:
+            if self._samples == self._done:
                 raise bad(
                     "there is nothing to commit: no sound was appended since the last time.",
                     None,
                     "input_audio_buffer_commit_empty",
                 )
-            return Received(self._ends(self._samples / self._sample_rate))
+            told = self._committed(self._samples, self._turns is not None and self._turns.speaking)
+            self._cut()
+            return Received(told)
         if kind == "input_audio_buffer.clear":
-            # What was heard is heard; it is no part of the next item.
-            self._item, self._appended = None, 0
-            if self._turns is not None:
-                self._turns.reset()
+            if self._samples > self._done:
+                self._ends(self._samples).cleared = True
+                self._cut()
             return Received([{"type": "input_audio_buffer.cleared"}])
         raise unknown(event)
 
@@ -165,22 +171,25 @@ class Transcription:
         for word in item.events:
             if isinstance(word, LiveWord) and word.text.strip():
                 events += self._completed(_by(word.start))
-                if self._ending:
-                    events.append(self._delta(self._ending[0][1], word))
-                else:
+                if not self._ending:
                     new.append(word)
+                elif not self._ending[0][1].cleared:
+                    events.append(self._delta(self._ending[0][1], word))
         changed = None
         if item.index is not None:
             self._frames = item.index + 1
             figures = self._pauses.of(item)
             changed = None if self._turns is None else self._turns.feed(figures, bool(new))
+            if item.index * self._frame_size < self._done:
+                # Its turn had ended before it was heard.
+                changed = None
+                self._cut()
         if changed == STARTED:
             start = new[0].start if new else self._seconds - self._frame_seconds
-            events.append(self._speech("started", audio_start_ms=round(1000 * start)))
+            events.append(self._speech("started", self._current(start), audio_start_ms=round(1000 * start)))
         events += [self._delta(self._current(), word) for word in new]
         if changed == STOPPED:
-            events.append(self._speech("stopped", audio_end_ms=round(1000 * self._seconds)))
-            events += self._ends(self._seconds)
+            events += self._committed(self._frames * self._frame_size, True)
         # Words of it would have come by now.
         late = self._seconds - self._delay - LATEST_FRAMES * self._frame_seconds
         return events + self._completed(_by(late))
@@ -190,13 +199,14 @@ class Transcription:
         """Of sound that was heard."""
         return self._frames * self._frame_seconds
 
-    def _speech(self, change: str, **when: int) -> Event:
-        return {"type": f"input_audio_buffer.speech_{change}", **when, "item_id": self._current().id}
+    def _speech(self, change: str, item: _Item, **when: int) -> Event:
+        return {"type": f"input_audio_buffer.speech_{change}", **when, "item_id": item.id}
 
-    def _current(self) -> _Item:
-        """The item under way, a new one where there is none."""
+    def _current(self, begun: float = math.inf) -> _Item:
+        """The item under way. Where there is none a new one, which began at `begun` or now, but not in sound of an earlier one."""
         if self._item is None:
-            self._item = _Item(new_id("item"), max(0.0, self._seconds - self._frame_seconds))
+            now = self._seconds - self._frame_seconds
+            self._item = _Item(new_id("item"), max(self._done / self._sample_rate, min(begun, now)))
         return self._item
 
     def _delta(self, item: _Item, word: LiveWord) -> Event:
@@ -205,25 +215,36 @@ class Transcription:
         item.words.append(text)
         return {"type": f"{_WORDS}.delta", "item_id": item.id, "content_index": 0, "delta": delta}
 
-    def _ends(self, until: float) -> list[Event]:
-        """The item under way ended at `until` seconds: its last words are wanted now."""
-        item, before = self._current(), self._last
-        # A word is said to begin up to a frame late.
-        item.until = until + self._frame_seconds
-        # Who ends turns means all that was appended.
-        item.seconds = until - item.begun if self._turns is not None else self._appended / self._sample_rate
-        self._item, self._last, self._appended = None, item.id, 0
+    def _cut(self) -> None:
+        """Speech in sound that the client has committed or cleared begins no turn."""
         if self._turns is not None:
-            self._turns.reset()
+            self._turns.cut()
+
+    def _ends(self, until: int) -> _Item:
+        """The item under way ended at `until` samples: its last words are wanted now."""
+        item, seconds = self._current(), until / self._sample_rate
+        # A word is said to begin up to a frame late.
+        item.until = seconds + self._frame_seconds
+        # Who ends turns means all that was appended.
+        item.seconds = seconds - (item.begun if self._turns is not None else self._done / self._sample_rate)
+        self._item, self._done = None, until
         self._marks += 1
         self._ending.append((self._marks, item))
         self._stream.flush()
         self._stream.mark(self._marks)
+        return item
+
+    def _committed(self, until: int, spoken: bool) -> list[Event]:
+        """The item under way ended at `until` samples, and with it the speech whose begin was told, if it is `spoken`."""
+        item, before = self._ends(until), self._last
+        self._last = item.id
+        end = round(1000 * until / self._sample_rate)
         content = [{"type": "input_audio", "transcript": None}]
         message = {
             "id": item.id, "object": "realtime.item", "type": "message", "status": "completed", "role": "user", "content": content,
         }  # fmt: skip
         return [
+            *([self._speech("stopped", item, audio_end_ms=end)] if spoken else []),
             {"type": "input_audio_buffer.committed", "item_id": item.id, "previous_item_id": before},
             {"type": "conversation.item.added", "item": message, "previous_item_id": before},
         ]
@@ -233,6 +254,8 @@ class Transcription:
         events: list[Event] = []
         while self._ending and over(*self._ending[0]):
             _, item = self._ending.popleft()
+            if item.cleared:
+                continue
             events.append(
                 {
                     "type": f"{_WORDS}.completed",

@@ -28,6 +28,8 @@ class Turns:
 
     def __post_init__(self) -> None:
         self.speaking = False
+        # What is still being said belongs to a turn that the client has ended.
+        self._cut = False
         self._frames = self._against = 0
 
     def feed(self, pauses: Sequence[float], words: bool) -> str | None:
@@ -37,17 +39,25 @@ class Turns:
         if words and not self.speaking:
             return self._change()
         # The first second says nothing.
-        differs = sure > self.threshold if self.speaking else sure < SPEAKING and self._frames > IGNORED_STEPS
+        if self.speaking or self._cut:
+            differs = sure > self.threshold
+        else:
+            differs = sure < SPEAKING and self._frames > IGNORED_STEPS
         self._against = self._against + 1 if differs and not words else 0
-        return self._change() if self._against >= FRAMES else None
+        if self._against < FRAMES:
+            return None
+        if self._cut:
+            self._cut, self._against = False, 0
+            return None
+        return self._change()
 
     def _change(self) -> str:
-        self.speaking, self._against = not self.speaking, 0
+        self.speaking, self._cut, self._against = not self.speaking, False, 0
         return STARTED if self.speaking else STOPPED
 
-    def reset(self) -> None:
-        """What was said belongs to a turn that has ended."""
-        self.speaking, self._against = False, 0
+    def cut(self) -> None:
+        """The client has ended the turn: the next one begins after a pause, or with a word."""
+        self.speaking, self._cut, self._against = False, True, 0
 
 
 def detector(wanted: Any) -> Turns | None:
