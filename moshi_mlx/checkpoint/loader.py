@@ -175,17 +175,26 @@ class Loader:
         said = self.files.config.quantization
         if said is None:
             return
-        for path, q in self.quantizations.items():
-            own = said.get(path)
+        for path in {**self.quantizations, **said}:
+            own, found = said.get(path), self.quantizations.get(path)
+            if found is None and not (isinstance(own, dict) and self._is_dense(path)):
+                continue
             expected = own if isinstance(own, dict) else said
-            if own is False or (expected.get("bits"), expected.get("group_size")) != (q.bits, q.group_size):
+            # As in mlx-lm, what is no `mode` is affine.
+            words = (expected.get("group_size"), expected.get("bits"), expected.get("mode", "affine"))
+            if own is False or found is None or words != (found.group_size, found.bits, found.mode):
                 raise ConfigError(
-                    f"config: 'quantization' says {quoted(expected) if own is not False else 'dense'} for {path}, but the weights are {q}."
+                    f"config: 'quantization' says {quoted(expected) if own is not False else 'dense'} for {path}, "
+                    f"but the weights are {found or 'dense'}."
                 )
         if not self.quantizations:
             raise ConfigError(
                 f"config: 'quantization' says {quoted(said.get('bits'))} bits, but {self.files.moshi} is not quantised."
             )
+
+    def _is_dense(self, path: str) -> bool:
+        """Whether the file holds `{path}.weight`, and not packed."""
+        return f"{path}.weight" in self.weights and f"{path}.scales" not in self.weights
 
     def _mimi_config(self) -> MimiConfig:
         files, lm = self.files, self.files.config.lm
