@@ -29,7 +29,7 @@ from ..machine.capacity import capacity, default_dtype
 from ..models.lm_model import LmModel
 from ..models.mimi_model import MimiModel
 from . import fill, recipe_table, recipes, registry, tokenizer_json, transformers_files
-from .files import Files, Overrides, locate, require_tokenizer
+from .files import Files, Overrides, locate, require_tokenizer, taken_for
 from .fill import Progress
 from .fingerprint import fingerprint, without_names
 from .layouts import lm as lm_layouts
@@ -202,7 +202,9 @@ class Loader:
             architecture = files.config.architecture
             name = f"{CODEC_PREFIXES[architecture]}*" if architecture else files.config.mimi_name
             where = "" if architecture else "put it there or "
-            raise CheckpointError(f"{files.source} lacks the codec {name!r}; {where}name it with --mimi-weights.")
+            raise CheckpointError(
+                f"{files.source} lacks the codec {name!r}; {where}name it with --mimi-weights.{taken_for(files.config)}"
+            )
         described = read_json(files.mimi_config) if files.mimi_config else MIMI_V0_1
         cfg = files.config.codec or MimiConfig.from_dict(described)
         levels = max(lm.dep_q, lm.n_q - lm.dep_q)
@@ -255,12 +257,12 @@ class Loader:
         """Read everything. Raises before reading if the memory cannot be had. On macOS the GPU's memory is wired (see `memory.wire`)."""
         memory.refuse_if_too_large(self.estimate().total, str(self.files.moshi), self._smaller())
         memory.wire()
-        tokenizer = load_tokenizer(self.files, self.notes) if self.files.tokenizer else None
         mimi = None
-        if self.mimi_cfg is not None and self.codec is not None:
-            mimi = MimiModel(self.mimi_cfg)
-            load_mimi_file(mimi, self.codec)
         try:
+            tokenizer = load_tokenizer(self.files, self.notes) if self.files.tokenizer else None
+            if self.mimi_cfg is not None and self.codec is not None:
+                mimi = MimiModel(self.mimi_cfg)
+                load_mimi_file(mimi, self.codec)
             load_lm_file(
                 self.lm, self.weights, dtype=self.dtype, progress=progress, adapter=self.adapter,
                 architecture=self.files.config.architecture, packing=self.packing,
@@ -268,9 +270,7 @@ class Loader:
         except CheckpointError as e:
             if not self.files.config.legacy:
                 raise
-            raise CheckpointError(
-                f"{e} Without a config.json that describes the model it was taken for Moshi 7B; name one with --lm-config."
-            ) from None
+            raise CheckpointError(f"{e}{taken_for(self.files.config)}") from None
         if self.files.config.model_type == "hibiki":
             read_eos_as_pad(self.lm)
         # Buffers of what was read and cast, which MLX would keep: up to some hundred megabytes.
