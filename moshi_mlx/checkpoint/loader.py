@@ -57,6 +57,8 @@ class Checkpoint:
     quantizations: dict[str, Quantization] = field(default_factory=dict)
     # What was found and done that the user may want to know.
     notes: list[str] = field(default_factory=list)
+    # Those of `quantizations` that no file holds: packed while they were loaded.
+    packing: dict[str, Quantization] = field(default_factory=dict)
 
     @property
     def config(self) -> CheckpointConfig:
@@ -64,7 +66,9 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Which model this is (see `fingerprint`), from its files as they are on disk when this is first asked for."""
+        """Which model this is (see `fingerprint`), from its files as they are on disk when this is first asked for, and from how they
+        were packed while they were loaded, where they were.
+        """
         files = self.files
         paths = [files.moshi, *(path for path in (files.mimi, files.lora) if path is not None)]
         described = {
@@ -72,6 +76,8 @@ class Checkpoint:
             "codec": read_json(files.mimi_config) if files.mimi_config else None,
             "lora_scaling": files.lora_scaling if files.lora else None,
         }
+        if self.packing:
+            described["packing"] = {path: str(q) for path, q in self.packing.items()}
         return fingerprint(described, [WeightsFile(path) for path in paths])
 
     @property
@@ -275,7 +281,7 @@ class Loader:
             read_eos_as_pad(self.lm)
         # Buffers of what was read and cast, which MLX would keep: up to some hundred megabytes.
         mx.clear_cache()
-        return Checkpoint(self.files, self.lm, mimi, tokenizer, self.quantizations, self.notes)
+        return Checkpoint(self.files, self.lm, mimi, tokenizer, self.quantizations, self.notes, self.packing)
 
 
 def _run_as(config: CheckpointConfig, weights: WeightsFile) -> CheckpointConfig:
