@@ -450,6 +450,16 @@ def test_damaged_headers(tmp_path, header, message):
         read_header(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize("name", ["half of a character \ud800", "__metadata__"])
+def test_headers_that_only_mlx_refuses(tmp_path, name):
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    other = {name: {"made by": "\udc00"}} if name == "__metadata__" else {name: {**entry, "data_offsets": [8, 16]}}
+    header_file(tmp_path / "x.safetensors", {"a": entry, **other}, bytes(8 if name == "__metadata__" else 16))
+    with pytest.raises(CheckpointError, match="x.safetensors cannot be read: .*parse error") as told:
+        WeightsFile(tmp_path / "x.safetensors").array("a")
+    assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", MIMI_NAME])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.8])
 def test_a_download_that_stopped(tiny_copy, name, share):
