@@ -15,10 +15,11 @@ import random_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_checkpoint import write_tokenizer
+from sentencepiece import sentencepiece_model_pb2
 
 from moshi_mlx.checkpoint import Loader
 from moshi_mlx.checkpoint.files import locate
-from moshi_mlx.checkpoint.tokenizer_json import read_tokenizer
+from moshi_mlx.checkpoint.tokenizer_json import processor_of, read_tokenizer
 from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.config import CheckpointConfig, MimiConfig
 from moshi_mlx.config.json_text import read_json
@@ -26,6 +27,7 @@ from moshi_mlx.config.transformers_config import mimi_config
 from moshi_mlx.errors import CheckpointError, ConfigError, MoshiError, clean
 from moshi_mlx.models.lm_model import LmModel
 from moshi_mlx.models.mimi_model import MimiModel
+from moshi_mlx.text import Detokenizer
 
 ESCAPES = "\x1b[31m\x1b]0;owned\x07\u202e\u2028\ud800\x9b2J"
 LEAVES = st.one_of(
@@ -282,6 +284,30 @@ def test_a_sentencepiece_model_whose_fault_is_no_text(tmp_path):
         read_tokenizer(tmp_path / "t.model")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "shown"),
+    [("▁deep", b"\xe2\x96\x81de\xffp", r"de\\xffp"), ("▁", b"\xe2\x96\xc1", r"\\x96\\xc1"), (" ⁇ ", b" \xe2\x81\xc7 ", r"\\xe2\\x81\\xc7")],
+    ids=["a piece", "the mark of a word", "what stands for an unknown piece"],
+)  # fmt: skip
+def test_a_sentencepiece_model_with_a_piece_that_is_no_text(tmp_path, old, new, shown):
+    """Sentencepiece takes it, and would give it up amid a transcript."""
+    model = sentencepiece_model_pb2.ModelProto()
+    kinds = model.SentencePiece
+    model.trainer_spec.byte_fallback, model.trainer_spec.unk_surface = True, " ⁇ "
+    for piece, kind in [
+        ("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL), ("<pad>", kinds.CONTROL),
+        *((f"<0x{byte:02X}>", kinds.BYTE) for byte in range(256)), ("▁", kinds.NORMAL), ("▁deep", kinds.NORMAL),
+    ]:  # fmt: skip
+        model.pieces.add(piece=piece, type=kind)
+    whole = model.SerializeToString()
+    (tmp_path / "t.model").write_bytes(whole)
+    assert read_tokenizer(tmp_path / "t.model") == whole
+    at = whole.rindex(old.encode()) if old != "▁" else whole.index(old.encode())
+    (tmp_path / "t.model").write_bytes(whole[:at] + new + whole[at + len(new) :])
+    with pytest.raises(CheckpointError, match=f"t.model is damaged: its piece b.*{shown}.* is not UTF-8"):
+        read_tokenizer(tmp_path / "t.model")
+
+
 def test_any_bytes_as_a_sentencepiece_model(tmp_path):
     write_tokenizer(tmp_path / "t.model", 60)
     whole = (tmp_path / "t.model").read_bytes()
@@ -292,6 +318,8 @@ def test_any_bytes_as_a_sentencepiece_model(tmp_path):
         path = tmp_path / "d.model"
         path.write_bytes(damaged(whole, data.draw))
         with Bounded():
-            read_tokenizer(path)
+            processor = processor_of(read_tokenizer(path))
+            text = Detokenizer(processor)
+            assert all(isinstance(text.feed(token), str) for token in range(processor.vocab_size()))
 
     check()

@@ -269,6 +269,39 @@ def test_config_that_contradicts_the_packing_is_refused(tmp_path):
     rewrite_config(tmp_path, quantization={"bits": 4, "group_size": 32})
     with pytest.raises(ConfigError, match="says .*'bits': 4.* for .*, but the weights are affine 8 bit"):
         load(tmp_path)
+    said = {"bits": 8, "group_size": 64}
+    # Older records do not say how numbers are packed.
+    for right in (said, {**said, "mode": "affine"}, {**said, "not.there": {"bits": 4}}):
+        rewrite_config(tmp_path, quantization=right)
+        assert load(tmp_path).precision == "affine 8 bit, group 64"
+    own = {**said, "mode": "mxfp8"}
+    for wrong in (*({**said, "mode": mode} for mode in ("mxfp8", "mxfp4", "garbage", None)), {**said, "text_emb": own}):
+        rewrite_config(tmp_path, quantization=wrong)
+        with pytest.raises(ConfigError, match="'mode': .*, but the weights are affine 8 bit"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["mxfp4", "mxfp8", "nvfp4"])
+def test_floats_that_are_recorded_as_integers_are_refused(tiny_checkpoint, tmp_path, mode):
+    from moshi_mlx.quantize.__main__ import main
+
+    assert main([str(tiny_checkpoint), str(tmp_path / "made"), "--mode", mode]) == 0
+    said = json.loads((tmp_path / "made" / "config.json").read_text())["quantization"]
+    assert said.pop("mode") == mode
+    rewrite_config(tmp_path / "made", quantization=said)
+    with pytest.raises(ConfigError, match=f"'quantization' says .*, but the weights are {mode}"):
+        load(tmp_path / "made")
+
+
+def test_a_dense_layer_that_is_recorded_as_packed_is_refused(tiny_checkpoint, tmp_path):
+    from moshi_mlx.quantize.__main__ import main
+
+    assert main([str(tiny_checkpoint), str(tmp_path / "made"), "-q", "8", "--recipe", "heads-bf16"]) == 0
+    said = json.loads((tmp_path / "made" / "config.json").read_text())["quantization"]
+    assert said["text_linear"] is False
+    rewrite_config(tmp_path / "made", quantization={**said, "text_linear": {"group_size": 64, "bits": 8}})
+    with pytest.raises(ConfigError, match="'bits': 8.* for text_linear, but the weights are dense"):
+        load(tmp_path / "made")
 
 
 def test_folder_without_config_is_moshi_7b(tmp_path):
@@ -415,6 +448,16 @@ def test_damaged_headers(tmp_path, header, message):
     header_file(tmp_path / "x.safetensors", header, bytes(8))
     with pytest.raises(CheckpointError, match=message):
         read_header(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("name", ["half of a character \ud800", "__metadata__"])
+def test_headers_that_only_mlx_refuses(tmp_path, name):
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    other = {name: {"made by": "\udc00"}} if name == "__metadata__" else {name: {**entry, "data_offsets": [8, 16]}}
+    header_file(tmp_path / "x.safetensors", {"a": entry, **other}, bytes(8 if name == "__metadata__" else 16))
+    with pytest.raises(CheckpointError, match="x.safetensors cannot be read: .*parse error") as told:
+        WeightsFile(tmp_path / "x.safetensors").array("a")
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", MIMI_NAME])

@@ -23,6 +23,7 @@ from moshi_mlx.checkpoint.files import Overrides, locate
 from moshi_mlx.checkpoint.layouts.kinds import kind_of, wrapper
 from moshi_mlx.checkpoint.places import open_place
 from moshi_mlx.config import CheckpointConfig
+from moshi_mlx.config.presets import MIMI_NAME, MOSHI_NAME, TOKENIZER_NAME
 from moshi_mlx.errors import CheckpointError, ConfigError, InputError, MoshiError
 from moshi_mlx.machine.capacity import Capacity
 
@@ -149,10 +150,47 @@ def test_folders_and_repositories_are_told_apart(tmp_path, tiny_copy, monkeypatc
     assert files.tokenizer is not None
 
 
+SUPPOSED = "Without a config.json that describes the model it was taken for {}; name one with --lm-config"
+
+
 def test_without_a_configuration(tiny_copy):
     (tiny_copy / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="Without a config.json .* taken for Moshi 7B; name one with --lm-config"):
+    with pytest.raises(CheckpointError, match=f"should have the shape .*{SUPPOSED.format('Moshi 7B')}"):
         load(tiny_copy, with_codec=False)
+    # The published codec is looked for in the file of another.
+    with pytest.raises(CheckpointError, match=SUPPOSED.format("Moshi 7B")):
+        load(tiny_copy)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "lacks"),
+    [
+        ("tokenizer", TOKENIZER_NAME, "lacks the tokenizer 'tokenizer_spm_32k_3.model'"),
+        ("codec", MIMI_NAME, "lacks the codec 'tokenizer-e351c8d8-checkpoint125.safetensors'"),
+        ("weights", MOSHI_NAME, "has no weights; expected model.safetensors or model.q8.safetensors"),
+    ],
+)
+def test_what_is_looked_for_without_a_configuration(tiny_copy, kind, name, lacks, question):
+    """The file that is asked for is another model's: the sentence says whose."""
+    whole = (tiny_copy / "config.json").read_text()
+    (tiny_copy / name).unlink()
+
+    def run():
+        if kind == "codec":
+            bench.main(["--model", str(tiny_copy)])
+        else:
+            run_inference.main([str(question), "--model", str(tiny_copy)])
+
+    for config, model in ((None, "Moshi 7B"), ({}, "Moshi 7B"), ({"model_type": "personaplex"}, "PersonaPlex 7B")):
+        (tiny_copy / "config.json").unlink(missing_ok=True)
+        if config is not None:
+            (tiny_copy / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match=f"{lacks}.*{SUPPOSED.format(model)}"):
+            run()
+    (tiny_copy / "config.json").write_text(whole)
+    with pytest.raises(CheckpointError) as told:
+        run()
+    assert "Without a config.json" not in str(told.value)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "mimi.json", "README.md", "tokenizer"])

@@ -71,6 +71,59 @@ def test_refusals(changes, message):
         parse(**changes)
 
 
+SPEAKING = {
+    "dep_q": 3, "cross_attention": True, "model_type": "tts", "tts_config": {"audio_delay": 1.28},
+    "conditioners": {
+        "speaker_wavs": {"type": "tensor", "tensor": {"dim": 16}},
+        "cfg": {"type": "lut", "lut": {"n_bins": 7, "dim": 4, "possible_values": ["1.0", "2.0"]}},
+    },
+    "fuser": {"sum": ["cfg"], "cross": ["speaker_wavs"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fuser", "name"),
+    [
+        ("absent", "speaker_wavs"),
+        (None, "speaker_wavs"),
+        ({}, "speaker_wavs"),
+        ({"sum": ["cfg"], "cross": []}, "speaker_wavs"),
+        ({"cross": ["speaker_wavs"]}, "cfg"),
+    ],
+)
+def test_a_condition_that_nobody_hears_is_refused(fuser, name):
+    """Two voices would speak with the same sound."""
+    parse(**SPEAKING)
+    with pytest.raises(ConfigError, match=f"'conditioners' defines '{name}', but 'fuser' gives it to nothing"):
+        parse(**{**SPEAKING, "fuser": fuser})
+    with pytest.raises(ConfigError, match="defines 'description', but 'fuser' gives it to nothing"):
+        parse(conditioners=LUT, model_type="hibiki")
+
+
+@pytest.mark.parametrize("values", [[], ["two"], ["1.0", "two"], ["nan"], ["inf"], ["2"], ["2.00"], ["-1.0"], ["1e0"]])
+def test_guidance_that_is_no_number_is_refused(values):
+    """What the commands give is a number with one decimal."""
+    guidance = {"type": "lut", "lut": {"n_bins": 7, "dim": 4, "possible_values": values}}
+    conditioners = {**SPEAKING["conditioners"], "cfg": guidance}
+    with pytest.raises(ConfigError, match="'cfg': 'possible_values' should be guidance coefficients with one decimal"):
+        parse(**{**SPEAKING, "conditioners": conditioners})
+    # Only a text-to-speech model is told a guidance by that name.
+    parse(**{**SPEAKING, "conditioners": conditioners, "tts_config": "absent", "model_type": "moshi"})
+
+
+@pytest.mark.parametrize(("name", "kind"), [("speaker_wavs", "tensor"), ("cfg", "lut"), ("control", "lut")])
+def test_conditions_of_another_kind_are_refused(name, kind):
+    others = {
+        "lut": {"type": "tensor", "tensor": {"dim": 4}},
+        "tensor": {"type": "lut", "lut": {"n_bins": 1, "dim": 4}},
+    }
+    fuser = {"sum": [], "cross": ["speaker_wavs", "cfg", "control"]}
+    conditioners = {**SPEAKING["conditioners"], "control": {"type": "lut", "lut": {"n_bins": 1, "dim": 4}}}
+    parse(**{**SPEAKING, "conditioners": conditioners, "fuser": fuser})
+    with pytest.raises(ConfigError, match=f"'{name}' of a text-to-speech model should be of the type '{kind}'"):
+        parse(**{**SPEAKING, "conditioners": {**conditioners, name: others[kind]}, "fuser": fuser})
+
+
 def test_defaults_are_those_of_the_specification():
     lm = CheckpointConfig.from_dict({"dim": 128, "num_layers": 1, "n_q": 0, "dep_q": 0, "delays": [0]}).lm
     t = lm.transformer

@@ -152,6 +152,7 @@ BROKEN = {
     "config is no object": (lambda s: (s / "config.json").write_text("[1]"), "should hold a JSON object"),
     "codec name outside": (rewrite_config(mimi_name="../../x"), "outside the checkpoint"),
     "tokenizer of another size": (lambda s: shutil.copy(GOLDENS / "family" / "tokenizer" / "tiny_bpe_400.model", s / "t.model"), "400 pieces.*'text_card' is 60"),
+    "a tokenizer with a piece of no text": (lambda s: (s / "t.model").write_bytes((GOLDENS / "family" / "tokenizer" / "tiny_bpe_400.model").read_bytes().replace(b"\xe2\x96\x81t", b"\xe2\x96\xfft", 1)), "is damaged: its piece b.* is not UTF-8"),
     "not a tokenizer": (lambda s: (s / "t.model").write_bytes(b"hello"), "not a sentencepiece model"),
 }  # fmt: skip
 

@@ -16,6 +16,8 @@ from moshi_mlx.checkpoint.weights_file import WeightsFile
 from moshi_mlx.checkpoint.weights_writer import WeightsWriter
 from moshi_mlx.errors import CheckpointError, MoshiError
 
+GIVEN_OUT = "sha256:bb979bf0ed7d67a1344d9fe573427fb671dc2d65123284127de02701b02c4670"
+
 
 def weights(folder: Path) -> Path:
     return folder / json.loads((folder / "config.json").read_text())["moshi_name"]
@@ -75,6 +77,25 @@ def test_another_model_is_another(tiny_checkpoint, tiny_copy):
     mx.save_safetensors(str(codec), arrays)
     seen.add(of(tiny_copy))
     assert len(seen) == 4
+
+
+def test_what_is_packed_while_it_loads_is_another(tiny_checkpoint, tiny_copy):
+    expected = {bits: checkpoint.load(tiny_checkpoint, quantized=bits, with_codec=False).fingerprint for bits in (4, 8)}
+    assert len({of(tiny_checkpoint), *expected.values()}) == 3
+    assert checkpoint.load(tiny_copy, quantized=4, with_codec=False).fingerprint == expected[4]
+
+
+def test_what_is_packed_in_its_file_is_as_it_was(tmp_path):
+    """`quantized` says then no more than the file does."""
+    from random_checkpoint import write
+
+    write(tmp_path, "tiny", 8, seed=1)
+    assert checkpoint.load(tmp_path, quantized=8, with_codec=False).fingerprint == of(tmp_path)
+
+
+def test_fingerprints_that_were_given_out_stay():
+    """Users keep conversations: this is what version 1.1.0 wrote."""
+    assert of(Path(__file__).parent / "goldens" / "lm" / "lut_cfg") == GIVEN_OUT
 
 
 def test_parts_names_types_and_shapes_count(tmp_path):

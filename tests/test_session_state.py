@@ -229,6 +229,21 @@ def test_a_file_of_another_model(talk, tmp_path, tmp_path_factory):
         load_conversation(session, tmp_path / "other.safetensors")
 
 
+@pytest.mark.parametrize("options", [{"quantized": 8}, {"quantized": 4}, {"dtype": mx.bfloat16}, {"dtype": mx.float16}])
+def test_a_file_of_another_precision(talk, tmp_path, options):
+    """The same files, packed while they are loaded, or computed in another type."""
+    session, state, _ = talk
+    session.state = state
+    save_conversation(session, tmp_path / "talk.safetensors")
+    other = Session.load(session.checkpoint.files.source, compile=False, **options)
+    with pytest.raises(CheckpointError, match=r"another model|should be .*float16, found .* float32"):
+        load_conversation(other, tmp_path / "talk.safetensors")
+    save_conversation(other, tmp_path / "talk.safetensors")
+    load_conversation(other, tmp_path / "talk.safetensors")
+    with pytest.raises(CheckpointError, match=r"another model|should be .* float32, found .*float16"):
+        load_conversation(session, tmp_path / "talk.safetensors")
+
+
 def test_files_of_version_1_0_0_still_load_with_a_notice(talk, tmp_path):
     session, state, expected = talk
     path = tmp_path / "talk.safetensors"

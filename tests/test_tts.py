@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import struct
 
 import mlx.core as mx
 import numpy as np
@@ -252,6 +254,14 @@ def voice_file(path, value=None, name="speaker_wavs", metadata=None):
     return path
 
 
+def of_type(path, kind: str, size: int):
+    """A whole file whose voice is of another type."""
+    entry = {"dtype": kind, "shape": [1, 32, 10], "data_offsets": [0, 320 * size]}
+    text = json.dumps({"speaker_wavs": entry}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes([1]) * (320 * size))
+    return path
+
+
 BAD_VOICES = {
     "other width": (lambda p: voice_file(p, mx.zeros((1, 16, 10))), r"shape \[1, 32, T\] .* found \[1, 16, 10\]"),
     "two voices in one": (lambda p: voice_file(p, mx.zeros((2, 32, 10))), r"found \[2, 32, 10\]"),
@@ -262,6 +272,10 @@ BAD_VOICES = {
     "no tensor": (lambda p: voice_file(p, name="other"), "'speaker_wavs' is missing"),
     "other model": (lambda p: voice_file(p, metadata={"sig": "1e68beda", "epoch": "240"}), "voice of another model .sig 1e68beda"),
     "NaN": (lambda p: voice_file(p, mx.full((1, 32, 10), mx.nan)), "NaN"),
+    "doubles": (lambda p: of_type(p, "F64", 8), "v.safetensors: the voice has the type F64, expected F32, F16, BF16; save it in float32"),
+    "integers": (lambda p: of_type(p, "I32", 4), "the voice has the type I32, expected F32"),
+    "small floats": (lambda p: of_type(p, "F8_E4M3", 1), "the voice has the type F8_E4M3, expected F32"),
+    "not filled": (lambda p: voice_file(p, mx.zeros((1, 32, 10))), "holds nothing but zeros; it was not downloaded whole"),
     "text file": (lambda p: p.write_text("hello") and p, "is not a voice embedding"),
     "recording": (lambda p: soundfile.write(p, np.zeros(100), 24000, format="WAV") or p, "is not a voice embedding"),
 }  # fmt: skip
@@ -272,6 +286,13 @@ def test_voice_files_are_checked(case, tmp_path):
     make, message = BAD_VOICES[case]
     with pytest.raises(CheckpointError, match=message):
         make_tts().make_condition_attributes([make(tmp_path / "v.safetensors")])
+
+
+@pytest.mark.parametrize("kind", [mx.float32, mx.float16, mx.bfloat16])
+def test_types_of_voices(kind, tmp_path):
+    value = voices.load_speaker(voice_file(tmp_path / "v.safetensors", mx.ones((1, 32, 10), kind)), 32)
+    assert value.dtype == mx.float32
+    assert mx.all(value == 1).item()
 
 
 def test_speaker_slots():

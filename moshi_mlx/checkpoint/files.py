@@ -160,7 +160,7 @@ def _find_weights(place: Place, config: CheckpointConfig, quantized: int | None)
             return candidate
     if _has_adapter(place):
         raise CheckpointError(_is_adapter(place))
-    raise CheckpointError(f"{place} has no weights; expected {' or '.join(names)}.")
+    raise CheckpointError(f"{place} has no weights; expected {' or '.join(names)}.{taken_for(config)}")
 
 
 def _has_adapter(place: Place) -> bool:
@@ -178,5 +178,14 @@ def require_tokenizer(files: Files) -> Path:
     if files.tokenizer is None:
         raise CheckpointError(
             f"{files.source} lacks the tokenizer {quoted(files.config.tokenizer_name)}; put it there or name it with --tokenizer."
+            f"{taken_for(files.config)}"
         )
     return files.tokenizer
+
+
+def taken_for(config: CheckpointConfig) -> str:
+    """What an error about a checkpoint ends with whose files are looked for, and read, by what was supposed of it; else nothing."""
+    if not config.legacy:
+        return ""
+    model = "PersonaPlex 7B" if config.model_type == "personaplex" else "Moshi 7B"
+    return f" Without a config.json that describes the model it was taken for {model}; name one with --lm-config."

@@ -35,8 +35,8 @@ _NORM_SCALE = re.compile(r"norm(\d*|_cross)\.weight$")
 
 
 def stored_quantization(file: WeightsFile, path: str, in_features: int) -> Quantization | None:
-    """Packing of `{path}.weight`, told by its shapes and the presence of scales; None when it is dense."""
-    if f"{path}.scales" not in file:
+    """Packing of `{path}.weight`, told by its shapes and the presence of scales; None when it is dense, or not there at all."""
+    if f"{path}.scales" not in file or f"{path}.weight" not in file:
         return None
     weight, scales = file[f"{path}.weight"], file[f"{path}.scales"]
     if weight.dtype != "U32" or len(weight.shape) != 2 or len(scales.shape) != 2 or scales.shape[1] == 0:

@@ -29,7 +29,7 @@ from ..machine.capacity import capacity, default_dtype
 from ..models.lm_model import LmModel
 from ..models.mimi_model import MimiModel
 from . import fill, recipe_table, recipes, registry, tokenizer_json, transformers_files
-from .files import Files, Overrides, locate, require_tokenizer
+from .files import Files, Overrides, locate, require_tokenizer, taken_for
 from .fill import Progress
 from .fingerprint import fingerprint, without_names
 from .layouts import lm as lm_layouts
@@ -57,6 +57,8 @@ class Checkpoint:
     quantizations: dict[str, Quantization] = field(default_factory=dict)
     # What was found and done that the user may want to know.
     notes: list[str] = field(default_factory=list)
+    # Those of `quantizations` that no file holds: packed while they were loaded.
+    packing: dict[str, Quantization] = field(default_factory=dict)
 
     @property
     def config(self) -> CheckpointConfig:
@@ -64,7 +66,9 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Which model this is (see `fingerprint`), from its files as they are on disk when this is first asked for."""
+        """Which model this is (see `fingerprint`), from its files as they are on disk when this is first asked for, and from how they
+        were packed while they were loaded, where they were.
+        """
         files = self.files
         paths = [files.moshi, *(path for path in (files.mimi, files.lora) if path is not None)]
         described = {
@@ -72,6 +76,8 @@ class Checkpoint:
             "codec": read_json(files.mimi_config) if files.mimi_config else None,
             "lora_scaling": files.lora_scaling if files.lora else None,
         }
+        if self.packing:
+            described["packing"] = {path: str(q) for path, q in self.packing.items()}
         return fingerprint(described, [WeightsFile(path) for path in paths])
 
     @property
@@ -175,17 +181,26 @@ class Loader:
         said = self.files.config.quantization
         if said is None:
             return
-        for path, q in self.quantizations.items():
-            own = said.get(path)
+        for path in {**self.quantizations, **said}:
+            own, found = said.get(path), self.quantizations.get(path)
+            if found is None and not (isinstance(own, dict) and self._is_dense(path)):
+                continue
             expected = own if isinstance(own, dict) else said
-            if own is False or (expected.get("bits"), expected.get("group_size")) != (q.bits, q.group_size):
+            # As in mlx-lm, what is no `mode` is affine.
+            words = (expected.get("group_size"), expected.get("bits"), expected.get("mode", "affine"))
+            if own is False or found is None or words != (found.group_size, found.bits, found.mode):
                 raise ConfigError(
-                    f"config: 'quantization' says {quoted(expected) if own is not False else 'dense'} for {path}, but the weights are {q}."
+                    f"config: 'quantization' says {quoted(expected) if own is not False else 'dense'} for {path}, "
+                    f"but the weights are {found or 'dense'}."
                 )
         if not self.quantizations:
             raise ConfigError(
                 f"config: 'quantization' says {quoted(said.get('bits'))} bits, but {self.files.moshi} is not quantised."
             )
+
+    def _is_dense(self, path: str) -> bool:
+        """Whether the file holds `{path}.weight`, and not packed."""
+        return f"{path}.weight" in self.weights and f"{path}.scales" not in self.weights
 
     def _mimi_config(self) -> MimiConfig:
         files, lm = self.files, self.files.config.lm
@@ -193,7 +208,9 @@ class Loader:
             architecture = files.config.architecture
             name = f"{CODEC_PREFIXES[architecture]}*" if architecture else files.config.mimi_name
             where = "" if architecture else "put it there or "
-            raise CheckpointError(f"{files.source} lacks the codec {name!r}; {where}name it with --mimi-weights.")
+            raise CheckpointError(
+                f"{files.source} lacks the codec {name!r}; {where}name it with --mimi-weights.{taken_for(files.config)}"
+            )
         described = read_json(files.mimi_config) if files.mimi_config else MIMI_V0_1
         cfg = files.config.codec or MimiConfig.from_dict(described)
         levels = max(lm.dep_q, lm.n_q - lm.dep_q)
@@ -246,12 +263,12 @@ class Loader:
         """Read everything. Raises before reading if the memory cannot be had. On macOS the GPU's memory is wired (see `memory.wire`)."""
         memory.refuse_if_too_large(self.estimate().total, str(self.files.moshi), self._smaller())
         memory.wire()
-        tokenizer = load_tokenizer(self.files, self.notes) if self.files.tokenizer else None
         mimi = None
-        if self.mimi_cfg is not None and self.codec is not None:
-            mimi = MimiModel(self.mimi_cfg)
-            load_mimi_file(mimi, self.codec)
         try:
+            tokenizer = load_tokenizer(self.files, self.notes) if self.files.tokenizer else None
+            if self.mimi_cfg is not None and self.codec is not None:
+                mimi = MimiModel(self.mimi_cfg)
+                load_mimi_file(mimi, self.codec)
             load_lm_file(
                 self.lm, self.weights, dtype=self.dtype, progress=progress, adapter=self.adapter,
                 architecture=self.files.config.architecture, packing=self.packing,
@@ -259,14 +276,12 @@ class Loader:
         except CheckpointError as e:
             if not self.files.config.legacy:
                 raise
-            raise CheckpointError(
-                f"{e} Without a config.json that describes the model it was taken for Moshi 7B; name one with --lm-config."
-            ) from None
+            raise CheckpointError(f"{e}{taken_for(self.files.config)}") from None
         if self.files.config.model_type == "hibiki":
             read_eos_as_pad(self.lm)
         # Buffers of what was read and cast, which MLX would keep: up to some hundred megabytes.
         mx.clear_cache()
-        return Checkpoint(self.files, self.lm, mimi, tokenizer, self.quantizations, self.notes)
+        return Checkpoint(self.files, self.lm, mimi, tokenizer, self.quantizations, self.notes, self.packing)
 
 
 def _run_as(config: CheckpointConfig, weights: WeightsFile) -> CheckpointConfig:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.input_files import read_bytes
 from ..config.json_text import LARGEST_TOKENIZER, read_json
-from ..errors import CheckpointError, first_line
+from ..errors import CheckpointError, first_line, quoted
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -39,10 +39,18 @@ def read_tokenizer(path: Path) -> bytes:
     """The bytes of the sentencepiece model at `path`, or of one made from the `tokenizer.json` there. Raises `CheckpointError`."""
     content = from_json(path) if path.suffix == ".json" else read_bytes(path, LARGEST_TOKENIZER)
     try:
-        processor_of(content)
+        processor = processor_of(content)
     except (RuntimeError, UnicodeDecodeError):
         # The second where sentencepiece's own words quote bytes that are no text.
         raise CheckpointError(f"{path} is not a sentencepiece model.") from None
+    try:
+        # Every text it can give, one by one: sentencepiece takes any bytes for a piece, and for what stands for an unknown one.
+        processor.id_to_piece(list(range(processor.vocab_size())))
+        processor.decode([processor.unk_id()])
+    except UnicodeDecodeError as e:
+        raise CheckpointError(
+            f"{path} is damaged: its piece {quoted(e.object[:40])} is not UTF-8. Download it again."
+        ) from None
     return content
 
 

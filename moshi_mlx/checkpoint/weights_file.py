@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from ..config.input_files import check_name, file_size, name_for_mlx, reason
 from ..config.json_text import LARGEST, parse_json, read_json
-from ..errors import CheckpointError, quoted
+from ..errors import CheckpointError, first_line, quoted
 
 _ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2,
@@ -190,7 +190,12 @@ class WeightsFile(Mapping[str, TensorInfo]):
                 f"{info.file}: {name} has the type {info.dtype}, which cannot be loaded; expected one of {', '.join(FLOATS[1:])}."
             )
         if info.file not in self._open:
-            self._open[info.file] = dict(mx.load(name_for_mlx(info.file), format="safetensors"))  # type: ignore[arg-type]
+            try:
+                loaded = mx.load(name_for_mlx(info.file), format="safetensors")
+            except RuntimeError as e:
+                # MLX reads the header again and takes less of JSON: no half of a character, for one.
+                raise CheckpointError(f"{info.file} cannot be read: {first_line(e)}") from None
+            self._open[info.file] = dict(loaded)  # type: ignore[arg-type]
         return self._open[info.file][self.prefix + name]
 
     def forget(self, name: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import ConfigError, quoted
 from . import transformers_config
 from .json_objects import read_lm, read_mimi
-from .parts import MODEL_TYPES, LmConfig, MimiConfig
+from .parts import MODEL_TYPES, LmConfig, LutConditionerConfig, MimiConfig, TensorConditionerConfig
 from .presets import MIMI_NAME, MOSHI_7B, MOSHI_NAME, PERSONAPLEX_7B, TOKENIZER_NAME
 from .reader import REQUIRED, Reader
 from .transformers_config import CODEC_PREFIXES, TEXT_ARCHITECTURES
@@ -123,6 +125,8 @@ class CheckpointConfig:
         )
         reader.ignore(*BOOKKEEPING)
         reader.finish()
+        if cfg.tts is not None:
+            _check_speaking(cfg.lm.conditioners)
         return cfg
 
     @property
@@ -181,6 +185,13 @@ _OUTER_KEYS = {
 
 LONGEST_DELAY_S = 60
 
+# Conditions that a text-to-speech model is given by name: a voice, the guidance, and that all is well.
+_SPEAKING: tuple[tuple[str, type, str], ...] = (
+    ("speaker_wavs", TensorConditionerConfig, "tensor"),
+    ("cfg", LutConditionerConfig, "lut"),
+    ("control", LutConditionerConfig, "lut"),
+)
+
 # One of these, and the configuration is meant to describe a model.
 _MODEL_KEYS = {"num_layers", "num_heads", "card", "text_card", "n_q", "dep_q", "delays", "context", "depformer_dim"}
 
@@ -232,6 +243,22 @@ def _tts(data: dict | None) -> TtsConfig | None:
     )
     reader.finish()
     return cfg
+
+
+def _check_speaking(conditioners: Mapping[str, LutConditionerConfig | TensorConditionerConfig]) -> None:
+    """Conditions of a text-to-speech model are of the kinds that it is told them in (family.md 2.1)."""
+    for name, kind, word in _SPEAKING:
+        if not isinstance(conditioners.get(name), (kind, type(None))):
+            raise ConfigError(
+                f"config: the conditioner {name!r} of a text-to-speech model should be of the type {word!r}."
+            )
+    guidance = conditioners.get("cfg")
+    values = guidance.possible_values if isinstance(guidance, LutConditionerConfig) else None
+    if values is not None and not (values and all(re.fullmatch(r"\d+\.\d", v, re.ASCII) for v in values)):
+        raise ConfigError(
+            "config: conditioner 'cfg': 'possible_values' should be guidance coefficients with one decimal, such as \"2.0\", "
+            f"found {quoted(values)}."
+        )
 
 
 def _quantization(data: dict | None) -> dict[str, Any] | None:

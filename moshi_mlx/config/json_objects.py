@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..errors import ConfigError, quoted
 from .parts import (
     GATINGS,
@@ -69,6 +71,16 @@ def _fuser(data: dict) -> FuserConfig:
     return cfg
 
 
+def _check_fused(conditioners: Iterable[str], fuser: FuserConfig | None) -> None:
+    """Every condition reaches the model: what is said by one that does not, a voice or a guidance, nobody would hear."""
+    fused = () if fuser is None else (*fuser.sum, *fuser.cross)
+    for name in conditioners:
+        if name not in fused:
+            raise ConfigError(
+                f"config: 'conditioners' defines {quoted(name)}, but 'fuser' gives it to nothing; list it there under 'sum' or 'cross'."
+            )
+
+
 def read_lm(reader: Reader, model_type: str) -> LmConfig:
     """Take the language-model keys out of `reader` (lm.md 1.2 to 1.4); the caller finishes it."""
     take = reader.take
@@ -102,8 +114,10 @@ def read_lm(reader: Reader, model_type: str) -> LmConfig:
     depformer = _read_depformer(reader, dep_q, norm, num_layers, hidden_scale, shared)
     demux = take("demux_second_stream", bool, False)
     demux = take("demux_second_text_stream", bool, demux) or demux
-    conditioners = take("conditioners", (dict, type(None)), None)
-    fuser = take("fuser", (dict, type(None)), None)
+    conditioners = _conditioners(take("conditioners", (dict, type(None)), None) or {})
+    described = take("fuser", (dict, type(None)), None)
+    fuser = None if described is None else _fuser(described)
+    _check_fused(conditioners, fuser)
     # Training-only options and keys without effect in the reference implementation.
     reader.ignore(
         "gradient_checkpointing", "checkpointing", "same_initial", "device", "dtype", "positional_scale", "betas"
@@ -117,8 +131,8 @@ def read_lm(reader: Reader, model_type: str) -> LmConfig:
         text_in_vocab_size=take("text_in_vocab_size", int, 0, low=0),
         text_card_out=take("text_card_out", (int, type(None)), None, low=1),
         delays=reader.take_ints("delays"),
-        conditioners=_conditioners(conditioners or {}),
-        fuser=None if fuser is None else _fuser(fuser),
+        conditioners=conditioners,
+        fuser=fuser,
         demux_second_stream=demux,
         norm_emb=take("norm_emb", bool, False),
         bias_proj=take("bias_proj", bool, False),

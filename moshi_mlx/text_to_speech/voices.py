@@ -18,7 +18,7 @@ from ..audio.files import read_audio
 from ..checkpoint import hub, registry
 from ..checkpoint.files import Files
 from ..checkpoint.places import Folder, is_repository
-from ..checkpoint.weights_file import read_header
+from ..checkpoint.weights_file import MX_DTYPES, read_header
 from ..config.description import CheckpointConfig
 from ..config.input_files import file_size, name_for_mlx
 from ..defaults import VOICE, VOICE_REPO
@@ -135,23 +135,31 @@ def _expected(dim: int) -> str:
     return f"[1, {dim}, T] with T of 1 to {LONGEST_VOICE}"
 
 
+def _no_voice(path: str | Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a voice embedding; expected a safetensors file with the tensor {TENSOR!r}; if it is one, it is cut "
+        "short or damaged, and to be downloaded again. This model speaks with published voices only and cannot take on the voice of a recording."
+    )
+
+
 def load_speaker(path: str | Path, dim: int, model_id: dict | None = None) -> mx.array:
     """Embedding `[1, dim, T]` float32 of a voice file, checked. `model_id` (sig, epoch) is that of the model."""
-    loaded: Any
     file_size(path)
     name = name_for_mlx(path)
     try:
-        # Its own reader crashes on some damaged headers.
-        read_header(Path(path))
-        loaded = mx.load(name, format="safetensors", return_metadata=True)
-    except (RuntimeError, ValueError, OSError):
-        raise CheckpointError(
-            f"{path} is not a voice embedding; expected a safetensors file with the tensor {TENSOR!r}; if it is one, it is cut "
-            "short or damaged, and to be downloaded again. This model speaks with published voices only and cannot take on the voice of a recording."
-        ) from None
-    tensors, metadata = loaded
-    if TENSOR not in tensors:
+        header, metadata = read_header(Path(path))
+    except CheckpointError:
+        raise _no_voice(path) from None
+    if TENSOR not in header:
         raise CheckpointError(f"{path} holds no voice: the tensor {TENSOR!r} is missing.")
+    if header[TENSOR].dtype not in MX_DTYPES:
+        raise CheckpointError(
+            f"{path}: the voice has the type {header[TENSOR].dtype}, expected {', '.join(MX_DTYPES)}; save it in float32."
+        )
+    try:
+        tensors: Any = mx.load(name, format="safetensors")
+    except (RuntimeError, ValueError, OSError):
+        raise _no_voice(path) from None
     value = tensors[TENSOR].astype(mx.float32)
     if not _is_voice(value, dim):
         raise CheckpointError(
@@ -165,6 +173,8 @@ def load_speaker(path: str | Path, dim: int, model_id: dict | None = None) -> mx
             )
     if not mx.isfinite(value).all().item():
         raise CheckpointError(f"{path} holds NaN or infinite values; download the voice again.")
+    if not mx.any(value).item():
+        raise CheckpointError(f"{path} holds nothing but zeros; it was not downloaded whole, download the voice again.")
     return value
 
 

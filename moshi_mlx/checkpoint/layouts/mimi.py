@@ -86,7 +86,7 @@ class _Kyutai:
         return Reshape(weight, (-1, inner))
 
     def transformer(self, parameter: str) -> Expr:
-        if self.has(parameter):
+        if self.has(parameter) or self.has(f"{parameter.removesuffix('weight')}scales"):
             # Layers of a quantised codec are stored under their own names.
             return Stored(parameter)
         prefix, _, rest = parameter.partition(".self_attn.")
