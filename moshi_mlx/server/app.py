@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from .. import version
-from . import guard, kyutai, log, metrics, openai, pages
+from . import guard, kyutai, log, metrics, openai, pages, refusals
 from .chat import Chat
 from .door import Door
 from .guard import Rules
@@ -39,7 +39,8 @@ def make_app(
     services: Services, rules: Rules, about: About | None = None, static: Path | None = pages.PAGE_FOLDER
 ) -> web.Application:
     """What `services` there are, on one port. `about` tells the page of its talk; `static` is the page's folder, None for no page."""
-    app = web.Application(middlewares=[_busy, openai.middleware, guard.middleware(rules)], client_max_size=16 << 20)
+    middlewares = [_busy, openai.middleware, guard.middleware(rules), refusals.middleware]
+    app = web.Application(middlewares=middlewares, client_max_size=16 << 20)
     app.on_response_prepare.append(guard.add_headers(rules))
     counts: dict[str, Counts] = {}
 
@@ -59,7 +60,7 @@ def make_app(
     app.router.add_get("/metrics", measured)
     openai.add(app, services, counts)
     if static is not None:
-        app.router.add_get("/{path:.*}", pages.handler(static))
+        app.router.register_resource(pages.Page(static))
     return app
 
 
