@@ -17,6 +17,7 @@ import aiohttp
 import numpy as np
 import pytest
 import soundfile
+from aiohttp import http_parser
 
 openai = pytest.importorskip("openai")
 from openai.types import AudioModel  # noqa: E402
@@ -659,6 +660,16 @@ def test_a_body_that_is_not_what_it_says(server, caplog, path, coding):
     assert sentence.startswith("the body cannot be read: it is not what its Content-Encoding")
     assert server.client.models.list().data
     assert not [r for r in caplog.records if r.exc_info]
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd"])
+def test_a_body_of_a_coding_that_is_not_understood(server, monkeypatch, coding):
+    """As without the packages for them, which other programs may have installed."""
+    monkeypatch.setattr(http_parser, "HAS_BROTLI", False)
+    monkeypatch.setattr(http_parser, "HAS_ZSTD", False)
+    status, found = post(server, "/v1/audio/speech", data=b"packed", headers={"Content-Encoding": coding})
+    assert (status, found["error"]["type"]) == (400, "invalid_request_error")
+    assert "Content-Encoding is not understood" in found["error"]["message"]
 
 
 def test_a_body_that_is_what_it_says(server, spoken):

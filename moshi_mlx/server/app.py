@@ -16,6 +16,7 @@ from .chat import Chat
 from .door import Door
 from .guard import Rules
 from .metrics import Counts
+from .refusals import Line
 from .services import TALK, Services, Talking
 
 
@@ -114,15 +115,24 @@ async def serve(
 ) -> None:
     """Answer at the door's sockets until `stop` is set."""
     app[DOOR] = door
-    # A connection has as long for a request's headers as it may be idle between two requests.
-    runner = web.AppRunner(
-        app, access_log=None, keepalive_timeout=door.idle_seconds, shutdown_timeout=5.0, max_line_size=LONGEST_LINE,
-        logger=log.requests,
-    )  # fmt: skip
+    runner = web.AppRunner(app, shutdown_timeout=5.0)
     await runner.setup()
+    server, loop = runner.server, asyncio.get_running_loop()
+    assert server is not None
+
+    def line() -> Line:
+        # It has as long for a request's headers as it may be idle between two requests.
+        return Line(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]  # None is what its callers pass for no log.
+            keepalive_timeout=door.idle_seconds,
+            max_line_size=LONGEST_LINE,
+            logger=log.requests,
+        )
+
     try:
-        assert runner.server is not None
-        await door.open(runner.server)
+        await door.open(server, line)
         ready()
         await stop.wait()
     finally:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import ContentEncodingError
 
 from .guard import Handler
+from .openai.errors import bad
 
 # Of a client's path in a message to it.
 _SHOWN = 200
@@ -27,3 +29,20 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         }.get(e.status, (e.text or "").strip())
         headers = {hdrs.ALLOW: e.headers[hdrs.ALLOW]} if hdrs.ALLOW in e.headers else {}
         return web.Response(status=e.status, text=sentence + "\n", headers=headers)
+
+
+class Line(web.RequestHandler):
+    """A connection. A body of a coding that is not understood is refused before it is known which path it is for: in OpenAI's form, whose
+    programs need it; everybody else can read it.
+    """
+
+    __slots__ = ()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        answer = super().handle_error(request, status, exc, message)
+        if isinstance(exc, ContentEncodingError):
+            answer = bad("the body's Content-Encoding is not understood; send it plain, gzip or deflate.").response()
+            answer.force_close()
+        return answer
