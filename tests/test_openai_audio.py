@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import io
 import json
 import socket
@@ -16,6 +17,7 @@ import aiohttp
 import numpy as np
 import pytest
 import soundfile
+from aiohttp import http_parser
 
 openai = pytest.importorskip("openai")
 from openai.types import AudioModel  # noqa: E402
@@ -79,10 +81,13 @@ def test_models(server):
     assert [m.id for m in listed] == ["tiny-stt", "tiny-tts"]
     assert {(m.object, m.owned_by) for m in listed} == {("model", "moshi_mlx")}
     assert abs(listed[0].created - time.time()) < 3600
-    assert server.client.models.retrieve("tiny-tts").id == "tiny-tts"
-    with pytest.raises(openai.NotFoundError) as e:
-        server.client.models.retrieve("gpt-4o")
-    assert (e.value.code, e.value.param) == ("model_not_found", "model")
+    # Every name that they go by, though none of a kind that is not loaded.
+    for name in ("tiny-tts", "tiny-stt", "whisper-1", "gpt-4o-mini-transcribe", "tts-1", "gpt-4o-mini-tts", "moshi"):
+        assert server.client.models.retrieve(name).id == name
+    for name in ("gpt-4o", "gpt-realtime", "tiny"):
+        with pytest.raises(openai.NotFoundError) as e:
+            server.client.models.retrieve(name)
+        assert (e.value.code, e.value.param) == ("model_not_found", "model")
 
     async def same():
         return [m.id async for m in server.awaited.models.list()]
@@ -295,6 +300,12 @@ def test_what_is_timed(server, recording):
     assert both.segments == segments.segments
 
 
+@pytest.mark.parametrize("form", ["json", "text", "srt", "vtt"])
+def test_what_is_timed_is_a_matter_of_one_format(server, recording, form):
+    plain = write_down(server, recording, response_format=form)
+    assert write_down(server, recording, response_format=form, timestamp_granularities=["segment"]) == plain
+
+
 def test_a_transcript_as_it_is_heard(server, recording):
     text = write_down(server, recording).text
     events = list(server.client.audio.transcriptions.create(model="gpt-4o-transcribe", file=recording, stream=True))
@@ -346,13 +357,13 @@ def test_bad_files(server, case):
         server.client.audio.transcriptions.create(model="whisper-1", file=("x.wav", content))
     assert message in e.value.message
     assert "/" not in e.value.message
+    assert "--" not in e.value.message
     assert e.value.type == "invalid_request_error"
 
 
 BAD_FORMS = {
     "model": ({"model": "tts-1"}, 404, "model", "no speech-to-text model 'tts-1'"),
     "format": ({"response_format": "xml"}, 400, "response_format", "'json', 'text', 'srt', 'verbose_json' or 'vtt'"),
-    "timed": ({"timestamp_granularities": ["word"]}, 400, "timestamp_granularities", "need the response_format"),
     "times": (
         {"response_format": "verbose_json", "timestamp_granularities": ["phone"]},
         400, "timestamp_granularities", "'word' or 'segment'",
@@ -403,6 +414,11 @@ def test_what_is_no_form(server, monkeypatch):
     ):
         found = post(server, "/v1/audio/transcriptions", data=form(**fields))
         assert (found[0], found[1]["error"]["param"]) == (status, param)
+    twice = form(model="whisper-1", file=b"one")
+    twice.add_field("file", b"two", filename="y.wav")
+    status, found = post(server, "/v1/audio/transcriptions", data=twice)
+    assert (status, found["error"]["param"]) == (400, "file")
+    assert "more than one `file`" in found["error"]["message"]
     monkeypatch.setattr(recordings, "LARGEST", 100_000)
     status, found = post(server, "/v1/audio/transcriptions", data=form(model="whisper-1", file=bytes(200_000)))
     assert (status, found["error"]["code"]) == (413, "file_too_large")
@@ -622,6 +638,52 @@ def test_everything_below_v1_fails_in_openais_form(server):
     assert (status, found["error"]["type"]) == (403, "invalid_request_error")
     status, found = post(server, "/v1/audio/speech", json={"input": "x" * (17 << 20)})
     assert (status, found["error"]["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/audio/speech", "/v1/audio/transcriptions", "/api/tts_streaming", "/api/asr-streaming"]
+)
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_a_body_that_is_not_what_it_says(server, caplog, path, coding):
+    kind = "multipart/form-data; boundary=x" if "transcriptions" in path else "application/json"
+
+    async def ask():
+        async with (
+            aiohttp.ClientSession(headers={"Content-Type": kind}) as session,
+            session.post(server.origin + path, data=b"plain", headers={"Content-Encoding": coding}) as answer,
+        ):
+            return answer.status, await answer.text()
+
+    status, told = asyncio.run(ask())
+    sentence = json.loads(told)["error"]["message"] if path.startswith("/v1/") else told.removesuffix("\n")
+    assert status == 400
+    assert sentence.startswith("the body cannot be read: it is not what its Content-Encoding")
+    assert server.client.models.list().data
+    assert not [r for r in caplog.records if r.exc_info]
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd"])
+def test_a_body_of_a_coding_that_is_not_understood(server, monkeypatch, coding):
+    """As without the packages for them, which other programs may have installed."""
+    monkeypatch.setattr(http_parser, "HAS_BROTLI", False)
+    monkeypatch.setattr(http_parser, "HAS_ZSTD", False)
+    status, found = post(server, "/v1/audio/speech", data=b"packed", headers={"Content-Encoding": coding})
+    assert (status, found["error"]["type"]) == (400, "invalid_request_error")
+    assert "Content-Encoding is not understood" in found["error"]["message"]
+
+
+def test_a_body_that_is_what_it_says(server, spoken):
+    fields = {"model": "tts-1", "voice": "alloy", "input": TEXT, "response_format": "pcm", **SEEDED}
+
+    async def ask():
+        packed, kind = gzip.compress(json.dumps(fields).encode()), {"Content-Type": "application/json"}
+        async with (
+            aiohttp.ClientSession(headers={**kind, "Content-Encoding": "gzip"}) as session,
+            session.post(server.origin + "/v1/audio/speech", data=packed) as answer,
+        ):
+            return await answer.read()
+
+    np.testing.assert_array_equal(np.frombuffer(asyncio.run(ask()), "<i2"), spoken)
 
 
 def test_a_server_without_the_kind(recording):

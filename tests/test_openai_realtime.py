@@ -177,8 +177,38 @@ def test_turns_change_nothing():
     committed = session.receive({"type": "input_audio_buffer.commit"})
     assert kinds(committed.answers) == ["input_audio_buffer.committed"]
     assert kinds(session.receive({"type": "input_audio_buffer.clear"}).answers) == ["input_audio_buffer.cleared"]
-    assert session.receive({"type": "response.create"}).answers == []
+    cleared = session.receive({"type": "output_audio_buffer.clear"})
+    assert kinds(cleared.answers) == ["output_audio_buffer.cleared"]
     assert kinds(session.put(frame(0)))[-1] == "response.output_audio.delta"
+
+
+def test_a_response_that_is_asked_for():
+    """Before the one there is: it begins. Then: the error for which clients wait, and all goes on."""
+    session = Talk("moshi")
+    asked = {"type": "response.create", "event_id": "mine", "response": {"metadata": {"client_event_id": "mine"}}}
+    begun = session.receive(asked).answers
+    assert kinds(begun) == [
+        "response.created", "response.output_item.added", "conversation.item.added", "response.content_part.added",
+    ]  # fmt: skip
+    assert begun[0]["response"]["metadata"] == {"client_event_id": "mine"}
+    told = session.put(frame(0, " Hello"))
+    assert kinds(told) == ["response.output_audio.delta", "response.output_audio_transcript.delta"]
+    assert told[0]["response_id"] == begun[0]["response"]["id"]
+    e = refused(session, asked)
+    assert e.code == "conversation_already_has_active_response"
+    assert "speaks by itself" in e.message
+    assert kinds(session.put(frame(1))) == ["response.output_audio.delta"]
+    assert session.end(None)[-1]["response"]["metadata"] == {"client_event_id": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("response", "param"),
+    [(3, "response"), ({"metadata": 3}, "response.metadata"), ({"metadata": {"a": 1}}, "response.metadata")],
+)
+def test_a_response_that_is_asked_for_badly(response, param):
+    session = Talk("moshi")
+    assert refused(session, {"type": "response.create", "response": response}).param == param
+    assert kinds(session.put(frame(0)))[0] == "response.created"
 
 
 @pytest.mark.parametrize("kind", ["response.cancel", "conversation.item.truncate"])

@@ -167,7 +167,7 @@ def test_a_form_of_a_foreign_page_is_refused(server):
 
 def test_only_friends_may_read_across_origins(server):
     def headers(origin: str | None, method: str = "GET") -> dict:
-        line = f"Origin: {origin}\n" if origin else ""
+        line = f"Origin: {origin}\nAccess-Control-Request-Method: GET\n" if origin else ""
         return ask(server.port, f"{method} /api/about HTTP/1.1\nHost: localhost\n{line}Connection: close\n\n")[1]
 
     assert "access-control-allow-origin" not in headers(None)
@@ -176,6 +176,35 @@ def test_only_friends_may_read_across_origins(server):
     assert friend["access-control-allow-origin"] == "https://friend.example"
     assert friend["vary"] == "origin"
     assert "authorization" in headers("https://friend.example", "OPTIONS")["access-control-allow-headers"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/audio/speech", "/api/about", "/metrics"])
+def test_a_preflight_has_no_token(path):
+    """Browsers send none; everything else wants it, and a friend's page can read that it does."""
+    friend, asks = "https://friend.example", {"Access-Control-Request-Method": "POST"}
+
+    def answer(method: str, **headers: str) -> tuple[int, dict]:
+        lines = "".join(f"{k.replace('_', '-')}: {v}\n" for k, v in headers.items())
+        return ask(s.port, f"{method} {path} HTTP/1.1\nHost: localhost\n{lines}Connection: close\n\n")[:2]
+
+    with Server(token=TOKEN, origins={friend}) as s:
+        code, headers = answer("OPTIONS", Origin=friend, **asks)
+        assert code == 204
+        assert headers["access-control-allow-origin"] == friend
+        assert "post" in headers["access-control-allow-methods"]
+        assert "authorization" in headers["access-control-allow-headers"]
+        assert answer("OPTIONS", Origin="https://evil.example", **asks)[0] == 403
+        for method, sent in (
+            ("OPTIONS", {"Origin": friend}),
+            ("OPTIONS", {"Origin": f"http://localhost:{s.port}", **asks}),
+            ("OPTIONS", asks),
+            ("GET", {"Origin": friend, **asks}),
+            ("POST", {"Origin": friend, "Content_Length": "0"}),
+        ):
+            code, headers = answer(method, **sent)
+            assert code == 401, (method, sent)
+            assert headers.get("access-control-allow-origin") == (friend if sent.get("Origin") == friend else None)
+        assert answer("GET", Origin=friend, Authorization=f"Bearer {TOKEN}")[0] in (200, 405)
 
 
 # Token --------------------------------------------------------------------------------------------------------------
@@ -308,6 +337,26 @@ def test_paths_never_leave_the_folder(tmp_path, path):
         assert code in (404, 400) or (path == "/index.html/" and code == 200) or path == "//etc/passwd"
         assert status(s, path="/folder/seen.txt") == 200
         assert status(s, "POST", "/folder/seen.txt") == 405
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/v1/audio/translations", "/v1/chat/completions", "/api/nothing", "/static"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
+def test_what_is_not_there_is_of_no_wrong_method(server, method, path):
+    code, headers, body = ask(server.port, f"{method} {path} HTTP/1.1\nHost: localhost\nConnection: close\n\n")
+    assert (code, "allow" in headers) == (404, False)
+    sentence = json.loads(body)["error"]["message"] if path.startswith("/v1/") else body.decode().removesuffix("\n")
+    assert sentence == f"this server has no {path}."
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/v1/audio/speech", "post"), ("/v1/models", "get,head"), ("/app.js", "get,head")]
+)
+def test_a_wrong_method_is_told_the_right_ones(server, path, allowed):
+    code, headers, body = ask(server.port, f"OPTIONS {path} HTTP/1.1\nHost: localhost\nConnection: close\n\n")
+    assert (code, headers["allow"]) == (405, allowed)
+    assert f"{path} does not answer OPTIONS.".encode() in body
 
 
 def test_without_a_page_there_is_none():

@@ -27,7 +27,14 @@ from .whole import Walk
 _BLOCK = 4096
 # What tells most kinds apart, and the least that does.
 _MAGIC_BYTES = 12
-_EXPECTED = "Expected wav, flac, ogg, mp3, m4a, mp4, webm, aac or amr; sound without a header needs --raw RATE."
+
+
+class UnknownSound(AudioError):
+    """No sound of a kind that can be read. `told`: the same for those who have no command's flags."""
+
+    def __init__(self, found: str):
+        self.told = f"{found} Expected wav, flac, ogg, mp3, m4a, mp4, webm, aac or amr."
+        super().__init__(self.told.removesuffix(".") + "; sound without a header needs --raw RATE.")
 
 
 def open_sound(path: str | Path, name: str, raw: Raw | None = None) -> Decoder:
@@ -66,7 +73,7 @@ def _open_file(path: Path, name: str, raw: Raw | None) -> Decoder:
         head = file.read(HEAD_BYTES)
     kind = kind_of(head, whole=len(head) < HEAD_BYTES)
     if kind is None:
-        raise AudioError(f"{name} is not an audio file that can be read. {_EXPECTED}")
+        raise UnknownSound(f"{name} is not an audio file that can be read.")
     if kind not in LIBSNDFILE:
         return _Watched(converters.convert(path, kind, name), path, kind)
     try:
@@ -91,7 +98,7 @@ def _second_opinion(path: Path, kind: str, name: str, reason: str) -> Decoder:
     try:
         return _Watched(converters.convert(path, kind, name), path, kind)
     except AudioError:
-        raise AudioError(f"{name} is not an audio file that can be read ({reason.rstrip('.')}). {_EXPECTED}") from None
+        raise UnknownSound(f"{name} is not an audio file that can be read ({reason.rstrip('.')}).") from None
 
 
 def _headerless(
@@ -222,7 +229,7 @@ def _open_stream(file: BinaryIO, name: str, raw: Raw | None) -> Decoder:
         head = stream.look(HEAD_BYTES)
         kind = kind_of(head, whole=len(head) < HEAD_BYTES)
     if kind is None:
-        raise AudioError(f"{name} is not sound that can be read. {_EXPECTED}")
+        raise UnknownSound(f"{name} is not sound that can be read.")
     stream.walk = Walk(kind)
     decoder = _decoder_of(stream, name, kind)
     return _Piped(decoder, stream)

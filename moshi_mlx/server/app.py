@@ -11,11 +11,12 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from .. import version
-from . import guard, kyutai, log, metrics, openai, pages
+from . import guard, kyutai, log, metrics, openai, pages, refusals
 from .chat import Chat
 from .door import Door
 from .guard import Rules
 from .metrics import Counts
+from .refusals import Line
 from .services import TALK, Services, Talking
 
 
@@ -39,7 +40,8 @@ def make_app(
     services: Services, rules: Rules, about: About | None = None, static: Path | None = pages.PAGE_FOLDER
 ) -> web.Application:
     """What `services` there are, on one port. `about` tells the page of its talk; `static` is the page's folder, None for no page."""
-    app = web.Application(middlewares=[_busy, openai.middleware, guard.middleware(rules)], client_max_size=16 << 20)
+    middlewares = [_busy, openai.middleware, guard.middleware(rules), refusals.middleware]
+    app = web.Application(middlewares=middlewares, client_max_size=16 << 20)
     app.on_response_prepare.append(guard.add_headers(rules))
     counts: dict[str, Counts] = {}
 
@@ -59,7 +61,7 @@ def make_app(
     app.router.add_get("/metrics", measured)
     openai.add(app, services, counts)
     if static is not None:
-        app.router.add_get("/{path:.*}", pages.handler(static))
+        app.router.register_resource(pages.Page(static))
     return app
 
 
@@ -113,15 +115,24 @@ async def serve(
 ) -> None:
     """Answer at the door's sockets until `stop` is set."""
     app[DOOR] = door
-    # A connection has as long for a request's headers as it may be idle between two requests.
-    runner = web.AppRunner(
-        app, access_log=None, keepalive_timeout=door.idle_seconds, shutdown_timeout=5.0, max_line_size=LONGEST_LINE,
-        logger=log.requests,
-    )  # fmt: skip
+    runner = web.AppRunner(app, shutdown_timeout=5.0)
     await runner.setup()
+    server, loop = runner.server, asyncio.get_running_loop()
+    assert server is not None
+
+    def line() -> Line:
+        # It has as long for a request's headers as it may be idle between two requests.
+        return Line(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]  # None is what its callers pass for no log.
+            keepalive_timeout=door.idle_seconds,
+            max_line_size=LONGEST_LINE,
+            logger=log.requests,
+        )
+
     try:
-        assert runner.server is not None
-        await door.open(runner.server)
+        await door.open(server, line)
         ready()
         await stop.wait()
     finally:

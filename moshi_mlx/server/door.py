@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -31,8 +32,8 @@ class Door:
         self.sockets = _bind(host, port)
         self.port: int = self.sockets[0].getsockname()[1]
 
-    async def open(self, server: web.Server) -> None:
-        """Begin to answer."""
+    async def open(self, server: web.Server, line: Callable[[], RequestHandler]) -> None:
+        """Begin to answer. `line()` makes a connection of `server`."""
         loop = asyncio.get_running_loop()
 
         def admit() -> RequestHandler:
@@ -40,7 +41,7 @@ class Door:
             idle = [c for c in server.connections if c not in self.busy]
             for connection in idle[: len(server.connections) + 1 - self.most]:
                 connection.force_close()
-            return server()
+            return line()
 
         for sock in self.sockets:
             self._servers.append(await loop.create_server(admit, sock=sock, ssl=self.tls, backlog=128))

@@ -99,9 +99,15 @@ class Rules:
         # aiohttp's handshake would fail over them, as if the fault were ours.
         if not all(request.headers.get(name, "").isascii() for name in HANDSHAKE):
             return _refuse(400, "the headers that open a WebSocket should be ASCII.")
-        if self.token is not None and needs_token(request.path) and not self._has_token(request):
+        wanted = self.token is not None and needs_token(request.path) and not self.is_preflight(request)
+        if wanted and not self._has_token(request):
             return _refuse(401, "this server wants the token that it printed when it was started.")
         return None
+
+    def is_preflight(self, request: web.Request) -> bool:
+        """Whether a browser asks for a page of an allowed origin if it may ask, which it does without the page's headers."""
+        asks = request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+        return asks and request.headers.get(hdrs.ORIGIN, "").lower() in self.origins
 
     def _host(self, request: web.Request) -> str | None:
         """The name under which this server was asked, None where it is not one of its own."""
@@ -163,7 +169,7 @@ def middleware(rules: Rules):
         refused = rules.refusal(request)
         if refused is not None:
             return refused
-        if request.method == "OPTIONS" and request.headers.get(hdrs.ORIGIN, "").lower() in rules.origins:
+        if rules.is_preflight(request):
             return web.Response(
                 status=204,
                 headers={

@@ -7,6 +7,7 @@ import sys
 from datetime import datetime, timezone
 
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 
 logger = logging.getLogger("moshi_mlx.server")
 
@@ -28,6 +29,8 @@ class _FaultsOfClients(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
             event("request.unreadable", status=error.code, reason=type(error).__name__)
+        elif isinstance(error, RequestPayloadError):
+            event("request.unreadable", status=400, reason=type(error).__name__)
         elif isinstance(error, ConnectionError):
             event("request.lost")
         else:

@@ -28,15 +28,24 @@ def find(root: Path, path: str) -> Path | None:
         return None
 
 
-def handler(root: Path):
-    async def page(request: web.Request) -> web.StreamResponse:
-        found = find(root, request.path)
+class Page(web.DynamicResource):
+    """The files below `root` and no other path, so that what is not there is nobody's and not of a wrong method."""
+
+    def __init__(self, root: Path):
+        super().__init__("/{path:.*}")
+        self._root = root
+        for method in (hdrs.METH_GET, hdrs.METH_HEAD):
+            self.add_route(method, self._send)
+
+    async def resolve(self, request: web.Request) -> tuple[web.UrlMappingMatchInfo | None, set[str]]:
+        return (None, set()) if find(self._root, request.path) is None else await super().resolve(request)
+
+    async def _send(self, request: web.Request) -> web.StreamResponse:
+        found = find(self._root, request.path)
         if found is None:
-            raise web.HTTPNotFound(text="there is no such page.\n")
+            raise web.HTTPNotFound
         kind = TYPES.get(found.suffix.lower(), "application/octet-stream")
         charset = "; charset=utf-8" if kind.startswith(TEXT) else ""
         # Revalidated each time: a page and its scripts are always of one version.
         headers = {hdrs.CONTENT_TYPE: kind + charset, hdrs.CACHE_CONTROL: "no-cache"}
         return web.FileResponse(found, headers=headers)
-
-    return page

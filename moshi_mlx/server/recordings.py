@@ -10,7 +10,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..audio.files import AudioReader
+import numpy as np
+
+from ..audio.files import AudioReader, read_audio
+from ..audio.sources import UnknownSound
 from ..engine.streams import Stream
 from ..errors import AudioError, InputError
 from ..output import OutputFile, ScratchFolder
@@ -53,9 +56,25 @@ async def keep(pieces: AsyncIterator[bytes], path: Path, most: int) -> int:
     return size
 
 
+@contextmanager
+def _of_clients() -> Iterator[None]:
+    """Who sent a recording hears nothing of the flags of commands."""
+    try:
+        yield
+    except UnknownSound as e:
+        raise AudioError(e.told) from None
+
+
 def look_at(path: Path) -> None:
     """Raises `AudioError` for what is no recording."""
-    AudioReader(path).close()
+    with _of_clients():
+        AudioReader(path).close()
+
+
+def whole(path: Path, rate: int) -> np.ndarray:
+    """All of a short one, float32 `[n]` at `rate`. Raises `AudioError`."""
+    with _of_clients():
+        return read_audio(path, rate)
 
 
 async def feed(stream: Stream, path: Path, tell: Callable[[str], None]) -> int:
@@ -65,7 +84,7 @@ async def feed(stream: Stream, path: Path, tell: Callable[[str], None]) -> int:
     """
     rate, samples = stream.bounds.sample_rate, 0
     try:
-        with AudioReader(path, rate, tell=tell) as reader:
+        with _of_clients(), AudioReader(path, rate, tell=tell) as reader:
             blocks = reader.blocks()
             while (block := await asyncio.to_thread(next, blocks, None)) is not None:
                 while stream.buffered > stream.bounds.seconds * rate / 2 and not stream.ended:

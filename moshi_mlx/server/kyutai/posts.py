@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from ...audio.files import read_audio
 from ...audio.wav import stream_header, to_int16
 from ...engine.streams import NoFreeRow
 from ...errors import InputError, MoshiError
@@ -110,7 +109,7 @@ class Posts:
                     "this model speaks with voices made for it; only one that goes on from a clip can take on its voice.",
                 )
             async with _kept(request, LARGEST_CLIP) as path:
-                pcm = await asyncio.to_thread(read_audio, path, RATE)
+                pcm = await asyncio.to_thread(recordings.whole, path, RATE)
             codes = await asyncio.wrap_future(self._tts.scheduler.call(lambda kind: kind.tts.clip_codes(pcm)))
         except Gone:
             return web.Response(status=499)

@@ -87,8 +87,6 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         return await handler(request)
     try:
         response = await handler(request)
-    except web.HTTPException as e:
-        response = e
     except (Gone, ConnectionError):
         # Nobody reads it.
         return web.Response(status=499)
@@ -96,17 +94,11 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         return of(e).response()
     if response.status < 400 or not isinstance(response, web.Response) or response.content_type != "text/plain":
         return response
-    return _rewritten(request, response)
+    return _rewritten(response)
 
 
-def _rewritten(request: web.Request, refused: web.Response) -> web.Response:
+def _rewritten(refused: web.Response) -> web.Response:
     """A refusal in plain text, such as that of a wrong token, of a path that is not there, of a body that is too large."""
     sentence = (refused.text or "").strip()
-    if isinstance(refused, web.HTTPException):
-        sentence = {
-            404: f"this server has no {request.path}.",
-            405: f"{request.path} does not answer {request.method}.",
-            413: "the request is too large.",
-        }.get(refused.status, sentence)
     kept = {k: v for k, v in refused.headers.items() if k in (hdrs.ALLOW, hdrs.RETRY_AFTER, hdrs.UPGRADE)}
     return ApiError(refused.status, sentence, code=_CODES.get(refused.status), headers=kept).response()

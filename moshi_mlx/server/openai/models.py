@@ -28,9 +28,13 @@ def named(services: Services, kind: str, name: str) -> Service:
     if found is None:
         loaded = ", ".join(s.name for s in services) or "none"
         raise _unknown(f"no {_WORDS[kind]} model is loaded; loaded: {loaded}.")
-    if name not in (found.name, ANY) and not _USUAL[kind].fullmatch(name):
+    if not _goes_by(found, name):
         raise _unknown(f"there is no {_WORDS[kind]} model {name[:80]!r}; {found.name} is loaded.")
     return found
+
+
+def _goes_by(service: Service, name: str) -> bool:
+    return name in (service.name, ANY) or _USUAL[service.kind].fullmatch(name) is not None
 
 
 def kind_of(services: Services, name: str) -> str | None:
@@ -49,16 +53,15 @@ class Models:
     def __init__(self, services: Services, since: int):
         self._services, self._since = services, since
 
-    def _object(self, service: Service) -> dict[str, Any]:
-        return {"id": service.name, "object": "model", "created": self._since, "owned_by": "moshi_mlx"}
+    def _object(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._since, "owned_by": "moshi_mlx"}
 
     async def listed(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [self._object(s) for s in self._services]})
+        return web.json_response({"object": "list", "data": [self._object(s.name) for s in self._services]})
 
     async def one(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        found = next((s for s in self._services if s.name == name), None)
-        if found is None:
+        if not any(_goes_by(s, name) for s in self._services):
             loaded = ", ".join(s.name for s in self._services) or "none"
             raise _unknown(f"there is no model {name[:80]!r}; loaded: {loaded}.")
-        return web.json_response(self._object(found))
+        return web.json_response(self._object(name))

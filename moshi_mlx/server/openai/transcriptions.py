@@ -114,11 +114,10 @@ def _wanted(form: uploads.Form) -> Wanted:
     """Raises `ApiError` for fields that cannot be; those nobody knows are not looked at."""
     name = form.get("response_format") or formats.JSON
     check("response_format", name, arguments.one_of, formats.NAMES)
-    granularities = form.all("timestamp_granularities")
+    # Other formats have their times or none, whatever is wanted of this one.
+    granularities = form.all("timestamp_granularities") if name == formats.VERBOSE else []
     for granularity in granularities:
         check("timestamp_granularities", granularity, arguments.one_of, formats.GRANULARITIES)
-    if granularities and name != formats.VERBOSE:
-        raise bad("timestamp_granularities need the response_format verbose_json.", "timestamp_granularities")
     if (temperature := form.get("temperature")) is not None:
         try:
             value: Any = float(temperature)

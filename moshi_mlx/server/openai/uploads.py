@@ -47,7 +47,9 @@ async def receive(request: web.Request, folder: Path) -> Form:
         while (part := await reader.next()) is not None:
             if not isinstance(part, BodyPartReader) or not part.name:
                 continue
-            if part.name == "file" and form.file is None:
+            if part.name == "file":
+                if form.file is not None:
+                    raise bad("the form has more than one `file`; send each recording in a request of its own.", "file")
                 form.name = _plain(part.filename)
                 form.file = await _keep(part, folder / form.name)
             else:

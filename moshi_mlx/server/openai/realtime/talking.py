@@ -35,7 +35,6 @@ REALTIME = "realtime"
 AUDIO, TEXT = "audio", "text"
 # A reply that was broken off is heard again after a pause: so many frames that are not louder.
 PAUSE_FRAMES, QUIET = 4, 0.02
-_NOTHING_TO_DO = frozenset(("response.create", "output_audio_buffer.clear"))
 _NO_ITEMS = frozenset(("conversation.item.create", "conversation.item.delete", "conversation.item.retrieve"))
 
 
@@ -51,6 +50,8 @@ class Talk:
         self._modality, self._voice, self._instructions = AUDIO, "default", ""
         self._heard = self._begun = False
         self._text: list[str] = []
+        # What the client gave the response to know it by.
+        self._metadata: Event | None = None
         # Frames of quiet since the reply was broken off; None: it is heard.
         self._silenced: int | None = None
 
@@ -93,11 +94,29 @@ class Talk:
         if kind in ("response.cancel", "conversation.item.truncate"):
             self._silenced = 0
             return Received(self._truncated(event) if kind != "response.cancel" else [])
-        if kind in _NOTHING_TO_DO:
-            return Received()
+        if kind == "response.create":
+            return Received(self._create(event))
+        if kind == "output_audio_buffer.clear":
+            # What was sent is with the client: none of it is kept here.
+            return Received([{"type": "output_audio_buffer.cleared", "response_id": self._response}])
         if kind in _NO_ITEMS:
             raise unsupported("items of text", "type")
         raise unknown(event)
+
+    def _create(self, event: Event) -> list[Event]:
+        """The one response begins; where it has begun, the client is told so in the way in which it expects that."""
+        metadata = inside(event, "response", "metadata")
+        if metadata is not None and not (
+            isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())
+        ):
+            raise bad("response.metadata should be an object of texts.", "response.metadata", "invalid_type")
+        if self._begun:
+            raise bad(
+                "the model speaks by itself, in one response that does not end; response.create begins no other.",
+                code="conversation_already_has_active_response",
+            )
+        self._metadata = metadata
+        return self._response_begins()
 
     def _update(self, event: Event) -> list[Event]:
         session = session_of(event, REALTIME)
@@ -208,6 +227,7 @@ class Talk:
             "output_modalities": [self._modality],
             "audio": {"output": {"format": FORMAT, "voice": self._voice}},
             "usage": None,
+            "metadata": self._metadata,
         }
 
     def end(self, e: ApiError | None) -> list[Event]:
