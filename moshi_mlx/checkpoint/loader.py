@@ -187,7 +187,7 @@ class Loader:
                 continue
             expected = own if isinstance(own, dict) else said
             # As in mlx-lm, what is no `mode` is affine.
-            words = (expected.get("group_size"), expected.get("bits"), expected.get("mode") or "affine")
+            words = (expected.get("group_size"), expected.get("bits"), expected.get("mode", "affine"))
             if own is False or found is None or words != (found.group_size, found.bits, found.mode):
                 raise ConfigError(
                     f"config: 'quantization' says {quoted(expected) if own is not False else 'dense'} for {path}, "
