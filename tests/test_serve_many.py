@@ -210,7 +210,7 @@ def stay_together(seconds: float, monkeypatch: pytest.MonkeyPatch) -> Seen:
 
 
 def test_eight_and_four_clients_for_a_while(monkeypatch):
-    stay_together(35, monkeypatch)
+    stay_together(20, monkeypatch)
 
 
 @pytest.mark.slow
